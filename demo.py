@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""The demo: load a model directory, continue a prompt, print the text as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import llama_onnx
+from llama_onnx.cli import DEFAULTS, POOLSIZE_HELP, guard, print_stats, print_stream
+
+
+def main() -> int:
+    options = parse_arguments()
+    return guard(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> None:
+    params = llama_onnx.SamplingParams(
+        temperature=options.temperature,
+        top_k=options.topk,
+        top_p=options.topp,
+        max_tokens=options.max,
+        seed=options.seed,
+    )
+    lm = llama_onnx.load(options.onnx_dir, poolsize=options.poolsize)
+    print_stream(lm.stream_generate(options.prompt, params))
+    print_stats(lm)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog='example: python demo.py models/alpaca "Once upon a time" --poolsize 2'
+    )
+    parser.add_argument("onnx_dir", metavar="ONNX_DIR", help="model directory made by tools/export_onnx.py")
+    parser.add_argument("prompt", metavar="PROMPT", help="text to continue")
+    parser.add_argument("--poolsize", metavar="SIZE", help=POOLSIZE_HELP)
+    sampling = parser.add_argument_group("sampling")
+    for name, kind, default, text in (
+        ("--temperature", float, DEFAULTS.temperature, "0 = always the most likely token"),
+        ("--topk", int, DEFAULTS.top_k, "sample from this many tokens; 0 = all"),
+        ("--topp", float, DEFAULTS.top_p, "sample from the fewest tokens that reach this probability together"),
+        ("--max", int, DEFAULTS.max_tokens, "the most tokens to generate"),
+    ):
+        sampling.add_argument(name, type=kind, default=default, help=f"{text} (default: %(default)s)")
+    sampling.add_argument("--seed", type=int, help="same seed, same text (default: a new one each time)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

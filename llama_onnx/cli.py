@@ -1,0 +1,143 @@
+"""The command line: `llama-onnx VERB …` or `python -m llama_onnx VERB …`. Text goes to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from . import __version__
+from .errors import LlamaOnnxError, RequestError
+from .generate import Step
+from .memory import format_size
+from .model import LanguageModel, load
+from .sampling import SamplingParams
+
+DEFAULTS = SamplingParams()
+INTERRUPTED = 130
+POOLSIZE_HELP = (
+    "memory for the whole process: GiB as a number, or with a unit ('512MB'); 'min' holds one shard at a time "
+    "(default: 80%% of what is available)"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 an error, 2 usage, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    return guard(lambda: options.run(options))
+
+
+def guard(run: Callable[[], object]) -> int:
+    """Run a command; turn what a user may cause into one line on stderr and an exit code."""
+    try:
+        run()
+        sys.stdout.flush()
+    except LlamaOnnxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def print_stream(steps: Iterator[Step]) -> None:
+    """Print text as it comes, and a newline after it."""
+    for step in steps:
+        print(step.text, end="", flush=True)
+    print()
+
+
+def print_stats(lm: LanguageModel) -> None:
+    """Print one line of figures about the last generation to stderr."""
+    stats = lm.stats()
+    pool = stats["pool"]
+    print(
+        f"[ prompt {stats['prompt_tokens']} tokens, {stats['prompt_tokens_per_second']:.1f} tok/s | "
+        f"generation {stats['new_tokens']} tokens, {stats['tokens_per_second']:.1f} tok/s | "
+        f"pool {pool['hits']} hits, {pool['misses']} misses, {pool['evictions']} evictions, "
+        f"{format_size(pool['loaded_bytes'])} loaded | peak memory {format_size(stats['peak_memory'])} ]",
+        file=sys.stderr,
+    )
+
+
+def _generate(options: argparse.Namespace) -> None:
+    params = SamplingParams(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        stop=tuple(options.stop),
+    )
+    prompt = _read_stdin() if options.prompt == "-" else options.prompt
+    lm = load(options.model, options.poolsize, options.ctx_size, options.threads)
+    print_stream(lm.stream_generate(prompt, params))
+    if options.verbose:
+        print_stats(lm)
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the prompt on standard input is not text: {error}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llama-onnx",
+        description="Run a Llama-family model of any size in any amount of memory, one ONNX shard per layer.",
+        epilog="Make a model directory from a Hugging Face checkpoint with: python tools/export_onnx.py HF_DIR OUT",
+    )
+    parser.add_argument("--version", action="version", version=f"llama_onnx {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    verb = verbs.add_parser(
+        "generate",
+        help="continue a prompt",
+        description="Continue a prompt. The text streams to stdout as it comes.",
+        epilog="examples:\n  llama-onnx generate -m models/alpaca -p 'Once upon a time' --temp 0.8 --seed 7 -v\n"
+        "  llama-onnx generate -m models/alpaca -p - --poolsize 2 < question.txt\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.set_defaults(run=_generate)
+    verb.add_argument("-m", "--model", required=True, metavar="DIR", help="model directory")
+    verb.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="text to continue; '-' reads stdin")
+    _add_sampling(verb)
+    _add_runtime(verb)
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    def add(*names: str, help: str, **more: Any) -> None:
+        parser.add_argument(
+            *names, default=getattr(DEFAULTS, more["dest"]), help=f"{help} (default: %(default)s)", **more
+        )
+
+    group = parser.add_argument_group("sampling (applied in this order)")
+    parser = group  # type: ignore[assignment]
+    add("--repeat-penalty", "--repetition-penalty", dest="repetition_penalty", type=float, metavar="X",
+        help="above 1 makes tokens that occurred already less likely")  # fmt: skip
+    add("--temp", "--temperature", dest="temperature", type=float, metavar="T", help="0 = always the most likely token")
+    add("--top-k", dest="top_k", type=int, metavar="K", help="sample from the K most likely tokens; 0 = all")
+    add("--top-p", dest="top_p", type=float, metavar="P", help="sample from the fewest tokens that reach P together")
+    add("--min-p", dest="min_p", type=float, metavar="P", help="drop tokens below this share of the most likely one")
+    add("-n", "--max-tokens", dest="max_tokens", type=int, metavar="N", help="the most tokens to generate")
+    group.add_argument(
+        "-s", "--seed", type=int, metavar="N", help="same seed, same text (default: a new one each time)"
+    )
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+
+
+def _add_runtime(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("memory and speed")
+    group.add_argument("--poolsize", metavar="SIZE", help=POOLSIZE_HELP)
+    group.add_argument("-c", "--ctx-size", type=int, metavar="N", help="most tokens of prompt and answer together")
+    group.add_argument("-t", "--threads", type=int, metavar="N", help="threads that compute (default: one per core)")
+    group.add_argument("-v", "--verbose", action="store_true", help="figures on stderr at the end")

@@ -1,0 +1,138 @@
+"""The decoder loop: token ids through embed, layer 0 … n-1 and head, one shard at a time, out come logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .config import ModelConfig
+from .kv_cache import KVCache
+from .pool import MemoryPool
+
+# Positions that go through a layer at once. Bounds what a layer needs for intermediate results; a longer prompt goes
+# through each layer in several chunks, so that it is still loaded only once.
+CHUNK = 512
+
+
+class Decoder:
+    """Runs the shards of a model. Knows nothing about text or sampling."""
+
+    def __init__(self, config: ModelConfig, pool: MemoryPool, chunk: int = CHUNK) -> None:
+        self.config = config
+        self.pool = pool
+        self.chunk = chunk
+        self._decode_pass = _Pass(config, 1, 1, chunk)  # the buffers of every single-token step
+
+    def forward(self, ids: np.ndarray, cache: KVCache, every_position: bool = False) -> np.ndarray:
+        """Append tokens to the cache and return logits.
+
+        Args:
+            ids: int64 [batch, sequence], the tokens that follow those in the cache.
+            cache: read and extended in place.
+            every_position: logits for all positions instead of the last one.
+
+        Returns:
+            float32 [batch, sequence or 1, vocab].
+
+        Raises:
+            RequestError: the tokens do not fit the cache.
+            PoolTooSmallError: the grown cache leaves no room for a shard.
+        """
+        batch, count = ids.shape
+        cache.check_room(count)
+        self.pool.reserve(cache.used_bytes_after(count))
+        step = self._decode_pass if ids.shape == (1, 1) else _Pass(self.config, batch, count, self.chunk)
+        step.start(ids, cache.length)
+
+        # 1. Tokens become vectors.
+        with self.pool.use(self.config.embed) as shard:
+            shard.run({"input_ids": step.ids}, {"hidden": step.hidden[0]})
+
+        # 2. Each layer reads one hidden buffer and writes the other, and extends its own keys and values in place.
+        for i, layer in enumerate(self.config.layers):
+            key, value = cache.keys[i], cache.values[i]
+            with self.pool.use(layer) as shard:
+                for chunk in step.chunks:
+                    shard.run(
+                        {
+                            "hidden": chunk.hidden[i % 2],
+                            "past_key": key,
+                            "past_value": value,
+                            "seqlens_k": chunk.seqlens_k,
+                            "total_sequence_length": chunk.total_sequence_length,
+                        },
+                        {"hidden_out": chunk.hidden[(i + 1) % 2], "present_key": key, "present_value": value},
+                    )
+        cache.advance(count)
+
+        # 3. The last vectors become scores for the next token.
+        hidden = step.hidden[self.config.num_layers % 2]
+        if not every_position:
+            step.last[:] = hidden[:, -1:]
+            hidden = step.last
+        logits = step.logits(hidden.shape[1])
+        with self.pool.use(self.config.head) as shard:
+            shard.run({"hidden": hidden}, {"logits": logits})
+        return logits.copy() if step is self._decode_pass else logits
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        """Return float32 [sequence, vocab] for int64 [sequence] in one pass, with a cache of their own."""
+        cache = KVCache(self.config, len(ids))
+        try:
+            return self.forward(ids[None], cache, every_position=True)[0]
+        finally:
+            self.pool.reserve(0)
+
+
+def working_bytes(config: ModelConfig, chunk: int = CHUNK) -> int:
+    """Bytes a pass over a full context needs besides weights and cache: hidden states, MLP and attention results."""
+    chunk = min(chunk, config.context_length)
+    hidden = 2 * config.context_length * config.hidden_size
+    layer = chunk * (4 * config.hidden_size + 3 * config.intermediate_size)
+    scores = config.num_heads * chunk * config.context_length
+    return 4 * (hidden + max(layer, scores) + 2 * config.vocab_size)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A stretch of the sequence on its way through a layer: hidden [B, s, H] twice, seqlens_k [B], total [1]."""
+
+    hidden: tuple[np.ndarray, np.ndarray]
+    seqlens_k: np.ndarray
+    total_sequence_length: np.ndarray
+    end: int
+
+
+class _Pass:
+    """The buffers of one pass over [batch, count] tokens."""
+
+    def __init__(self, config: ModelConfig, batch: int, count: int, chunk: int) -> None:
+        self._config = config
+        self._logits: np.ndarray | None = None
+        self.ids = np.empty((batch, count), np.int64)
+        self.hidden = [np.empty((batch, count, config.hidden_size), np.float32) for _ in range(2)]
+        self.last = np.empty((batch, 1, config.hidden_size), np.float32)
+        self.chunks = [
+            _Chunk(
+                hidden=(self.hidden[0][:, start:end], self.hidden[1][:, start:end]),
+                seqlens_k=np.empty(batch, np.int32),
+                total_sequence_length=np.empty(1, np.int32),
+                end=end,
+            )
+            for start in range(0, count, chunk)
+            for end in [min(start + chunk, count)]
+        ]
+
+    def start(self, ids: np.ndarray, past: int) -> None:
+        """Take the ids and set the lengths the attention of each chunk sees, `past` tokens being in the cache."""
+        self.ids[:] = ids
+        for chunk in self.chunks:
+            chunk.seqlens_k[:] = past + chunk.end - 1  # ONNX Runtime counts the valid tokens less one
+            chunk.total_sequence_length[:] = past + chunk.end
+
+    def logits(self, positions: int) -> np.ndarray:
+        """Return the output buffer float32 [batch, positions, vocab]."""
+        if self._logits is None:
+            self._logits = np.empty((self.ids.shape[0], positions, self._config.vocab_size), np.float32)
+        return self._logits

@@ -1,0 +1,144 @@
+"""From a prompt to tokens, from tokens to text: the token loop and the text stream over it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .decoder import Decoder
+from .errors import RequestError
+from .kv_cache import KVCache
+from .sampling import SamplingParams, sample
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token. `finish_reason` is set on the last: 'stop' (an end token) or 'length'."""
+
+    token: int
+    logprob: float
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What streaming yields for each token: the text that became whole with it, perhaps none."""
+
+    text: str
+    token: int
+    logprob: float
+    finish_reason: str | None = None
+
+
+@dataclass
+class Timing:
+    """How long the last generation took. Seconds; the first new token counts as part of the prompt's pass."""
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    new_tokens: int = 0
+    decode_seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the figures with their rates in tokens per second (0 where nothing was measured)."""
+        rate = self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
+        decode_rate = (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds else 0.0
+        return {**vars(self), "prompt_tokens_per_second": rate, "tokens_per_second": decode_rate}
+
+
+def generate_tokens(
+    decoder: Decoder,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    context: int | None = None,
+    timing: Timing | None = None,
+) -> Iterator[Token]:
+    """Yield tokens that continue a prompt.
+
+    Args:
+        decoder: runs the model.
+        prompt: token ids.
+        params: how to sample and when to stop.
+        context: the most tokens of prompt and output together; None means the model's own limit.
+        timing: filled in as the generation goes.
+
+    Raises:
+        RequestError: the prompt is empty, holds ids out of range or fills the context.
+    """
+    config = decoder.config
+    context = min(context or config.context_length, config.context_length)
+    check_prompt(prompt, config.vocab_size, context)
+    timing = timing if timing is not None else Timing()
+    cache = KVCache(config, min(context, len(prompt) + params.max_tokens))
+    rng = np.random.default_rng(params.seed)
+    history = list(prompt)
+    ids = np.array([prompt], np.int64)
+    started = time.perf_counter()
+    try:
+        while True:
+            logits = decoder.forward(ids, cache)[0, -1]
+            token, logprob = sample(logits, params, rng, history)
+            history.append(token)
+            _take_time(timing, len(prompt), time.perf_counter() - started)
+            if token in config.eos_token_ids:
+                yield Token(token, logprob, "stop")
+                return
+            if len(history) >= cache.capacity:
+                yield Token(token, logprob, "length")
+                return
+            yield Token(token, logprob)
+            ids = np.array([[token]], np.int64)
+    finally:
+        decoder.pool.reserve(0)
+
+
+def stream_text(
+    tokens: Iterator[Token], tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()
+) -> Iterator[Step]:
+    """Yield the text of tokens as it becomes whole, ending at the first stop text, which is not part of it."""
+    detokenizer = tokenizer.detokenizer(prompt)
+    held = ""  # text that may be the beginning of a stop text
+    for token in tokens:
+        held += detokenizer.add(token.token)
+        if token.finish_reason:
+            held += detokenizer.finish()
+        found = min((place for place in map(held.find, stop) if place >= 0), default=-1)
+        if found >= 0:
+            yield Step(held[:found], token.token, token.logprob, "stop")
+            return
+        keep = 0 if token.finish_reason else _partial_stop(held, stop)
+        text, held = held[: len(held) - keep], held[len(held) - keep :]
+        yield Step(text, token.token, token.logprob, token.finish_reason)
+
+
+def check_prompt(prompt: Sequence[int], vocab_size: int, context: int) -> None:
+    """Raise RequestError unless a prompt has tokens, all in the vocabulary, and leaves room for one more."""
+    if len(prompt) == 0:
+        raise RequestError("the prompt is empty; give some text")
+    for token in prompt:
+        if not 0 <= token < vocab_size:
+            raise RequestError(f"token id {token} is not in the vocabulary of {vocab_size}")
+    if len(prompt) >= context:
+        raise RequestError(
+            f"the prompt has {len(prompt)} tokens, the context holds {context} with the answer; shorten the prompt"
+        )
+
+
+def _take_time(timing: Timing, prompt_tokens: int, seconds: float) -> None:
+    timing.new_tokens += 1
+    if timing.new_tokens == 1:
+        timing.prompt_tokens, timing.prompt_seconds = prompt_tokens, seconds
+    timing.decode_seconds = seconds - timing.prompt_seconds
+
+
+def _partial_stop(text: str, stop: Sequence[str]) -> int:
+    """Return how many characters at the end of text may begin a stop text."""
+    longest = max(map(len, stop), default=0) - 1
+    for size in range(min(longest, len(text)), 0, -1):
+        if any(s.startswith(text[-size:]) for s in stop):
+            return size
+    return 0

@@ -1,0 +1,50 @@
+"""The KV cache: keys and values of every layer, preallocated once and filled in place by the shards."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .config import ModelConfig
+from .errors import RequestError
+
+
+class KVCache:
+    """Keys and values, float32 [batch, kv_heads, capacity, head_dim] for each layer, and how many tokens are in.
+
+    Untouched memory of a fresh zeroed array takes no room, so a large capacity costs only what is filled.
+    """
+
+    def __init__(self, config: ModelConfig, capacity: int, batch: int = 1) -> None:
+        """Make an empty cache.
+
+        Raises:
+            RequestError: capacity is below 1 or more than the model's context.
+        """
+        if not 1 <= capacity <= config.context_length:
+            raise RequestError(f"{capacity} tokens do not fit the model's context of {config.context_length}")
+        shape = (batch, config.num_kv_heads, capacity, config.head_dim)
+        self.capacity = capacity
+        self.length = 0
+        self.keys = [np.zeros(shape, np.float32) for _ in config.layers]
+        self.values = [np.zeros(shape, np.float32) for _ in config.layers]
+        self._bytes_per_token = batch * config.cache_bytes_per_token
+
+    def used_bytes_after(self, count: int) -> int:
+        """Bytes that the tokens which are in and `count` more take, in all layers."""
+        return (self.length + count) * self._bytes_per_token
+
+    def check_room(self, count: int) -> None:
+        """Raise RequestError unless `count` more tokens fit."""
+        if self.length + count > self.capacity:
+            raise RequestError(f"{self.length} + {count} tokens do not fit the cache of {self.capacity}")
+
+    def advance(self, count: int) -> None:
+        """Count `count` tokens that every layer has written."""
+        self.check_room(count)
+        self.length += count
+
+    def truncate(self, length: int) -> None:
+        """Forget every token from position `length` on; the next one written takes its place."""
+        if not 0 <= length <= self.length:
+            raise RequestError(f"cannot truncate a cache of {self.length} tokens to {length}")
+        self.length = length

@@ -1,0 +1,139 @@
+"""How much memory this process uses and may use; sizes as people write them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import re
+import sys
+from pathlib import Path
+
+from .errors import RequestError
+
+MIB = 1 << 20
+GIB = 1 << 30
+UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": MIB, "GB": GIB, "TB": 1 << 40}
+
+
+def parse_size(size: str | float) -> int:
+    """Return bytes for a size: a plain number means GiB, '512MB' or '2 GiB' means what it says (units of 1024).
+
+    Raises:
+        RequestError: the text is not a positive size.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgt]?i?b?)\s*", str(size).lower())
+    number = float(match[1]) if match else math.nan
+    if match and match[2]:
+        unit = match[2].upper().replace("I", "")
+        number *= UNITS[unit if unit.endswith("B") else unit + "B"]
+    else:
+        number *= GIB
+    if not (math.isfinite(number) and number >= 1):
+        raise RequestError(f"'{size}' is not a memory size: write GiB as a number (2, 0.5) or a unit ('512MB', '2GB')")
+    return int(number)
+
+
+def format_size(size: float) -> str:
+    """Return bytes as people read them: '512 MB', '3.5 GB' (units of 1024)."""
+    for unit, scale in (("GB", GIB), ("MB", MIB), ("KB", 1 << 10)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}" if size < 1000 * scale else f"{size / scale:.0f} {unit}"
+    return f"{size:.0f} B"
+
+
+def process_bytes() -> int:
+    """Return the resident memory of this process now, in bytes (where /proc is missing: the peak so far)."""
+    return _status_bytes("VmRSS") or peak_bytes()
+
+
+def peak_bytes() -> int:
+    """Return the largest resident memory this process has had, in bytes (0 where the system does not tell)."""
+    peak = _status_bytes("VmHWM")
+    if peak:
+        return peak
+    try:
+        import resource
+    except ImportError:
+        return 0
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage if sys.platform == "darwin" else usage * 1024
+
+
+def available_bytes() -> int:
+    """Return how many more bytes this process could use: what the system has free, cgroup limits included."""
+    available = [_meminfo_available()]
+    for limit_file, usage_file in _cgroup_files():
+        try:
+            limit, usage = int(limit_file.read_text()), int(usage_file.read_text())
+        except (OSError, ValueError):  # 'max' means no limit
+            continue
+        # The kernel counts page cache as usage, but gives it back before it kills: only what cannot be dropped counts.
+        droppable = _inactive_file(limit_file.parent / "memory.stat")
+        available.append(max(0, limit - usage + droppable))
+    return min(available)
+
+
+def trim() -> None:
+    """Give freed heap back to the system (glibc keeps it otherwise)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not glibc
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status_bytes(field: str) -> int:
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith(field + ":"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def _meminfo_available() -> int:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as meminfo:
+            for line in meminfo:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):
+        return 4 * GIB  # a guess, on systems that do not tell
+
+
+def _cgroup_files() -> list[tuple[Path, Path]]:
+    """Return (limit, usage) files of the memory cgroups this process is in, its own and the ones above, v1 and v2."""
+    files = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root, names = Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        group = root / path.lstrip("/")
+        while True:
+            files.append((group / names[0], group / names[1]))
+            if group in (root, group.parent):
+                break
+            group = group.parent
+    return files
+
+
+def _inactive_file(stat: Path) -> int:
+    try:
+        fields = dict(line.split() for line in stat.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))

@@ -1,0 +1,138 @@
+"""`load` a model directory into a `LanguageModel`: config, tokenizer, pool and decoder under one memory promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import ModelConfig, read_config
+from .decoder import Decoder, working_bytes
+from .errors import PoolTooSmallError, RequestError
+from .generate import Step, Timing, check_prompt, generate_tokens, stream_text
+from .memory import available_bytes, format_size, parse_size, peak_bytes, process_bytes
+from .pool import MemoryPool, charge_of
+from .sampling import SamplingParams
+from .session import start_runtime
+from .tokenizer import Tokenizer, load_tokenizer
+
+SMALLEST_POOL = "min"
+AUTOMATIC_SHARE = 0.8  # of the memory that is available
+
+
+class LanguageModel:
+    """A model ready to generate. Not for several threads at once."""
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.decoder = decoder
+        self.context = context
+        self.timing = Timing()
+
+    def stream_generate(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Iterator[Step]:
+        """Yield a `Step` for each generated token, its text as it becomes whole.
+
+        Args:
+            prompt: a text, or token ids taken as they are (no BOS is added).
+            params: sampling and stop conditions; the defaults of `SamplingParams` where left out.
+
+        Raises:
+            RequestError: the prompt is empty, has ids out of range, or does not fit the context.
+            PoolTooSmallError: the KV cache outgrew the memory that the pool size leaves.
+
+        Example:
+            >>> for step in lm.stream_generate("bonjour", SamplingParams(seed=7)):
+            ...     print(step.text, end="", flush=True)
+        """
+        params = params or SamplingParams()
+        ids = self._ids(prompt)
+        check_prompt(ids, self.config.vocab_size, self.context)
+        self.timing = Timing()
+        tokens = generate_tokens(self.decoder, ids, params, self.context, self.timing)
+        return _closing_stream(tokens, self.tokenizer, ids, params.stop)
+
+    def generate(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> str:
+        """Return the whole text that `stream_generate` yields."""
+        return "".join(step.text for step in self.stream_generate(prompt, params))
+
+    def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return float32 [S, vocab] for int64 [S]: the scores for the token after each position, in one pass.
+
+        Raises:
+            RequestError: no ids, ids out of range, or more than the context holds.
+        """
+        ids = np.asarray(ids, np.int64)
+        if ids.ndim != 1:
+            raise RequestError(f"logits takes one sequence of ids [S], not an array of shape {list(ids.shape)}")
+        check_prompt(ids.tolist(), self.config.vocab_size, self.context + 1)
+        return self.decoder.logits(ids)
+
+    def stats(self) -> dict[str, Any]:
+        """Return the figures of the last generation, the pool's counts and the peak memory of the process (bytes)."""
+        return {**self.timing.as_dict(), "pool": self.decoder.pool.as_dict(), "peak_memory": peak_bytes()}
+
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        if not prompt:
+            raise RequestError("the prompt is empty; give some text")
+        return self.tokenizer.encode(prompt)
+
+
+def load(
+    directory: str | Path, poolsize: str | float | None = None, ctx_size: int | None = None, threads: int | None = None
+) -> LanguageModel:
+    """Load a model directory. Shards are loaded when they are first needed.
+
+    Args:
+        directory: made by `tools/export_onnx.py`.
+        poolsize: what the whole process may use: a number of GiB, a text ('2GB', '512MB'), 'min' (one shard at a
+            time, as little as possible), or None for 80 % of the memory that is available.
+        ctx_size: the most tokens of prompt and output together; None means the model's own context length.
+        threads: how many threads compute; None means one per core. Fixed by the first model a process loads.
+
+    Raises:
+        ModelDirectoryError: the directory is not a whole model.
+        PoolTooSmallError: not even one shard at a time fits beside the rest of the process.
+        RequestError: an argument out of range.
+
+    Example:
+        >>> lm = llama_onnx.load("models/alpaca", poolsize="2GB")
+    """
+    promise = None if poolsize in (None, SMALLEST_POOL) else parse_size(poolsize)
+    config = read_config(directory)
+    if ctx_size is not None and not 1 <= ctx_size <= config.context_length:
+        raise RequestError(f"the context size must be 1 to {config.context_length} (the model's own), not {ctx_size}")
+    tokenizer = load_tokenizer(config)
+    start_runtime(threads)
+    pool = MemoryPool.smallest(config.shards) if poolsize == SMALLEST_POOL else _pool_within(promise, config)
+    return LanguageModel(config, tokenizer, Decoder(config, pool), ctx_size or config.context_length)
+
+
+def _pool_within(promise: int | None, config: ModelConfig) -> MemoryPool:
+    """Return a pool of what is left of the promise when the rest of the process has its share."""
+    used, working = process_bytes(), working_bytes(config)
+    if promise is None:
+        promise = used + int(AUTOMATIC_SHARE * available_bytes())
+    fixed = used + working
+    try:
+        return MemoryPool(config.shards, promise - fixed, fixed_bytes=fixed)
+    except PoolTooSmallError:
+        largest = max(map(charge_of, config.shards))
+        raise PoolTooSmallError(
+            f"a poolsize of {format_size(promise)} is too small for this model: the program itself takes "
+            f"{format_size(used)}, its working buffers {format_size(working)} and one shard {format_size(largest)}; "
+            f"give at least {format_size(fixed + largest)}"
+        ) from None
+
+
+def _closing_stream(
+    tokens: Iterator[Any], tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]
+) -> Iterator[Step]:
+    """Stream the text and end the token loop with it, so that its memory is free when the caller stops early."""
+    with closing(tokens):  # type: ignore[type-var]
+        yield from stream_text(tokens, tokenizer, prompt, stop)

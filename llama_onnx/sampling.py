@@ -1,0 +1,169 @@
+"""Sampling in numpy: logits in, one token out.
+
+Order: repetition penalty, temperature, top-k, top-p, min-p (that of Hugging Face: temperature first, so top-p and min-p
+see the probabilities that are sampled from). Each filter is a pure function from float [vocab] to float [vocab] that
+sets what it removes to -inf and never removes the most likely token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import LlamaOnnxError, RequestError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen and when to stop. These defaults are those of the command line as well.
+
+    Attributes:
+        temperature: 0 takes the most likely token (greedy); higher is more varied.
+        top_k: sample from the k most likely tokens; 0 means all.
+        top_p: sample from the fewest tokens whose probabilities add up to p; 1 means all.
+        min_p: drop tokens less likely than this share of the most likely one; 0 means none.
+        repetition_penalty: above 1 makes tokens that already occurred less likely (Keskar et al. 2019, CTRL).
+        max_tokens: the most tokens to generate.
+        seed: makes sampling repeatable; None draws a new one.
+        stop: texts that end the generation; they are not part of the output.
+
+    Raises:
+        RequestError: a value out of its range.
+    """
+
+    temperature: float = 0.1
+    top_k: int = 40
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 2000
+    seed: int | None = None
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
+            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 (1 = none)"),
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
+        )
+        for name, good, range_ in checks:
+            if not good:
+                raise RequestError(f"{name} must be {range_}, not {getattr(self, name)}")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise RequestError("stop must be a list of texts, none of them empty")
+
+
+def sample(
+    logits: np.ndarray, params: SamplingParams, rng: np.random.Generator, history: Sequence[int] = ()
+) -> tuple[int, float]:
+    """Choose the next token.
+
+    Args:
+        logits: float [vocab] as the model gives them; not changed.
+        params: the filters and their values.
+        rng: one number is drawn from it for each sampled token, none when greedy.
+        history: tokens before this one, for the repetition penalty.
+
+    Returns:
+        The token and its log-probability under the model's own distribution (no filters), in nats.
+
+    Raises:
+        LlamaOnnxError: the logits hold NaN or +inf, or nothing but -inf.
+    """
+    check_logits(logits)
+    filtered = apply_repetition_penalty(logits, history, params.repetition_penalty)
+    if params.temperature == 0:
+        token = int(np.argmax(filtered))
+    else:
+        filtered = apply_temperature(filtered, params.temperature)
+        filtered = keep_top_k(filtered, params.top_k)
+        filtered = keep_top_p(filtered, params.top_p)
+        filtered = keep_min_p(filtered, params.min_p)
+        token = draw(filtered, rng)
+    return token, float(logits[token] - log_sum_exp(logits))
+
+
+def check_logits(logits: np.ndarray) -> None:
+    """Raise LlamaOnnxError unless a distribution can be made of float [vocab] logits."""
+    top = np.max(logits)  # NaN wins every max
+    if np.isnan(top) or top == np.inf:
+        raise LlamaOnnxError("the model returned NaN or infinite logits: its weights are damaged or overflow")
+    if top == -np.inf:
+        raise LlamaOnnxError("the model gives every token probability 0: its weights are damaged")
+
+
+def apply_repetition_penalty(logits: np.ndarray, history: Sequence[int], penalty: float) -> np.ndarray:
+    """Divide positive logits of tokens in `history` by `penalty` and multiply negative ones (CTRL, section 4.1)."""
+    if penalty == 1 or not len(history):
+        return logits
+    seen = np.unique(np.asarray(history))
+    scores = logits[seen]
+    penalised = logits.copy()
+    penalised[seen] = np.where(scores > 0, scores / penalty, scores * penalty)
+    return penalised
+
+
+def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Divide by the temperature (> 0), shifted so that the largest is 0: no temperature is small enough to overflow."""
+    with np.errstate(over="ignore"):  # a finite difference over a tiny temperature may become -inf, rightly
+        return np.asarray((logits.astype(np.float64) - np.max(logits)) / temperature)
+
+
+def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
+    """Keep the k largest (k = 0 or k >= vocab: all). Exactly k stay: of equal ones those with the lowest ids."""
+    if k == 0 or k >= len(logits):
+        return logits
+    threshold = np.partition(logits, -k)[-k]
+    above = np.flatnonzero(logits > threshold)
+    ties = np.flatnonzero(logits == threshold)[: k - len(above)]
+    return _keep(logits, np.concatenate([above, ties]))
+
+
+def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
+    """Keep the fewest most likely tokens whose probabilities reach p (p >= 1: all); equal ones in the order of ids."""
+    if p >= 1:
+        return logits
+    candidates = np.flatnonzero(logits > -np.inf)
+    order = candidates[np.argsort(-logits[candidates], kind="stable")]
+    reached = np.cumsum(probabilities(logits[order]))
+    return _keep(logits, order[: np.searchsorted(reached, p) + 1])
+
+
+def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:
+    """Drop tokens whose probability is below p times that of the most likely one (p = 0: none)."""
+    if p == 0:
+        return logits
+    return np.where(logits >= np.max(logits) + math.log(p), logits, -np.inf)
+
+
+def draw(logits: np.ndarray, rng: np.random.Generator) -> int:
+    """Draw a token from the distribution that logits describe, by inverting its cumulative sum at one random number."""
+    candidates = np.flatnonzero(logits > -np.inf)
+    cumulative = np.cumsum(probabilities(logits[candidates]))
+    place = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+    return int(candidates[min(place, len(candidates) - 1)])
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return softmax of logits along the last axis, float64."""
+    exp = np.exp(logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True))
+    return np.asarray(exp / exp.sum(axis=-1, keepdims=True))
+
+
+def log_sum_exp(logits: np.ndarray) -> float:
+    """Return log Σ exp(logits) of float [vocab], without overflow."""
+    top = float(np.max(logits))
+    return top + math.log(float(np.exp(logits.astype(np.float64) - top).sum()))
+
+
+def _keep(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    kept = np.full_like(logits, -np.inf)
+    kept[tokens] = logits[tokens]
+    return kept

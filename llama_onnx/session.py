@@ -1,0 +1,117 @@
+"""ONNX Runtime sessions: the one place that makes them.
+
+All sessions share one global thread pool (a pool per session would leave dozens of threads spinning on a few cores).
+Prepacking is off: weights then stay where they are mapped, loading takes a millisecond, and the resident size of a
+float32 shard is the size of its file. Matrices are stored [out, in], the layout in which the unpacked product is fast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .config import Shard
+from .errors import ModelDirectoryError, RequestError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# What a session takes besides its weights: graph, kernels, binding (measured: 32 sessions of a 10-node graph).
+SESSION_BYTES = 1 << 20
+
+_threads: int | None = None
+
+
+def start_runtime(threads: int | None = None) -> None:
+    """Make the global thread pool; called once per process, before the first session.
+
+    Args:
+        threads: how many threads compute; None means one for each core this process may use.
+
+    Raises:
+        RequestError: threads is below 1, or another number was set before (ONNX Runtime cannot change it).
+    """
+    global _threads
+    if threads is not None and threads < 1:
+        raise RequestError(f"threads must be at least 1, not {threads}")
+    if _threads is not None:
+        if threads not in (None, _threads):
+            raise RequestError(f"this process already computes with {_threads} threads; set it before the first model")
+        return
+    import onnxruntime as ort
+
+    _threads = threads or _usable_cores()
+    ort.set_global_thread_pool_sizes(_threads, 1)
+    ort.set_default_logger_severity(4)  # what goes wrong is raised, and told once
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Session:
+    """One loaded shard. Arrays are bound by address, so a step copies nothing."""
+
+    def __init__(self, shard: Shard) -> None:
+        """Load a shard.
+
+        Raises:
+            ModelDirectoryError: ONNX Runtime cannot load the file.
+        """
+        import onnxruntime as ort
+
+        start_runtime()
+        self.shard = shard
+        try:
+            self._session = ort.InferenceSession(str(shard.path), _options(ort), providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a family of its own exceptions
+            raise ModelDirectoryError(f"{shard.path}: cannot be loaded: {_one_line(error)}") from None
+        self._binding = self._session.io_binding()
+        self._inputs = {value.name: value for value in self._session.get_inputs()}
+        self._outputs = {value.name: value for value in self._session.get_outputs()}
+        self._bound: tuple[int, ...] = ()
+        self._arrays: tuple[np.ndarray, ...] = ()
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        """Compute outputs from inputs, in place: every array is C-contiguous and already has its shape.
+
+        An output bound to the same array as an input is updated in place (present keys and values over past ones).
+        Binding is skipped while the same array objects come again, as they do from one decode step to the next.
+        """
+        arrays = (*inputs.values(), *outputs.values())
+        bound = tuple(map(id, arrays))
+        if bound != self._bound:
+            self._bind(inputs, outputs)
+            self._arrays, self._bound = arrays, bound  # holding the arrays keeps their ids from being reused
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise ModelDirectoryError(f"{self.shard.path}: cannot be run: {_one_line(error)}") from None
+
+    def _bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        for kind, wanted, given in (("inputs", self._inputs, inputs), ("outputs", self._outputs, outputs)):
+            if wanted.keys() != given.keys():
+                raise ModelDirectoryError(
+                    f"{self.shard.path}: its {kind} are {', '.join(wanted)}, not {', '.join(given)}; "
+                    "export the model again"
+                )
+        for name, array in inputs.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def _options(ort: type[onnxruntime]) -> onnxruntime.SessionOptions:
+    options = ort.SessionOptions()
+    options.use_per_session_threads = False
+    options.enable_cpu_mem_arena = False  # an arena keeps what it once had: the pool promises memory back
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,1 @@
+"""What makes and examines model directories: export, conversion, quantisation, comparison."""

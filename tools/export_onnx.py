@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Export a Hugging Face checkpoint to a model directory, one ONNX shard per decoder layer, one in memory at a time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from onnx import TensorProto
+
+from llama_onnx.cli import guard
+from llama_onnx.errors import ModelDirectoryError
+from tools.architectures import DecoderSpec, read_spec
+from tools.architectures.blocks import (
+    EMBEDDING,
+    ROPE_FILE,
+    Weights,
+    build_embed,
+    build_head,
+    build_layer,
+    expected_names,
+    write_rope,
+)
+from tools.model_writer import ModelWriter
+from tools.progress import progress, report
+from tools.readers import Checkpoint, open_checkpoint, read_json
+
+IGNORED = (".rotary_emb.inv_freq",)  # a buffer that old checkpoints hold; the tables are computed anew
+
+
+def export(source: str | Path, out: str | Path, dtype: str = "fp32") -> None:
+    """Write the model directory `out` from the checkpoint `source`.
+
+    Args:
+        source: a Hugging Face-layout directory.
+        out: the directory to make, replaced when the new one is whole.
+        dtype: of the matrices, 'fp32' or 'fp16'. Norm weights and biases are float32 always.
+
+    Raises:
+        ModelDirectoryError: the checkpoint is damaged, of an unknown kind, or not what its configuration says.
+    """
+    out = Path(out)
+    checkpoint = open_checkpoint(source)
+    spec = read_spec(checkpoint.config)
+    tied = _check_names(checkpoint, spec)
+    model = _manifest_model(checkpoint, spec)
+    weights = Weights(checkpoint, dtype, report)
+    with ModelWriter(out, {"source": _fingerprint(checkpoint), "dtype": dtype}) as writer:
+        rope: list[TensorProto] = []
+        writer.data_file(ROPE_FILE, lambda file: rope.extend(write_rope(file, spec)))
+        for step in progress(["embed", *range(spec.num_layers), "head"], f"exporting {out.name}"):
+            if step == "embed":
+                writer.shard("embed", partial(build_embed, spec=spec, weights=weights))
+            elif step == "head":
+                embedding = writer.tensors("embed")[EMBEDDING] if tied else None
+                build = partial(build_head, spec=spec, weights=weights, tied=embedding)
+                writer.shard("head", build, ["embed.bin"] if tied else [])
+            else:
+                build = partial(build_layer, spec=spec, weights=weights, i=step, rope=rope)
+                writer.shard(f"decoder-{step:02d}", build, [ROPE_FILE])
+        writer.copy(checkpoint.files)
+        writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32"})
+
+
+def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> bool:
+    """Compare the tensors with those the graphs read; return whether the head shares the embedding."""
+    names, expected = checkpoint.names(), expected_names(spec)
+    missing = sorted(expected - names)
+    if missing:
+        raise ModelDirectoryError(f"the checkpoint lacks {len(missing)} tensors, the first is {missing[0]}")
+    ignored = ("lm_head.weight",) if spec.tied_embeddings else ()
+    unknown = sorted(n for n in names - expected if n not in ignored and not n.endswith(IGNORED))
+    if unknown:
+        raise ModelDirectoryError(
+            f"{len(unknown)} tensors of the checkpoint have no place in this architecture, the first is {unknown[0]}"
+        )
+    return spec.tied_embeddings
+
+
+def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
+    files = {path.name: path for path in checkpoint.files}
+    generation, tokenizer = (
+        read_json(files[name]) if name in files else {} for name in ("generation_config.json", "tokenizer_config.json")
+    )
+    bos, eos = (
+        generation.get(name, checkpoint.config.get(name, default))
+        for name, default in (("bos_token_id", None), ("eos_token_id", []))
+    )
+    eos = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    for token in (*eos, *([] if bos is None else [bos])):
+        if not isinstance(token, int) or not 0 <= token < spec.vocab_size:
+            raise ModelDirectoryError(f"config.json: special token id {token!r} is not in the vocabulary")
+    sizes = "hidden_size num_layers num_heads num_kv_heads intermediate_size vocab_size context_length".split()
+    return {
+        **{name: getattr(spec, name) for name in sizes},
+        "head_dim": spec.cache_head_dim,
+        "bos_token_id": bos,
+        "eos_token_ids": eos,
+        "add_bos": bool(tokenizer.get("add_bos_token", bos is not None)),
+    }
+
+
+def _fingerprint(checkpoint: Checkpoint) -> list[Any]:
+    return [
+        [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in (*checkpoint.source, *checkpoint.files)
+    ]
+
+
+def main() -> int:
+    """Parse the command line and export."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python tools/export_onnx.py checkpoints/alpaca models/alpaca --dtype fp16"
+    )
+    parser.add_argument(
+        "source", metavar="HF_DIR", help="directory with config.json, model.safetensors, tokenizer.model"
+    )
+    parser.add_argument("out", metavar="OUT", help="model directory to make")
+    parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the matrices (default: fp32)")
+    options = parser.parse_args()
+    return guard(lambda: export(options.source, options.out, options.dtype))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

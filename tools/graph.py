@@ -1,0 +1,134 @@
+"""An ONNX graph under construction whose weights go straight to an external file, one tensor at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from llama_onnx import __version__
+
+ALIGNMENT = 4096  # ONNX Runtime maps an aligned tensor in place; a page is also what direct reads want
+OPSET = 21
+IR_VERSION = 10  # read by every ONNX Runtime that has the operators used here
+MICROSOFT = "com.microsoft"
+
+
+class WeightFile:
+    """A file of raw tensors, each at a 4096-byte offset, written from front to back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bytes = 0
+        self._file = path.open("wb")
+        self._hash = hashlib.sha256()
+
+    def add(self, name: str, array: np.ndarray) -> TensorProto:
+        """Append a tensor and return the initializer that refers to it."""
+        self._write(bytes(-self.bytes % ALIGNMENT))
+        array = np.ascontiguousarray(array)
+        tensor = external_tensor(
+            name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, self.path.name, self.bytes, array.nbytes
+        )
+        self._write(array.reshape(-1).view(np.uint8).data)
+        return tensor
+
+    def close(self) -> dict[str, Any]:
+        """Finish the file and return what the manifest says of it: bytes and sha256."""
+        self._file.close()
+        return {"bytes": self.bytes, "sha256": self._hash.hexdigest()}
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.bytes += len(data)
+
+
+class Graph:
+    """The nodes, inputs, outputs and initializers of one shard.
+
+    Values are names. A node is named like the place of the checkpoint it computes (`/layers.0/attn/q_proj/MatMul`), and
+    its outputs after it.
+    """
+
+    def __init__(self, name: str, weights: WeightFile) -> None:
+        self.name = name
+        self.weights = weights
+        self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.initializers: list[TensorProto] = []
+        self.loaded_bytes = 0
+
+    def input(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
+        """Declare a graph input; a str in the shape is a free dimension."""
+        self.inputs.append(_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
+        """Declare a graph output: a node output of this name must exist."""
+        self.outputs.append(_value_info(name, dtype, shape))
+        return name
+
+    def weight(self, name: str, array: np.ndarray, loaded_bytes: int | None = None) -> str:
+        """Write a tensor to the weight file and return its name.
+
+        Args:
+            name: of the tensor.
+            array: its values.
+            loaded_bytes: what it takes in memory when the shard is loaded, if that is not its size.
+        """
+        return self.shared(self.weights.add(name, array), array.nbytes if loaded_bytes is None else loaded_bytes)
+
+    def shared(self, tensor: TensorProto, loaded_bytes: int = 0) -> str:
+        """Refer to a tensor that is in a weight file already, and return its name."""
+        self.initializers.append(tensor)
+        self.loaded_bytes += loaded_bytes
+        return tensor.name
+
+    def node(
+        self,
+        op: str,
+        name: str,
+        inputs: Iterable[str],
+        outputs: Sequence[str] = (),
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Add the node `name/op` and return its first output, `name/op/output_0` unless given."""
+        outputs = outputs or [f"{name}/{op}/output_0"]
+        self.nodes.append(
+            helper.make_node(op, list(inputs), list(outputs), f"{name}/{op}", domain=domain, **attributes)
+        )
+        return outputs[0]
+
+    def save(self, path: Path) -> None:
+        """Write the graph; its weights are in their file already."""
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.initializers)
+        save_model(graph, path)
+
+
+def save_model(graph: onnx.GraphProto, path: Path) -> None:
+    """Write a model file of a graph with the opsets and producer of this project."""
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(
+        graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="llama_onnx", producer_version=__version__
+    )
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def external_tensor(name: str, dtype: int, shape: Sequence[int], file: str, offset: int, length: int) -> TensorProto:
+    """Return an initializer whose data is `length` bytes at `offset` of `file`."""
+    tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", file), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _value_info(name: str, dtype: type, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

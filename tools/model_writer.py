@@ -1,0 +1,215 @@
+"""Writes a model directory beside its final place, shard by shard, and renames it when it is whole.
+
+What is under way lies in `OUT.partial`, with a journal of the shards that are finished. A run that was interrupted is
+resumed by the next one with the same key, from the shards whose files still have their hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import onnx
+
+from llama_onnx import __version__
+from llama_onnx.config import FORMAT, FORMAT_VERSION, MANIFEST
+from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError
+
+from .graph import Graph, WeightFile
+
+JOURNAL = "progress.json"
+LOCK = "lock"
+
+
+class ModelWriter:
+    """A model directory being written. A context manager: leaving it without `finish` keeps or removes what is there.
+
+    What was written stays for the next run when this one was interrupted; after an error in the input it is removed.
+    """
+
+    def __init__(self, out: Path, key: dict[str, Any]) -> None:
+        """Prepare to write `out`.
+
+        Args:
+            out: the directory to make; one that is a model directory already is replaced when the new one is whole.
+            key: identifies source and options; a partial directory of another key is thrown away.
+
+        Raises:
+            ModelDirectoryError: `out` holds something else, or another process is writing it.
+        """
+        self.out = out
+        self.folder = out.with_name(out.name + ".partial")
+        self._key = json.loads(json.dumps(key))
+        self._shards: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, dict[str, Any]] = {}
+        self._finished: dict[str, Any] = {}
+        _check_target(out)
+
+    def __enter__(self) -> ModelWriter:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder / LOCK, self.out)
+            self._finished = self._read_journal()
+        except OSError as error:
+            raise ModelDirectoryError(f"{self.out}: cannot be written ({error.strerror})") from None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, LlamaOnnxError) and not isinstance(error, _TargetBusyError):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+        if isinstance(error, OSError):
+            raise ModelDirectoryError(
+                f"{self.out}: writing failed ({error.strerror}); what is finished is kept, run the same command again"
+            ) from None
+
+    def shard(self, name: str, build: Callable[[Graph], None], shared: Iterable[str] = ()) -> None:
+        """Write `name.onnx` and `name.bin`, unless an earlier run has.
+
+        Args:
+            name: of the shard.
+            build: adds nodes and weights to the graph.
+            shared: data files of other shards that this one reads as well.
+        """
+        files = (f"{name}.onnx", f"{name}.bin")
+        done = self._finished.get(name)
+        if done and all(self._matches(file, done["files"][file]) for file in files):
+            self._add(done)
+            return
+        weights = WeightFile(self.folder / files[1])
+        graph = Graph(name, weights)
+        try:
+            build(graph)
+        finally:
+            data = weights.close()
+        graph.save(self.folder / files[0])
+        entry = {
+            "name": name,
+            "file": files[0],
+            "data_files": [files[1], *shared],
+            "loaded_bytes": graph.loaded_bytes,
+        }
+        self._add({"shard": entry, "files": {files[0]: file_entry(self.folder / files[0]), files[1]: data}})
+        self._write_journal()
+
+    def data_file(self, name: str, write: Callable[[WeightFile], None]) -> None:
+        """Write a data file that several shards read."""
+        weights = WeightFile(self.folder / name)
+        write(weights)
+        self._files[name] = weights.close()
+
+    def copy(self, files: Iterable[Path]) -> None:
+        """Copy auxiliary files (tokenizer, configuration)."""
+        for path in files:
+            shutil.copyfile(path, self.folder / path.name)
+            self._files[path.name] = file_entry(self.folder / path.name)
+
+    def tensors(self, shard: str) -> dict[str, onnx.TensorProto]:
+        """Return the initializers of a shard that is written, by name."""
+        model = onnx.load(str(self.folder / f"{shard}.onnx"), load_external_data=False)
+        return {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def finish(self, architecture: str, model: dict[str, Any], precision: dict[str, str]) -> None:
+        """Write the manifest, flush everything to the disk and put the directory in its place."""
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "producer": f"llama_onnx {__version__}",
+            "architecture": architecture,
+            "model": model,
+            "precision": precision,
+            "shards": list(self._shards.values()),
+            "files": dict(sorted(self._files.items())),
+        }
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.name not in (*self._files, LOCK):
+                path.unlink()  # left over from an interrupted run with other layers
+        write_json(self.folder / MANIFEST, manifest)
+        for path in self.folder.iterdir():
+            _flush(path)
+        (self.folder / LOCK).unlink()
+        _replace(self.folder, self.out)
+
+    def _add(self, done: dict[str, Any]) -> None:
+        self._shards[done["shard"]["name"]] = done["shard"]
+        self._files.update(done["files"])
+
+    def _matches(self, file: str, entry: dict[str, Any]) -> bool:
+        path = self.folder / file
+        return path.is_file() and path.stat().st_size == entry["bytes"] and file_entry(path) == entry
+
+    def _read_journal(self) -> dict[str, Any]:
+        try:
+            journal = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
+            if journal["key"] == self._key:
+                return dict(journal["shards"])
+        except (OSError, ValueError, KeyError):
+            pass
+        return {}
+
+    def _write_journal(self) -> None:
+        shards = {
+            name: {"shard": shard, "files": {file: self._files[file] for file in (shard["file"], f"{name}.bin")}}
+            for name, shard in self._shards.items()
+        }
+        write_json(self.folder / JOURNAL, {"key": self._key, "shards": shards})
+
+
+class _TargetBusyError(ModelDirectoryError):
+    """Another process holds the lock, so nothing here is ours to remove."""
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """Return what the manifest says of a file: bytes and sha256."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def write_json(path: Path, fields: dict[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _check_target(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ModelDirectoryError(f"{out}: is a file; name a directory to make")
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise ModelDirectoryError(f"{out}: holds files that are not a model; name another directory, or empty it")
+
+
+def _lock(path: Path, out: Path) -> Any:
+    """Hold a lock for as long as this process lives; where the system has none, go without."""
+    file = path.open("w")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError:
+        file.close()
+        raise _TargetBusyError(f"{out}: another process is writing it; wait for it to end, or name another") from None
+    return file
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _replace(folder: Path, out: Path) -> None:
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    folder.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
