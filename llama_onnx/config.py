@@ -19,13 +19,14 @@ class Shard:
     """One ONNX file and the weight files beside it.
 
     `loaded_bytes` is what its weights take in memory; `data_files` may be shared between shards (rope tables, tied
-    embeddings).
+    embeddings); `quantized` tells that it has block-quantised matrices, which must be packed when they are loaded.
     """
 
     name: str
     path: Path
     data_files: tuple[str, ...]
     loaded_bytes: int
+    quantized: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,4 +168,6 @@ def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
     for needed in (file, *data_files):
         if needed not in manifest["files"]:
             raise ModelDirectoryError(f"{directory / MANIFEST}: shard {name} needs {needed!r}, which is not listed")
-    return Shard(name, directory / file, tuple(data_files), _count(entry, "loaded_bytes"))
+    return Shard(
+        name, directory / file, tuple(data_files), _count(entry, "loaded_bytes"), _field(entry, "quantized", bool)
+    )

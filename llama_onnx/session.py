@@ -1,8 +1,9 @@
 """ONNX Runtime sessions: the one place that makes them.
 
 All sessions share one global thread pool (a pool per session would leave dozens of threads spinning on a few cores).
-Prepacking is off: weights then stay where they are mapped, loading takes a millisecond, and the resident size of a
-float32 shard is the size of its file. Matrices are stored [out, in], the layout in which the unpacked product is fast.
+Float shards are not prepacked: weights then stay where they are mapped, loading takes a millisecond, and the resident
+size of a float32 shard is the size of its file. Matrices are stored [out, in], the layout in which the unpacked product
+is fast. Quantised shards must be packed: without it the whole matrix is dequantised at every call.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Session:
         start_runtime()
         self.shard = shard
         try:
-            self._session = ort.InferenceSession(str(shard.path), _options(ort), providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                str(shard.path), _options(ort, shard.quantized), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # ONNX Runtime raises a family of its own exceptions
             raise ModelDirectoryError(f"{shard.path}: cannot be loaded: {_one_line(error)}") from None
         self._binding = self._session.io_binding()
@@ -104,12 +107,13 @@ class Session:
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def _options(ort: type[onnxruntime]) -> onnxruntime.SessionOptions:
+def _options(ort: type[onnxruntime], prepack: bool) -> onnxruntime.SessionOptions:
     options = ort.SessionOptions()
     options.use_per_session_threads = False
     options.enable_cpu_mem_arena = False  # an arena keeps what it once had: the pool promises memory back
     options.enable_mem_pattern = False
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    entry = "session.prepack.enable_parallel" if prepack else "session.disable_prepacking"
+    options.add_session_config_entry(entry, "1")
     return options
 
 

@@ -19,6 +19,7 @@ from tools.architectures import DecoderSpec, read_spec
 from tools.architectures.blocks import (
     EMBEDDING,
     ROPE_FILE,
+    Precision,
     Weights,
     build_embed,
     build_head,
@@ -27,39 +28,45 @@ from tools.architectures.blocks import (
     write_rope,
 )
 from tools.model_writer import ModelWriter
+from tools.nbits import check_format
 from tools.progress import progress, report
 from tools.readers import Checkpoint, open_checkpoint, read_json
 
 IGNORED = (".rotary_emb.inv_freq",)  # a buffer that old checkpoints hold; the tables are computed anew
 
 
-def export(source: str | Path, out: str | Path, dtype: str = "fp32") -> None:
+def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size: int = 128) -> None:
     """Write the model directory `out` from the checkpoint `source`.
 
     Args:
         source: a Hugging Face-layout directory.
         out: the directory to make, replaced when the new one is whole.
-        dtype: of the matrices, 'fp32' or 'fp16'. Norm weights and biases are float32 always.
+        dtype: of the matrices: 'fp32', 'fp16', 'int8' or 'int4' (rounded to nearest, with the embedding in fp16). Norm
+            weights and biases are float32 always.
+        block_size: how many weights share a scale in int8 and int4.
 
     Raises:
         ModelDirectoryError: the checkpoint is damaged, of an unknown kind, or not what its configuration says.
     """
-    out = Path(out)
+    out, precision = Path(out), Precision(dtype, block_size)
+    if precision.bits:
+        check_format(precision.bits, block_size)
     checkpoint = open_checkpoint(source)
     spec = read_spec(checkpoint.config)
-    tied = _check_names(checkpoint, spec)
+    _check_names(checkpoint, spec)
+    share = spec.tied_embeddings and not precision.bits  # a quantised head has values of its own
     model = _manifest_model(checkpoint, spec)
-    weights = Weights(checkpoint, dtype, report)
-    with ModelWriter(out, {"source": _fingerprint(checkpoint), "dtype": dtype}) as writer:
+    weights = Weights(checkpoint, precision, report)
+    with ModelWriter(out, {"source": _fingerprint(checkpoint), "precision": vars(precision)}) as writer:
         rope: list[TensorProto] = []
         writer.data_file(ROPE_FILE, lambda file: rope.extend(write_rope(file, spec)))
         for step in progress(["embed", *range(spec.num_layers), "head"], f"exporting {out.name}"):
             if step == "embed":
                 writer.shard("embed", partial(build_embed, spec=spec, weights=weights))
             elif step == "head":
-                embedding = writer.tensors("embed")[EMBEDDING] if tied else None
+                embedding = writer.tensors("embed")[EMBEDDING] if share else None
                 build = partial(build_head, spec=spec, weights=weights, tied=embedding)
-                writer.shard("head", build, ["embed.bin"] if tied else [])
+                writer.shard("head", build, ["embed.bin"] if share else [])
             else:
                 build = partial(build_layer, spec=spec, weights=weights, i=step, rope=rope)
                 writer.shard(f"decoder-{step:02d}", build, [ROPE_FILE])
@@ -67,8 +74,8 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32") -> None:
         writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32"})
 
 
-def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> bool:
-    """Compare the tensors with those the graphs read; return whether the head shares the embedding."""
+def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
+    """Compare the tensors of the checkpoint with those the graphs read."""
     names, expected = checkpoint.names(), expected_names(spec)
     missing = sorted(expected - names)
     if missing:
@@ -79,7 +86,6 @@ def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> bool:
         raise ModelDirectoryError(
             f"{len(unknown)} tensors of the checkpoint have no place in this architecture, the first is {unknown[0]}"
         )
-    return spec.tied_embeddings
 
 
 def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
@@ -121,9 +127,18 @@ def main() -> int:
         "source", metavar="HF_DIR", help="directory with config.json, model.safetensors, tokenizer.model"
     )
     parser.add_argument("out", metavar="OUT", help="model directory to make")
-    parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the matrices (default: fp32)")
+    parser.add_argument(
+        "--dtype", choices=("fp32", "fp16", "int8", "int4"), default="fp32", help="of the matrices (default: fp32)"
+    )
+    parser.add_argument(
+        "--block-size",
+        type=int,
+        default=128,
+        metavar="N",
+        help="weights that share a scale in int8 and int4 (default: 128)",
+    )
     options = parser.parse_args()
-    return guard(lambda: export(options.source, options.out, options.dtype))
+    return guard(lambda: export(options.source, options.out, options.dtype, options.block_size))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from llama_onnx.errors import ModelDirectoryError
 
 from ..graph import MICROSOFT, Graph, WeightFile
 from ..half import embedding_bytes, to_half
+from ..nbits import ACCURACY_LEVEL, NBits, quantize_rtn
 from ..readers import Checkpoint
 from .spec import DecoderSpec
 
@@ -20,25 +22,47 @@ EMBEDDING = "model.embed_tokens.weight"
 FLOAT = np.float32
 
 
+@dataclass(frozen=True)
+class Precision:
+    """How matrices are stored: 'fp32', 'fp16', or 'int8' and 'int4' rounded to nearest in blocks of `block_size`."""
+
+    dtype: str = "fp32"
+    block_size: int = 128
+
+    @property
+    def bits(self) -> int:
+        """Bits of a quantised weight, 0 for the float types."""
+        return {"int4": 4, "int8": 8}.get(self.dtype, 0)
+
+
 class Weights:
     """Tensors of a checkpoint, checked against the shape the spec wants, in the precision of the export."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str, report: Callable[[str], None]) -> None:
-        """Args: checkpoint; dtype 'fp32' or 'fp16' (of the matrices); report is told of tensors kept in fp32."""
+    def __init__(self, checkpoint: Checkpoint, precision: Precision, report: Callable[[str], None]) -> None:
+        """Args: checkpoint; precision of the matrices; report is told of tensors that float16 cannot hold."""
         self._checkpoint = checkpoint
-        self._dtype = dtype
+        self._precision = precision
         self._report = report
 
     def vector(self, name: str, size: int) -> np.ndarray:
         """Return a float32 [size]: norm weights and biases stay exact."""
         return self._read(name, (size,)).astype(FLOAT, copy=False)
 
-    def matrix(self, name: str, shape: tuple[int, int]) -> np.ndarray:
-        """Return a float32 or float16 [out, in]; a matrix with values beyond float16 stays float32 and is reported."""
+    def table(self, name: str, shape: tuple[int, int]) -> np.ndarray:
+        """Return float32 or float16 [rows, size] to look rows up in. Where matrices are quantised, float16."""
         array = self._read(name, shape)
-        if self._dtype == "fp16":
-            return to_half(name, array, self._report)
-        return array.astype(FLOAT, copy=False)
+        return (
+            array.astype(FLOAT, copy=False) if self._precision.dtype == "fp32" else to_half(name, array, self._report)
+        )
+
+    def matrix(
+        self, name: str, shape: tuple[int, int], arrange: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    ) -> np.ndarray | NBits:
+        """Return [out, in] for a product, its rows or columns rearranged first."""
+        if not self._precision.bits:
+            return np.ascontiguousarray(arrange(self.table(name, shape)))
+        matrix = arrange(self._read(name, shape).astype(FLOAT, copy=False))
+        return quantize_rtn(matrix, self._precision.bits, self._precision.block_size)
 
     def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         array = self._checkpoint.tensor(name)
@@ -79,7 +103,7 @@ def write_rope(weights: WeightFile, spec: DecoderSpec) -> list[onnx.TensorProto]
 def build_embed(g: Graph, spec: DecoderSpec, weights: Weights) -> None:
     """input_ids int64 [batch, sequence] -> hidden float32 [batch, sequence, hidden_size]."""
     g.input("input_ids", np.int64, ["batch", "sequence"])
-    table = weights.matrix(EMBEDDING, (spec.vocab_size, spec.hidden_size))
+    table = weights.table(EMBEDDING, (spec.vocab_size, spec.hidden_size))
     name = g.weight(EMBEDDING, table, loaded_bytes=embedding_bytes(table, spec.context_length))
     if table.dtype == FLOAT:
         g.node("Gather", "/embed_tokens", [name, "input_ids"], ["hidden"])
@@ -119,7 +143,8 @@ def build_head(g: Graph, spec: DecoderSpec, weights: Weights, tied: onnx.TensorP
     g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
     gamma = g.weight("model.norm.weight", weights.vector("model.norm.weight", spec.hidden_size))
     normed = _rms_norm(g, "/norm", ["hidden", gamma], spec.norm_epsilon)
-    matrix = weights.matrix("lm_head.weight", (spec.vocab_size, spec.hidden_size)) if tied is None else tied
+    source = EMBEDDING if spec.tied_embeddings else "lm_head.weight"
+    matrix = weights.matrix(source, (spec.vocab_size, spec.hidden_size)) if tied is None else tied
     _product(g, "/lm_head", normed, "lm_head.weight", matrix, ["logits"])
     g.output("logits", FLOAT, ["batch", "sequence", spec.vocab_size])
 
@@ -210,7 +235,7 @@ def _linear(
     """value · Wᵀ (+ bias): `model.layers.i.projection.weight` [out, in] and `.bias` [out], each rearranged first."""
     tensor = f"model.layers.{i}.{projection}"
     name = f"/layers.{i}/{projection.replace('self_attn', 'attn').replace('.', '/')}"
-    product = _product(g, name, value, f"{tensor}.weight", arrange(weights.matrix(f"{tensor}.weight", shape)))
+    product = _product(g, name, value, f"{tensor}.weight", weights.matrix(f"{tensor}.weight", shape, arrange))
     if not bias:
         return product
     vector = arrange(weights.vector(f"{tensor}.bias", shape[0]))
@@ -218,9 +243,16 @@ def _linear(
 
 
 def _product(
-    g: Graph, name: str, value: str, tensor: str, matrix: np.ndarray | onnx.TensorProto, outputs: Sequence[str] = ()
+    g: Graph,
+    name: str,
+    value: str,
+    tensor: str,
+    matrix: np.ndarray | NBits | onnx.TensorProto,
+    outputs: Sequence[str] = (),
 ) -> str:
-    """value · matrixᵀ, in float32 whatever the matrix is stored in; `matrix` may be in a file already."""
+    """value · matrixᵀ, float32 whatever the matrix [out, in] is stored in; a TensorProto is in a file already."""
+    if isinstance(matrix, NBits):
+        return _nbits_product(g, name, value, tensor, matrix, outputs)
     if isinstance(matrix, onnx.TensorProto):
         operand, half = g.shared(matrix, 4 * math.prod(matrix.dims)), matrix.data_type == onnx.TensorProto.FLOAT16
     else:
@@ -228,3 +260,23 @@ def _product(
     if half:
         operand = g.node("Cast", name, [operand], to=onnx.TensorProto.FLOAT)
     return g.node("FusedMatMul", name, [value, operand], outputs, domain=MICROSOFT, transB=1)
+
+
+def _nbits_product(g: Graph, name: str, value: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
+    stem = tensor.removesuffix("weight")
+    inputs = [value, g.weight(stem + "qweight", matrix.packed, matrix.loaded_bytes)]
+    inputs.append(g.weight(stem + "scales", matrix.scales, 0))
+    if matrix.zero_points is not None:
+        inputs.append(g.weight(stem + "qzeros", matrix.zero_points))
+    return g.node(
+        "MatMulNBits",
+        name,
+        inputs,
+        outputs,
+        domain=MICROSOFT,
+        K=matrix.columns,
+        N=len(matrix.packed),
+        bits=matrix.bits,
+        block_size=matrix.block_size,
+        accuracy_level=ACCURACY_LEVEL,
+    )
