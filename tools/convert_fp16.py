@@ -43,7 +43,7 @@ def convert(source: str | Path, out: str | Path) -> None:
     manifest = read_json(source / MANIFEST)
     with ModelWriter(out, {"source": str(source.resolve()), "files": manifest["files"], "dtype": "fp16"}) as writer:
         own = {file for shard in config.shards for file in (shard.path.name, f"{shard.name}.bin")}
-        writer.copy(source / file for file in manifest["files"] if file not in own)
+        writer.copy({file: source / file for file in manifest["files"] if file not in own})
         for shard in progress(config.shards, f"converting to {out.name}"):
             shared = [file for file in shard.data_files if file != f"{shard.name}.bin"]
             writer.shard(shard.name, partial(_convert_shard, shard=shard, config=config, writer=writer), shared)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from tools.architectures.blocks import (
 from tools.model_writer import ModelWriter
 from tools.nbits import check_format
 from tools.progress import progress, report
-from tools.readers import Checkpoint, open_checkpoint, read_json
+from tools.readers import Checkpoint, auxiliary_json, open_checkpoint
 
 IGNORED = (".rotary_emb.inv_freq",)  # a buffer that old checkpoints hold; the tables are computed anew
 
@@ -89,9 +90,8 @@ def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
 
 
 def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
-    files = {path.name: path for path in checkpoint.files}
     generation, tokenizer = (
-        read_json(files[name]) if name in files else {} for name in ("generation_config.json", "tokenizer_config.json")
+        auxiliary_json(checkpoint, name) for name in ("generation_config.json", "tokenizer_config.json")
     )
     bos, eos = (
         generation.get(name, checkpoint.config.get(name, default))
@@ -112,9 +112,11 @@ def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]
 
 
 def _fingerprint(checkpoint: Checkpoint) -> list[Any]:
+    contents = checkpoint.files.items()
+    files = [*checkpoint.source, *(content for _, content in contents if isinstance(content, Path))]
     return [
-        [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
-        for path in (*checkpoint.source, *checkpoint.files)
+        *([str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files),
+        *([name, hashlib.sha256(content).hexdigest()] for name, content in contents if isinstance(content, bytes)),
     ]
 
 

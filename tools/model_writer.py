@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -105,11 +105,14 @@ class ModelWriter:
         write(weights)
         self._files[name] = weights.close()
 
-    def copy(self, files: Iterable[Path]) -> None:
-        """Copy auxiliary files (tokenizer, configuration)."""
-        for path in files:
-            shutil.copyfile(path, self.folder / path.name)
-            self._files[path.name] = file_entry(self.folder / path.name)
+    def copy(self, files: Mapping[str, Path | bytes]) -> None:
+        """Copy auxiliary files (tokenizer, configuration), or write those that are given by their content."""
+        for name, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, self.folder / name)
+            else:
+                (self.folder / name).write_bytes(content)
+            self._files[name] = file_entry(self.folder / name)
 
     def tensors(self, shard: str) -> dict[str, onnx.TensorProto]:
         """Return the initializers of a shard that is written, by name."""
