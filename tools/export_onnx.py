@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from onnx import TensorProto
 
+from llama_onnx.added_tokens import adds_bos
 from llama_onnx.cli import guard
 from llama_onnx.errors import ModelDirectoryError
 from tools.architectures import DecoderSpec, read_spec
@@ -90,8 +91,9 @@ def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
 
 
 def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
-    generation, tokenizer = (
-        auxiliary_json(checkpoint, name) for name in ("generation_config.json", "tokenizer_config.json")
+    generation, tokenizer, fast = (
+        auxiliary_json(checkpoint, name)
+        for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json")
     )
     bos, eos = (
         generation.get(name, checkpoint.config.get(name, default))
@@ -107,7 +109,7 @@ def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]
         "head_dim": spec.cache_head_dim,
         "bos_token_id": bos,
         "eos_token_ids": eos,
-        "add_bos": bool(tokenizer.get("add_bos_token", bos is not None)),
+        "add_bos": adds_bos(tokenizer, fast, bos),
     }
 
 
