@@ -7,7 +7,8 @@ import argparse
 import sys
 
 import llama_onnx
-from llama_onnx.cli import DEFAULTS, POOLSIZE_HELP, guard, print_stats, print_stream
+from llama_onnx.cli import DEFAULTS, POOLSIZE_HELP, TEMPLATE_HELP, guard, print_stats, print_stream
+from llama_onnx.templates import CHOICES
 
 
 def main() -> int:
@@ -24,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     lm = llama_onnx.load(options.onnx_dir, poolsize=options.poolsize)
-    print_stream(lm.stream_generate(options.prompt, params))
+    print_stream(lm.stream_generate(lm.format(options.prompt, options.template), params))
     print_stats(lm)
 
 
@@ -33,7 +34,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog='example: python demo.py models/alpaca "Once upon a time" --poolsize 2'
     )
     parser.add_argument("onnx_dir", metavar="ONNX_DIR", help="model directory made by tools/export_onnx.py")
-    parser.add_argument("prompt", metavar="PROMPT", help="text to continue")
+    parser.add_argument("prompt", metavar="PROMPT", help="an instruction, or text to continue")
+    parser.add_argument("--template", choices=CHOICES, default="auto", help=TEMPLATE_HELP)
     parser.add_argument("--poolsize", metavar="SIZE", help=POOLSIZE_HELP)
     sampling = parser.add_argument_group("sampling")
     for name, kind, default, text in (

@@ -14,12 +14,17 @@ from .generate import Step
 from .memory import format_size
 from .model import LanguageModel, load
 from .sampling import SamplingParams
+from .templates import CHOICES
 
 DEFAULTS = SamplingParams()
 INTERRUPTED = 130
 POOLSIZE_HELP = (
     "memory for the whole process: GiB as a number, or with a unit ('512MB'); 'min' holds one shard at a time "
     "(default: 80%% of what is available)"
+)
+TEMPLATE_HELP = (
+    "what the prompt is put into: plain = nothing, the text is continued; alpaca = an instruction; chat = the model's "
+    "own chat template (needs jinja2); auto = what the model was trained on (default: %(default)s)"
 )
 
 
@@ -78,7 +83,7 @@ def _generate(options: argparse.Namespace) -> None:
     )
     prompt = _read_stdin() if options.prompt == "-" else options.prompt
     lm = load(options.model, options.poolsize, options.ctx_size, options.threads)
-    print_stream(lm.stream_generate(prompt, params))
+    print_stream(lm.stream_generate(lm.format(prompt, options.template), params))
     if options.verbose:
         print_stats(lm)
 
@@ -109,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(run=_generate)
     verb.add_argument("-m", "--model", required=True, metavar="DIR", help="model directory")
     verb.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="text to continue; '-' reads stdin")
+    verb.add_argument("--template", choices=CHOICES, default="plain", help=TEMPLATE_HELP)
     _add_sampling(verb)
     _add_runtime(verb)
     return parser

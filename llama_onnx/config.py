@@ -12,6 +12,7 @@ from .errors import ModelDirectoryError
 MANIFEST = "manifest.json"
 FORMAT = "llama_onnx"
 FORMAT_VERSION = 1
+TEMPLATES = ("plain", "alpaca", "chat")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class ModelConfig:
     embed: Shard
     layers: tuple[Shard, ...]
     head: Shard
+    template: str | None = None  # of prompts, where the model was trained on one that is built in
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -91,6 +93,9 @@ def read_config(directory: str | Path) -> ModelConfig:
     for token in [*eos, *([] if bos is None else [bos])]:
         if not isinstance(token, int) or not 0 <= token < number["vocab_size"]:
             raise ModelDirectoryError(f"{directory / MANIFEST}: special token id {token!r} is not in the vocabulary")
+    template = model.get("template")
+    if template not in (None, *TEMPLATES):
+        raise ModelDirectoryError(f"{directory / MANIFEST}: template {str(template)[:40]!r} is not one of {TEMPLATES}")
     return ModelConfig(
         directory=directory,
         architecture=_field(manifest, "architecture", str),
@@ -101,6 +106,7 @@ def read_config(directory: str | Path) -> ModelConfig:
         embed=shards["embed"],
         layers=tuple(shards[name] for name in wanted[1:-1]),
         head=shards["head"],
+        template=template,
         **number,
     )
 

@@ -17,6 +17,7 @@ from .memory import available_bytes, format_size, parse_size, peak_bytes, proces
 from .pool import MemoryPool, charge_of
 from .sampling import SamplingParams
 from .session import start_runtime
+from .templates import Message, choose_template, render
 from .tokenizer import Tokenizer, load_tokenizer
 
 SMALLEST_POOL = "min"
@@ -59,6 +60,27 @@ class LanguageModel:
         """Return the whole text that `stream_generate` yields."""
         return "".join(step.text for step in self.stream_generate(prompt, params))
 
+    def format(self, prompt: str | Sequence[Message], template: str = "auto") -> list[int]:
+        """Return the token ids of an instruction, or of a conversation, in the form the model was trained on.
+
+        Args:
+            prompt: what the user says, or [{"role": "user", "content": text}, …].
+            template: 'plain', 'alpaca', 'chat' (the model's own), or 'auto': see `templates.choose_template`.
+
+        Raises:
+            RequestError: an empty prompt, an unknown template, or messages the template refuses.
+            MissingDependencyError: the model's chat template is asked for and jinja2 is not installed.
+
+        Example:
+            >>> lm.generate(lm.format("Say hello in French"))
+        """
+        if isinstance(prompt, str):
+            _refuse_empty(prompt)
+            prompt = [{"role": "user", "content": prompt}]
+        chosen = choose_template(self.config, template)
+        special = chosen.writes_special_tokens
+        return self.tokenizer.encode(render(chosen, prompt), add_bos=not special, special=special)
+
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return float32 [S, vocab] for int64 [S]: the scores for the token after each position, in one pass.
 
@@ -78,8 +100,7 @@ class LanguageModel:
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
             return list(prompt)
-        if not prompt:
-            raise RequestError("the prompt is empty; give some text")
+        _refuse_empty(prompt)
         return self.tokenizer.encode(prompt)
 
 
@@ -128,6 +149,11 @@ def _pool_within(promise: int | None, config: ModelConfig) -> MemoryPool:
             f"{format_size(used)}, its working buffers {format_size(working)} and one shard {format_size(largest)}; "
             f"give at least {format_size(fixed + largest)}"
         ) from None
+
+
+def _refuse_empty(prompt: str) -> None:
+    if not prompt:
+        raise RequestError("the prompt is empty; give some text")
 
 
 def _closing_stream(

@@ -110,6 +110,7 @@ def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]
         "bos_token_id": bos,
         "eos_token_ids": eos,
         "add_bos": adds_bos(tokenizer, fast, bos),
+        **({"template": checkpoint.config["template"]} if "template" in checkpoint.config else {}),
     }
 
 
