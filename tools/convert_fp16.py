@@ -23,7 +23,7 @@ from tools.model_writer import ModelWriter
 from tools.progress import progress, report
 from tools.readers import read_json
 
-PRODUCTS = ("FusedMatMul", "MatMul")  # their second input is the matrix
+PRODUCTS = ("FusedMatMul", "MatMul", "Gemm")  # their second input is the matrix
 
 
 def convert(source: str | Path, out: str | Path) -> None:

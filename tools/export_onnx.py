@@ -29,6 +29,7 @@ from tools.architectures.blocks import (
     expected_names,
     write_rope,
 )
+from tools.architectures.ops import get_ops
 from tools.model_writer import ModelWriter
 from tools.nbits import check_format
 from tools.progress import progress, report
@@ -37,7 +38,7 @@ from tools.readers import Checkpoint, auxiliary_json, open_checkpoint
 IGNORED = (".rotary_emb.inv_freq",)  # a buffer that old checkpoints hold; the tables are computed anew
 
 
-def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size: int = 128) -> None:
+def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size: int = 128, ops: str = "ort") -> None:
     """Write the model directory `out` from the checkpoint `source`.
 
     Args:
@@ -46,11 +47,12 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
         dtype: of the matrices: 'fp32', 'fp16', 'int8' or 'int4' (rounded to nearest, with the embedding in fp16). Norm
             weights and biases are float32 always.
         block_size: how many weights share a scale in int8 and int4.
+        ops: 'ort' for ONNX Runtime's fused operators, 'onnx' for standard operators only.
 
     Raises:
         ModelDirectoryError: the checkpoint is damaged, of an unknown kind, or not what its configuration says.
     """
-    out, precision = Path(out), Precision(dtype, block_size)
+    out, precision, style = Path(out), Precision(dtype, block_size), get_ops(ops)
     if precision.bits:
         check_format(precision.bits, block_size)
     checkpoint = open_checkpoint(source)
@@ -59,21 +61,21 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
     share = spec.tied_embeddings and not precision.bits  # a quantised head has values of its own
     model = _manifest_model(checkpoint, spec)
     weights = Weights(checkpoint, precision, report)
-    with ModelWriter(out, {"source": _fingerprint(checkpoint), "precision": vars(precision)}) as writer:
-        rope: list[TensorProto] = []
-        writer.data_file(ROPE_FILE, lambda file: rope.extend(write_rope(file, spec)))
+    with ModelWriter(out, {"source": _fingerprint(checkpoint), "precision": vars(precision), "ops": ops}) as writer:
+        rope: dict[str, list[TensorProto]] = {}
+        writer.data_file(ROPE_FILE, lambda file: rope.update(write_rope(file, spec)))
         for step in progress(["embed", *range(spec.num_layers), "head"], f"exporting {out.name}"):
             if step == "embed":
                 writer.shard("embed", partial(build_embed, spec=spec, weights=weights))
             elif step == "head":
                 embedding = writer.tensors("embed")[EMBEDDING] if share else None
-                build = partial(build_head, spec=spec, weights=weights, tied=embedding)
+                build = partial(build_head, spec=spec, weights=weights, tied=embedding, ops=style)
                 writer.shard("head", build, ["embed.bin"] if share else [])
             else:
-                build = partial(build_layer, spec=spec, weights=weights, i=step, rope=rope)
+                build = partial(build_layer, spec=spec, weights=weights, i=step, rope=rope, ops=style)
                 writer.shard(f"decoder-{step:02d}", build, [ROPE_FILE])
         writer.copy(checkpoint.files)
-        writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32"})
+        writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})
 
 
 def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
@@ -107,6 +109,7 @@ def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]
     return {
         **{name: getattr(spec, name) for name in sizes},
         "head_dim": spec.cache_head_dim,
+        **({"rope_switch_length": spec.rope_switch_length} if spec.rope_switch_length else {}),
         "bos_token_id": bos,
         "eos_token_ids": eos,
         "add_bos": adds_bos(tokenizer, fast, bos),
@@ -142,8 +145,14 @@ def main() -> int:
         metavar="N",
         help="weights that share a scale in int8 and int4 (default: 128)",
     )
+    parser.add_argument(
+        "--ops",
+        choices=("ort", "onnx"),
+        default="ort",
+        help="ONNX Runtime's fused operators, or standard ONNX operators only, for other runtimes (default: ort)",
+    )
     options = parser.parse_args()
-    return guard(lambda: export(options.source, options.out, options.dtype, options.block_size))
+    return guard(lambda: export(options.source, options.out, options.dtype, options.block_size, options.ops))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from llama_onnx import __version__
 
@@ -28,13 +28,20 @@ class WeightFile:
         self._file = path.open("wb")
         self._hash = hashlib.sha256()
 
-    def add(self, name: str, array: np.ndarray) -> TensorProto:
-        """Append a tensor and return the initializer that refers to it."""
+    def add(self, name: str, array: np.ndarray, kind: int | None = None, shape: Sequence[int] = ()) -> TensorProto:
+        """Append a tensor and return the initializer that refers to it.
+
+        Args:
+            name: of the tensor.
+            array: its values.
+            kind: the ONNX type and `shape` of a tensor that the array holds the bytes of (4-bit values); None means
+                those of the array.
+        """
         self._write(bytes(-self.bytes % ALIGNMENT))
         array = np.ascontiguousarray(array)
-        tensor = external_tensor(
-            name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, self.path.name, self.bytes, array.nbytes
-        )
+        if kind is None:
+            kind, shape = helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        tensor = external_tensor(name, kind, shape, self.path.name, self.bytes, array.nbytes)
         self._write(array.reshape(-1).view(np.uint8).data)
         return tensor
 
@@ -85,6 +92,22 @@ class Graph:
         """
         return self.shared(self.weights.add(name, array), array.nbytes if loaded_bytes is None else loaded_bytes)
 
+    def packed_weight(self, name: str, kind: int, shape: Sequence[int], data: np.ndarray, loaded_bytes: int) -> str:
+        """Write a tensor of an ONNX type that numpy lacks, such as INT4, from its bytes uint8; see `weight`."""
+        return self.shared(self.weights.add(name, data, kind, shape), loaded_bytes)
+
+    def ints(self, name: str, values: int | Sequence[int]) -> str:
+        """Add a constant int64 [n], or a scalar, to the graph itself, and return its name."""
+        return self._constant(name, np.array(values, np.int64))
+
+    def floats(self, name: str, values: float | Sequence[float]) -> str:
+        """Add a constant float32 [n], or a scalar, to the graph itself, and return its name."""
+        return self._constant(name, np.array(values, np.float32))
+
+    def _constant(self, name: str, array: np.ndarray) -> str:
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
     def shared(self, tensor: TensorProto, loaded_bytes: int = 0) -> str:
         """Refer to a tensor that is in a weight file already, and return its name."""
         self.initializers.append(tensor)
@@ -115,7 +138,9 @@ class Graph:
 
 def save_model(graph: onnx.GraphProto, path: Path) -> None:
     """Write a model file of a graph with the opsets and producer of this project."""
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    opsets = [helper.make_opsetid("", OPSET)]
+    if any(node.domain == MICROSOFT for node in graph.node):
+        opsets.append(helper.make_opsetid(MICROSOFT, 1))
     model = helper.make_model(
         graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="llama_onnx", producer_version=__version__
     )

@@ -94,7 +94,7 @@ class ModelWriter:
             "file": files[0],
             "data_files": [files[1], *shared],
             "loaded_bytes": graph.loaded_bytes,
-            "quantized": any(node.op_type == "MatMulNBits" for node in graph.nodes),
+            "quantized": any(node.op_type in ("MatMulNBits", "DequantizeLinear") for node in graph.nodes),
         }
         self._add({"shard": entry, "files": {files[0]: file_entry(self.folder / files[0]), files[1]: data}})
         self._write_journal()

@@ -6,10 +6,20 @@ from typing import Any
 
 from llama_onnx.errors import ModelDirectoryError
 
-from . import llama
+from . import gemma, gemma2, gemma3, llama, mistral, nemotron, phi3, qwen2, qwen3
 from .spec import DecoderSpec
 
-FAMILIES = {"llama": llama.read_spec}
+FAMILIES = {
+    "gemma": gemma.read_spec,
+    "gemma2": gemma2.read_spec,
+    "gemma3_text": gemma3.read_spec,
+    "llama": llama.read_spec,
+    "mistral": mistral.read_spec,
+    "nemotron": nemotron.read_spec,
+    "phi3": phi3.read_spec,
+    "qwen2": qwen2.read_spec,
+    "qwen3": qwen3.read_spec,
+}
 
 
 def read_spec(config: dict[str, Any]) -> DecoderSpec:

@@ -2,102 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 
-from llama_onnx.errors import ModelDirectoryError
+from ..graph import Graph, WeightFile
+from ..half import embedding_bytes
+from .activations import activate
+from .ops import Heads, Matrix, Ops, norm_heads
+from .ops_onnx import softcap
+from .spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec, expected_names
+from .weights import Arrange, Precision, Weights, pad_heads
 
-from ..graph import MICROSOFT, Graph, WeightFile
-from ..half import embedding_bytes, to_half
-from ..nbits import ACCURACY_LEVEL, NBits, quantize_rtn
-from ..readers import Checkpoint
-from .spec import DecoderSpec
+__all__ = [
+    "EMBEDDING", "HEAD", "ROPE_FILE", "Precision", "Weights", "build_embed", "build_head", "build_layer",
+    "expected_names", "pad_heads", "write_rope",
+]  # fmt: skip
 
 ROPE_FILE = "rope.bin"
-EMBEDDING = "model.embed_tokens.weight"
 FLOAT = np.float32
+RopeTensors = Mapping[str, Sequence[onnx.TensorProto]]  # cosines and sines by the name of the rope
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How matrices are stored: 'fp32', 'fp16', or 'int8' and 'int4' rounded to nearest in blocks of `block_size`."""
-
-    dtype: str = "fp32"
-    block_size: int = 128
-
-    @property
-    def bits(self) -> int:
-        """Bits of a quantised weight, 0 for the float types."""
-        return {"int4": 4, "int8": 8}.get(self.dtype, 0)
-
-
-class Weights:
-    """Tensors of a checkpoint, checked against the shape the spec wants, in the precision of the export."""
-
-    def __init__(self, checkpoint: Checkpoint, precision: Precision, report: Callable[[str], None]) -> None:
-        """Args: checkpoint; precision of the matrices; report is told of tensors that float16 cannot hold."""
-        self._checkpoint = checkpoint
-        self._precision = precision
-        self._report = report
-
-    def vector(self, name: str, size: int) -> np.ndarray:
-        """Return a float32 [size]: norm weights and biases stay exact."""
-        return self._read(name, (size,)).astype(FLOAT, copy=False)
-
-    def table(self, name: str, shape: tuple[int, int]) -> np.ndarray:
-        """Return float32 or float16 [rows, size] to look rows up in. Where matrices are quantised, float16."""
-        array = self._read(name, shape)
-        return (
-            array.astype(FLOAT, copy=False) if self._precision.dtype == "fp32" else to_half(name, array, self._report)
-        )
-
-    def matrix(
-        self, name: str, shape: tuple[int, int], arrange: Callable[[np.ndarray], np.ndarray] = lambda array: array
-    ) -> np.ndarray | NBits:
-        """Return [out, in] for a product, its rows or columns rearranged first."""
-        if not self._precision.bits:
-            return np.ascontiguousarray(arrange(self.table(name, shape)))
-        matrix = arrange(self._read(name, shape).astype(FLOAT, copy=False))
-        return quantize_rtn(matrix, self._precision.bits, self._precision.block_size)
-
-    def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        array = self._checkpoint.tensor(name)
-        if array.shape != shape:
-            raise ModelDirectoryError(
-                f"checkpoint tensor {name} has shape {list(array.shape)}, config.json makes it {list(shape)}"
-            )
-        return array
-
-
-def expected_names(spec: DecoderSpec) -> frozenset[str]:
-    """Return the names of all tensors that the graphs read."""
-    names = {EMBEDDING, "model.norm.weight"} | (set() if spec.tied_embeddings else {"lm_head.weight"})
-    for i in range(spec.num_layers):
-        layer = f"model.layers.{i}."
-        names |= {layer + "input_layernorm.weight", layer + "post_attention_layernorm.weight"}
-        for block, projections, bias in (
-            ("self_attn.", ("q_proj", "k_proj", "v_proj", "o_proj"), spec.attention_bias),
-            ("mlp.", ("gate_proj", "up_proj", "down_proj"), spec.mlp_bias),
-        ):
-            names |= {f"{layer}{block}{projection}.weight" for projection in projections}
-            names |= {f"{layer}{block}{projection}.bias" for projection in projections if bias}
-    return frozenset(names)
-
-
-def write_rope(weights: WeightFile, spec: DecoderSpec) -> list[onnx.TensorProto]:
-    """Write the tables of rotary embedding, float32 [context, head_dim / 2] each (Su et al. 2021, RoFormer).
-
-    Computed in float32 throughout, as the reference implementations do: at long positions the rounding shows.
-    """
-    exponents = np.arange(0, spec.head_dim, 2, dtype=FLOAT) / FLOAT(spec.head_dim)
-    frequencies = FLOAT(1) / np.power(FLOAT(spec.rope_theta), exponents)
-    angles = np.outer(np.arange(spec.context_length, dtype=FLOAT), frequencies)
-    angles = np.pad(angles, ((0, 0), (0, spec.cache_head_dim // 2 - angles.shape[1])))  # heads are padded, see `heads`
-    return [weights.add("cos_cache", np.cos(angles)), weights.add("sin_cache", np.sin(angles))]
+def write_rope(weights: WeightFile, spec: DecoderSpec) -> dict[str, list[onnx.TensorProto]]:
+    """Write the tables of rotary embedding, float32 [rows, columns] each; see `Rope.tables`."""
+    tensors = {}
+    for name, rope in spec.ropes.items():
+        cos, sin = rope.tables(spec.context_length)
+        suffix = f"_{name}" if name else ""
+        tensors[name] = [weights.add(f"cos_cache{suffix}", cos), weights.add(f"sin_cache{suffix}", sin)]
+    return tensors
 
 
 def build_embed(g: Graph, spec: DecoderSpec, weights: Weights) -> None:
@@ -105,178 +40,176 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights) -> None:
     g.input("input_ids", np.int64, ["batch", "sequence"])
     table = weights.table(EMBEDDING, (spec.vocab_size, spec.hidden_size))
     name = g.weight(EMBEDDING, table, loaded_bytes=embedding_bytes(table, spec.context_length))
+    scaled = spec.embedding_scale != 1
+    found = ["hidden"] if not scaled else []
     if table.dtype == FLOAT:
-        g.node("Gather", "/embed_tokens", [name, "input_ids"], ["hidden"])
+        rows = g.node("Gather", "/embed_tokens", [name, "input_ids"], found)
     else:
         rows = g.node("Gather", "/embed_tokens", [name, "input_ids"])
-        g.node("Cast", "/embed_tokens", [rows], ["hidden"], to=onnx.TensorProto.FLOAT)
+        rows = g.node("Cast", "/embed_tokens", [rows], found, to=onnx.TensorProto.FLOAT)
+    if scaled:
+        g.node("Mul", "/embed_tokens", [rows, g.floats("/embed_tokens/scale", spec.embedding_scale)], ["hidden"])
     g.output("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
 
 
-def build_layer(g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: list[onnx.TensorProto]) -> None:
-    """One decoder layer: hidden, past keys and values -> hidden_out, present keys and values (bound onto the past)."""
+def build_layer(g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: RopeTensors, ops: Ops) -> None:
+    """One decoder layer: hidden, past keys and values -> hidden_out, present keys and values (bound onto the past).
+
+    A model that changes its rope with the length of the sequence (LongRoPE) has the input `rope_rows` as well, int64
+    [batch, sequence]: the rows of the tables for these tokens. Only who runs all chunks of a sequence knows how long
+    it will be.
+    """
     cache: list[int | str] = ["batch", spec.num_kv_heads, "capacity", spec.cache_head_dim]
-    hidden = g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
+    g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
     for name in ("past_key", "past_value"):
         g.input(name, FLOAT, cache)
     g.input("seqlens_k", np.int32, ["batch"])
     g.input("total_sequence_length", np.int32, [1])
+    if spec.rope_switch_length is not None:
+        g.input("rope_rows", np.int64, ["batch", "sequence"])
 
-    normed = _norm(g, spec, weights, i, "input_layernorm", [hidden])
-    attended = _attention(g, spec, weights, i, normed, rope)
-    residual = f"/layers.{i}/residual"
-    normed = _norm(g, spec, weights, i, "post_attention_layernorm", [attended, hidden], residual)
-    mlp = _mlp(g, spec, weights, i, normed)
-    g.node("Add", f"/layers.{i}/mlp/residual", [residual, mlp], ["hidden_out"])
+    _Layer(g, spec, weights, i, rope, ops).build()
 
     g.output("hidden_out", FLOAT, ["batch", "sequence", spec.hidden_size])
     g.output("present_key", FLOAT, cache)
     g.output("present_value", FLOAT, cache)
 
 
-def build_head(g: Graph, spec: DecoderSpec, weights: Weights, tied: onnx.TensorProto | None) -> None:
+def build_head(g: Graph, spec: DecoderSpec, weights: Weights, tied: onnx.TensorProto | None, ops: Ops) -> None:
     """hidden float32 [batch, sequence, hidden_size] -> logits float32 [batch, sequence, vocab].
 
     Args:
+        g: the graph to build.
+        spec: of the model.
+        weights: its tensors.
         tied: the embedding's initializer, where the head shares it.
+        ops: the style of graph.
     """
     g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
-    gamma = g.weight("model.norm.weight", weights.vector("model.norm.weight", spec.hidden_size))
-    normed = _rms_norm(g, "/norm", ["hidden", gamma], spec.norm_epsilon)
-    source = EMBEDDING if spec.tied_embeddings else "lm_head.weight"
-    matrix = weights.matrix(source, (spec.vocab_size, spec.hidden_size)) if tied is None else tied
-    _product(g, "/lm_head", normed, "lm_head.weight", matrix, ["logits"])
+    value = ops.flatten(g, "/head", "hidden", spec.hidden_size)
+    value = norm(g, spec, weights, ops, "/norm", FINAL_NORM, value)
+    last = [] if ops.flat else ["logits"]
+    source = EMBEDDING if spec.tied_embeddings else HEAD
+    shape = (spec.vocab_size, spec.hidden_size)
+    matrix: Matrix | np.ndarray = tied if tied is not None else weights.matrix(source, shape)
+    value = product(g, ops, "/lm_head", value, HEAD, matrix, "", [] if spec.logit_softcap else last)
+    if spec.logit_softcap:
+        value = softcap(g, "/softcap", value, spec.logit_softcap, last)
+    if ops.flat:
+        ops.unflatten(g, "/head", value, "hidden", spec.vocab_size, ["logits"])
     g.output("logits", FLOAT, ["batch", "sequence", spec.vocab_size])
 
 
-def _attention(g: Graph, spec: DecoderSpec, weights: Weights, i: int, normed: str, rope: list[onnx.TensorProto]) -> str:
-    width, bias = spec.hidden_size, spec.attention_bias
-
-    def heads(short: str, count: int, rotary: bool) -> str:
-        return _linear(
-            g, weights, i, f"self_attn.{short}_proj", normed, (count * spec.head_dim, width), bias,
-            lambda array: pad_heads(array, count, spec, rotary),
-        )  # fmt: skip
-
-    inputs = [
-        heads("q", spec.num_heads, True),
-        heads("k", spec.num_kv_heads, True),
-        heads("v", spec.num_kv_heads, False),
-    ]
-    name = f"/layers.{i}/attn"
-    attended = g.node(
-        "GroupQueryAttention",
-        name,
-        [*inputs, "past_key", "past_value", "seqlens_k", "total_sequence_length", *map(g.shared, rope)],
-        [f"{name}/output", "present_key", "present_value"],
-        domain=MICROSOFT,
-        num_heads=spec.num_heads,
-        kv_num_heads=spec.num_kv_heads,
-        scale=spec.head_dim**-0.5,
-        do_rotary=1,
-    )
-    return _linear(
-        g, weights, i, "self_attn.o_proj", attended, (width, spec.num_heads * spec.head_dim), bias,
-        lambda array: pad_heads(array.T, spec.num_heads, spec, False).T if array.ndim == 2 else array,
-    )  # fmt: skip
-
-
-def pad_heads(array: np.ndarray, heads: int, spec: DecoderSpec, rotary: bool) -> np.ndarray:
-    """Widen the heads of [heads · head_dim, …] with zeros to the size the attention kernel takes.
-
-    The halves that rotary embedding turns against each other stay half a head apart.
-    """
-    if spec.cache_head_dim == spec.head_dim:
-        return array
-    parts = 2 if rotary else 1
-    rest = array.shape[1:]
-    split = array.reshape(heads * parts, spec.head_dim // parts, *rest)
-    wide = np.zeros((heads * parts, spec.cache_head_dim // parts, *rest), array.dtype)
-    wide[:, : split.shape[1]] = split
-    return wide.reshape(-1, *rest)
-
-
-def _mlp(g: Graph, spec: DecoderSpec, weights: Weights, i: int, normed: str) -> str:
-    wide, name = (spec.intermediate_size, spec.hidden_size), f"/layers.{i}/mlp/act"
-    gate = _linear(g, weights, i, "mlp.gate_proj", normed, wide, spec.mlp_bias)
-    up = _linear(g, weights, i, "mlp.up_proj", normed, wide, spec.mlp_bias)
-    silu = g.node("Mul", name, [gate, g.node("Sigmoid", name, [gate])])
-    gated = g.node("Mul", f"/layers.{i}/mlp", [silu, up])
-    return _linear(g, weights, i, "mlp.down_proj", gated, wide[::-1], spec.mlp_bias)
-
-
-def _norm(
-    g: Graph, spec: DecoderSpec, weights: Weights, i: int, which: str, inputs: list[str], residual: str = ""
+def norm(
+    g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops, name: str, tensor: str, value: str, residual: str = ""
 ) -> str:
-    """RMS norm of one input, or of the sum of two; the sum is then available as `residual`."""
-    tensor = f"model.layers.{i}.{which}.weight"
-    gamma = g.weight(tensor, weights.vector(tensor, spec.hidden_size))
-    return _rms_norm(g, f"/layers.{i}/{which}", [*inputs, gamma], spec.norm_epsilon, residual)
+    """Norm a value, or the sum of it and a residual, which is then available as `name/sum`."""
+    gamma = g.weight(f"{tensor}.weight", weights.vector(f"{tensor}.weight", spec.hidden_size) + FLOAT(spec.norm_offset))
+    if not spec.layer_norm and residual:
+        return ops.add_rms_norm(g, name, value, residual, gamma, spec.norm_epsilon, f"{name}/sum")
+    if residual:
+        value = g.node("Add", f"{name}/residual", [residual, value], [f"{name}/sum"])
+    if not spec.layer_norm:
+        return ops.rms_norm(g, name, value, gamma, spec.norm_epsilon)
+    beta = g.weight(f"{tensor}.bias", weights.vector(f"{tensor}.bias", spec.hidden_size))
+    return g.node("LayerNormalization", name, [value, gamma, beta], axis=-1, epsilon=spec.norm_epsilon)
 
 
-def _rms_norm(g: Graph, name: str, inputs: list[str], epsilon: float, residual: str = "") -> str:
-    """Zhang and Sennrich 2019: x / sqrt(mean(x²) + epsilon) · gamma."""
-    if not residual:
-        return g.node("SimplifiedLayerNormalization", name, inputs, axis=-1, epsilon=epsilon, stash_type=1)
-    outputs = [f"{name}/output", "", "", residual]
-    return g.node("SkipSimplifiedLayerNormalization", name, inputs, outputs, domain=MICROSOFT, epsilon=epsilon)
-
-
-def _linear(
+def product(
     g: Graph,
-    weights: Weights,
-    i: int,
-    projection: str,
-    value: str,
-    shape: tuple[int, int],
-    bias: bool,
-    arrange: Callable[[np.ndarray], np.ndarray] = lambda array: array,
-) -> str:
-    """value · Wᵀ (+ bias): `model.layers.i.projection.weight` [out, in] and `.bias` [out], each rearranged first."""
-    tensor = f"model.layers.{i}.{projection}"
-    name = f"/layers.{i}/{projection.replace('self_attn', 'attn').replace('.', '/')}"
-    product = _product(g, name, value, f"{tensor}.weight", weights.matrix(f"{tensor}.weight", shape, arrange))
-    if not bias:
-        return product
-    vector = arrange(weights.vector(f"{tensor}.bias", shape[0]))
-    return g.node("Add", name, [product, g.weight(f"{tensor}.bias", vector)])
-
-
-def _product(
-    g: Graph,
+    ops: Ops,
     name: str,
     value: str,
     tensor: str,
-    matrix: np.ndarray | NBits | onnx.TensorProto,
+    matrix: Matrix | np.ndarray,
+    bias: str = "",
     outputs: Sequence[str] = (),
 ) -> str:
-    """value · matrixᵀ, float32 whatever the matrix [out, in] is stored in; a TensorProto is in a file already."""
-    if isinstance(matrix, NBits):
-        return _nbits_product(g, name, value, tensor, matrix, outputs)
-    if isinstance(matrix, onnx.TensorProto):
-        operand, half = g.shared(matrix, 4 * math.prod(matrix.dims)), matrix.data_type == onnx.TensorProto.FLOAT16
-    else:
-        operand, half = g.weight(tensor, matrix, 4 * matrix.size), matrix.dtype == np.float16
-    if half:
-        operand = g.node("Cast", name, [operand], to=onnx.TensorProto.FLOAT)
-    return g.node("FusedMatMul", name, [value, operand], outputs, domain=MICROSOFT, transB=1)
+    """value · matrixᵀ (+ bias); a matrix of floats goes to the weight file as `tensor` first."""
+    if isinstance(matrix, np.ndarray):
+        matrix = g.weight(tensor, matrix, 4 * matrix.size)
+    return ops.product(g, name, value, tensor, matrix, bias, outputs)
 
 
-def _nbits_product(g: Graph, name: str, value: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
-    stem = tensor.removesuffix("weight")
-    inputs = [value, g.weight(stem + "qweight", matrix.packed, matrix.loaded_bytes)]
-    inputs.append(g.weight(stem + "scales", matrix.scales, 0))
-    if matrix.zero_points is not None:
-        inputs.append(g.weight(stem + "qzeros", matrix.zero_points))
-    return g.node(
-        "MatMulNBits",
-        name,
-        inputs,
-        outputs,
-        domain=MICROSOFT,
-        K=matrix.columns,
-        N=len(matrix.packed),
-        bits=matrix.bits,
-        block_size=matrix.block_size,
-        accuracy_level=ACCURACY_LEVEL,
-    )
+class _Layer:
+    """One decoder layer while its graph is built."""
+
+    def __init__(self, g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: RopeTensors, ops: Ops) -> None:
+        self.g, self.spec, self.weights, self.ops = g, spec, weights, ops
+        self.layer, self.rope = spec.layers[i], rope[spec.layers[i].rope]
+        self.name, self.tensor = f"/layers.{i}", f"model.layers.{i}"
+
+    def build(self) -> None:
+        """Add all nodes, from `hidden` to `hidden_out`."""
+        g, ops, width = self.g, self.ops, self.spec.hidden_size
+        hidden = ops.flatten(g, self.name, "hidden", width)
+        attended = self.attention(self.norm("input_layernorm", hidden))
+        if self.spec.sandwich_norms:
+            attended = self.norm("post_attention_layernorm", attended)
+            before, after = "pre_feedforward_layernorm", "post_feedforward_layernorm"
+        else:
+            before, after = "post_attention_layernorm", ""
+        value = self.mlp(self.norm(before, attended, hidden))
+        if after:
+            value = self.norm(after, value)
+        last = [] if ops.flat else ["hidden_out"]
+        value = g.node("Add", f"{self.name}/mlp/residual", [f"{self.name}/{before}/sum", value], last)
+        if ops.flat:
+            ops.unflatten(g, self.name, value, "hidden", width, ["hidden_out"])
+
+    def norm(self, which: str, value: str, residual: str = "") -> str:
+        """The norm `which` of a value, or of the sum of it and a residual."""
+        name, tensor = f"{self.name}/{which}", f"{self.tensor}.{which}"
+        return norm(self.g, self.spec, self.weights, self.ops, name, tensor, value, residual)
+
+    def attention(self, normed: str) -> str:
+        """Projections, rotary attention with the cache, output projection."""
+        spec, heads, keys = self.spec, self.spec.num_heads, self.spec.num_kv_heads
+        inputs = Heads(
+            self.linear("self_attn.q_proj", normed, lambda array: pad_heads(array, heads, spec, True)),
+            self.linear("self_attn.k_proj", normed, lambda array: pad_heads(array, keys, spec, True)),
+            self.linear("self_attn.v_proj", normed, lambda array: pad_heads(array, keys, spec, False)),
+            (self.head_norm("q_norm"), self.head_norm("k_norm")) if spec.qk_norm else None,
+        )
+        attended = self.ops.attention(self.g, f"{self.name}/attn", inputs, spec, self.layer, self.rope)
+
+        # Its columns meet the padded heads.
+        padded = spec.cache_head_dim != spec.head_dim
+        widen = (lambda array: pad_heads(array, heads, spec, False)) if padded else None
+        return self.linear("self_attn.o_proj", attended, arrange_columns=widen)
+
+    def head_norm(self, which: str) -> str:
+        """Write the weight of a head norm, made for padded heads; see `norm_heads`."""
+        spec, tensor = self.spec, f"{self.tensor}.self_attn.{which}.weight"
+        gamma = self.weights.vector(tensor, spec.head_dim) + FLOAT(spec.norm_offset)
+        return self.g.weight(tensor, pad_heads(gamma, 1, spec, True) * FLOAT(norm_heads(spec)[0]))
+
+    def mlp(self, normed: str) -> str:
+        """down(act(gate) · up), or down(act(up)) without a gate."""
+        g, name, spec = self.g, f"{self.name}/mlp", self.spec
+        up = self.linear("mlp.up_proj", normed)
+        if not spec.gated_mlp:
+            return self.linear("mlp.down_proj", activate(g, f"{name}/act", spec.activation, up))
+        gate = activate(g, f"{name}/act", spec.activation, self.linear("mlp.gate_proj", normed))
+        return self.linear("mlp.down_proj", g.node("Mul", name, [gate, up]))
+
+    def linear(
+        self,
+        projection: str,
+        value: str,
+        arrange_rows: Arrange | None = None,
+        arrange_columns: Arrange | None = None,
+    ) -> str:
+        """value · Wᵀ (+ bias), the rows of both or the columns of W rearranged first."""
+        p = self.spec.projections[projection]
+        tensor, source = f"{self.tensor}.{projection}", f"{self.tensor}.{p.tensor}"
+        name = f"{self.name}/{projection.replace('self_attn', 'attn').replace('.', '/')}"
+        rows = slice(p.first, p.first + p.rows)
+        matrix = self.weights.matrix(
+            f"{source}.weight", (p.tensor_rows, p.columns), rows, arrange_rows, arrange_columns
+        )
+        bias = ""
+        if p.bias:
+            vector = self.weights.vector(f"{source}.bias", p.tensor_rows, rows)
+            bias = self.g.weight(f"{tensor}.bias", arrange_rows(vector) if arrange_rows else vector)
+        return product(self.g, self.ops, name, value, f"{tensor}.weight", matrix, bias)

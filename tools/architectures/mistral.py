@@ -1,0 +1,24 @@
+"""Mistral: Llama with a sliding window in every layer, unless the configuration says null."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .common import read_decoder, uniform_layers
+from .fields import number, optional
+from .spec import DecoderSpec
+
+CONTEXT, WINDOW = 4096 * 32, 4096
+
+
+def read_spec(config: dict[str, Any]) -> DecoderSpec:
+    """Return the spec of a Mistral checkpoint."""
+    context = number(config, "max_position_embeddings", CONTEXT)
+    return read_decoder(
+        config,
+        "mistral",
+        read="sliding_window layer_types",
+        context_length=CONTEXT,
+        kv_heads=8,
+        layers=uniform_layers(config, optional(config, "sliding_window", WINDOW), context),
+    )
