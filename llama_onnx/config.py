@@ -51,6 +51,7 @@ class ModelConfig:
     embed: Shard
     layers: tuple[Shard, ...]
     head: Shard
+    rope_switch_length: int | None = None  # longer sequences turn by other rope factors, from the start (LongRoPE)
     template: str | None = None  # of prompts, where the model was trained on one that is built in
 
     @property
@@ -106,6 +107,7 @@ def read_config(directory: str | Path) -> ModelConfig:
         embed=shards["embed"],
         layers=tuple(shards[name] for name in wanted[1:-1]),
         head=shards["head"],
+        rope_switch_length=_count(model, "rope_switch_length") if "rope_switch_length" in model else None,
         template=template,
         **number,
     )

@@ -39,11 +39,19 @@ class Decoder:
             RequestError: the tokens do not fit the cache.
             PoolTooSmallError: the grown cache leaves no room for a shard.
         """
+        positions = ids.shape[1] if every_position else 1
+        cache.check_room(ids.shape[1])
+        rope_offset = self._rope_offset(cache.length + ids.shape[1])
+        if cache.length and rope_offset != cache.rope_offset:
+            # Every key in the cache was turned by the other factors: compute them all anew.
+            ids = np.concatenate([cache.ids[:, : cache.length], ids], axis=1)
+            cache.truncate(0)
         batch, count = ids.shape
-        cache.check_room(count)
+        cache.ids[:, cache.length : cache.length + count] = ids
+        cache.rope_offset = rope_offset
         self.pool.reserve(cache.used_bytes_after(count))
         step = self._decode_pass if ids.shape == (1, 1) else _Pass(self.config, batch, count, self.chunk)
-        step.start(ids, cache.length)
+        step.start(ids, cache.length, rope_offset)
 
         # 1. Tokens become vectors.
         with self.pool.use(self.config.embed) as shard:
@@ -61,6 +69,7 @@ class Decoder:
                             "past_value": value,
                             "seqlens_k": chunk.seqlens_k,
                             "total_sequence_length": chunk.total_sequence_length,
+                            **chunk.rope_rows,
                         },
                         {"hidden_out": chunk.hidden[(i + 1) % 2], "present_key": key, "present_value": value},
                     )
@@ -68,13 +77,20 @@ class Decoder:
 
         # 3. The last vectors become scores for the next token.
         hidden = step.hidden[self.config.num_layers % 2]
-        if not every_position:
+        if positions == 1:
             step.last[:] = hidden[:, -1:]
             hidden = step.last
+        elif positions < count:
+            hidden = hidden[:, -positions:].copy()
         logits = step.logits(hidden.shape[1])
         with self.pool.use(self.config.head) as shard:
             shard.run({"hidden": hidden}, {"logits": logits})
         return logits.copy() if step is self._decode_pass else logits
+
+    def _rope_offset(self, total: int) -> int:
+        """Return the row of the rope tables that position 0 of a sequence of `total` tokens takes."""
+        switch = self.config.rope_switch_length
+        return switch if switch is not None and total > switch else 0
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Return float32 [sequence, vocab] for int64 [sequence] in one pass, with a cache of their own."""
@@ -96,11 +112,15 @@ def working_bytes(config: ModelConfig, chunk: int = CHUNK) -> int:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A stretch of the sequence on its way through a layer: hidden [B, s, H] twice, seqlens_k [B], total [1]."""
+    """A stretch of the sequence on its way through a layer: hidden [B, s, H] twice, seqlens_k [B], total [1].
+
+    `rope_rows` [B, s] is an input of models alone whose rope depends on the length of the sequence, else it is empty.
+    """
 
     hidden: tuple[np.ndarray, np.ndarray]
     seqlens_k: np.ndarray
     total_sequence_length: np.ndarray
+    rope_rows: dict[str, np.ndarray]
     end: int
 
 
@@ -118,18 +138,23 @@ class _Pass:
                 hidden=(self.hidden[0][:, start:end], self.hidden[1][:, start:end]),
                 seqlens_k=np.empty(batch, np.int32),
                 total_sequence_length=np.empty(1, np.int32),
+                rope_rows=(
+                    {} if config.rope_switch_length is None else {"rope_rows": np.empty((batch, end - start), np.int64)}
+                ),
                 end=end,
             )
             for start in range(0, count, chunk)
             for end in [min(start + chunk, count)]
         ]
 
-    def start(self, ids: np.ndarray, past: int) -> None:
+    def start(self, ids: np.ndarray, past: int, rope_offset: int) -> None:
         """Take the ids and set the lengths the attention of each chunk sees, `past` tokens being in the cache."""
         self.ids[:] = ids
         for chunk in self.chunks:
             chunk.seqlens_k[:] = past + chunk.end - 1  # ONNX Runtime counts the valid tokens less one
             chunk.total_sequence_length[:] = past + chunk.end
+            for rows in chunk.rope_rows.values():
+                rows[:] = rope_offset + np.arange(past + chunk.end - rows.shape[1], past + chunk.end)
 
     def logits(self, positions: int) -> np.ndarray:
         """Return the output buffer float32 [batch, positions, vocab]."""

@@ -25,6 +25,8 @@ class KVCache:
         shape = (batch, config.num_kv_heads, capacity, config.head_dim)
         self.capacity = capacity
         self.length = 0
+        self.ids = np.zeros((batch, capacity), np.int64)  # the tokens that are in
+        self.rope_offset = 0  # the row of the rope tables by which the key at position 0 was turned
         self.keys = [np.zeros(shape, np.float32) for _ in config.layers]
         self.values = [np.zeros(shape, np.float32) for _ in config.layers]
         self._bytes_per_token = batch * config.cache_bytes_per_token
