@@ -77,7 +77,7 @@ class TorchFile:
             raise ModelDirectoryError(f"{path}: missing; download it, or the whole checkpoint again") from None
         except ModelDirectoryError:
             raise
-        except pickle.UnpicklingError as error:
+        except _Refused as error:
             raise ModelDirectoryError(f"{path}: {error}") from None
         except Exception as error:  # a damaged pickle fails in every way there is
             name = type(error).__name__
@@ -106,7 +106,8 @@ class TorchFile:
             raise ModelDirectoryError(f"{self.path}: {name} reaches beyond its data: {DAMAGED}")
         values = read_array(self.path, start + tensor.offset * width, span, storage.dtype)
         strides = [stride * width for stride in tensor.strides]
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, tensor.shape, strides))
+        view = np.lib.stride_tricks.as_strided(values, tensor.shape, strides)
+        return view if view.flags.c_contiguous else view.copy()
 
     def _read_zip(self, file: IO[bytes]) -> Any:
         with zipfile.ZipFile(file) as archive:
@@ -149,6 +150,10 @@ class TorchFile:
         return state
 
 
+class _Refused(pickle.UnpicklingError):
+    """What a pickle asks for is not done; the text says why."""
+
+
 class _StateDict(dict[str, Any]):
     """Stands for OrderedDict; what a pickle would set as its attributes (`_metadata`) is dropped."""
 
@@ -171,7 +176,7 @@ class _Callable:
         return self._function(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError("the pickle changes a function, which no checkpoint does; do not trust this file")
+        raise _Refused("the pickle changes a function, which no checkpoint does; do not trust this file")
 
     def __setstate__(self, state: Any) -> None:
         self.__setattr__("state", state)
@@ -182,7 +187,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Laz
     numbers = [offset, *shape, *strides]
     valid = all(isinstance(number, int) and number >= 0 for number in numbers) and len(shape) == len(strides)
     if not isinstance(storage, Storage) or not valid:
-        raise pickle.UnpicklingError(f"a tensor without sizes or data: {DAMAGED}")
+        raise _Refused(f"a tensor without sizes or data: {DAMAGED}")
     return LazyTensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -213,7 +218,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _KNOWN[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(
+            raise _Refused(
                 f"the pickle asks for {module}.{name}, which weights do not need; nothing of it was run: do not trust "
                 "this file, or save the weights as safetensors"
             ) from None
@@ -226,7 +231,7 @@ class _Unpickler(pickle.Unpickler):
                 storage = Storage(key, STORAGES[kind.removeprefix("torch.")], size)
                 self.storages[key] = storage
                 return storage
-        raise pickle.UnpicklingError(f"a tensor whose data is not described as torch does it: {DAMAGED}")
+        raise _Refused(f"a tensor whose data is not described as torch does it: {DAMAGED}")
 
 
 def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
