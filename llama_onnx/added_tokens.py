@@ -55,6 +55,12 @@ class TokenizerFiles:
         """Whether the text after a special token gets sentencepiece's leading space too, as `legacy` says."""
         return self.config.get("legacy") is True
 
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id of the tokenizer's BOS, if it is an added token: it goes before the one `config.json` names."""
+        text = self.special_texts.get("bos_token")
+        return next((token.id for token in self.added if token.text == text), None)
+
     def for_model(self, vocab_size: int, eos_token_ids: Iterable[int]) -> TokenizerFiles:
         """Return the same without tokens the model has no place for; end tokens are special whatever the files say."""
         ends = set(eos_token_ids)
@@ -75,8 +81,9 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
     }
     special = set(special_texts.values())
     for name in ("additional_special_tokens", "extra_special_tokens"):
-        values = named.get(name) or []
-        special |= {text for v in (values.values() if isinstance(values, dict) else values) if (text := _text(v))}
+        values = named.get(name)
+        values = list(values.values()) if isinstance(values, dict) else _list(values)
+        special |= {text for value in values if (text := _text(value))}
     tokens: dict[int, AddedToken] = {}
     for path, entry in _entries(directory, config):
         token = _added_token(path, entry)
@@ -95,12 +102,13 @@ def adds_bos(config: dict[str, Any], fast: dict[str, Any], bos_token_id: int | N
         bos_token_id: of the model.
     """
     explicit = config.get("add_bos_token")
-    if bos_token_id is None or isinstance(explicit, bool):
-        return bos_token_id is not None and bool(explicit)
+    if isinstance(explicit, bool):
+        return explicit
     if not fast:
-        return True
-    post_processor = fast.get("post_processor") or {}
-    return any(_begins_with_token(step) for step in [post_processor, *(post_processor.get("processors") or [])])
+        return bos_token_id is not None
+    post_processor = fast.get("post_processor")
+    steps = _list(post_processor.get("processors")) if isinstance(post_processor, dict) else []
+    return any(_begins_with_token(step) for step in [post_processor, *steps])
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -134,7 +142,7 @@ def _entries(directory: Path, config: dict[str, Any]) -> Iterator[tuple[Path, di
             known = isinstance(entry, dict) and token_id.isdecimal()
             yield directory / CONFIG, {**entry, "id": int(token_id)} if known else {}
     else:
-        for entry in read_object(directory / FAST).get("added_tokens") or []:
+        for entry in _list(read_object(directory / FAST).get("added_tokens")):
             yield directory / FAST, entry if isinstance(entry, dict) else {}
     for text, token_id in read_object(directory / ADDED).items():
         yield directory / ADDED, {"content": text, "id": token_id}
@@ -146,6 +154,10 @@ def _added_token(path: Path, entry: dict[str, Any]) -> AddedToken:
         raise ModelDirectoryError(f"{path}: an added token without id or text; copy the checkpoint's own again")
     flags = {name: entry.get(name) is True for name in ("special", "lstrip", "rstrip", "single_word")}
     return AddedToken(token_id, text, **flags)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str | None:

@@ -252,7 +252,8 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
     """
     path, fast = config.directory / "tokenizer.model", config.directory / FAST
     files = read_tokenizer_files(config.directory).for_model(config.vocab_size, config.eos_token_ids)
-    bos = config.bos_token_id if config.add_bos else None
+    bos = config.bos_token_id if files.bos_token_id is None else files.bos_token_id
+    bos = bos if config.add_bos else None
     if path.is_file() or not fast.is_file():
         try:
             return _of_size(SentencePieceTokenizer(path, bos, files), path, config.vocab_size)
