@@ -13,9 +13,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from test_tokenizer import train_sentencepiece
+
 from llama_onnx.config import ModelConfig, Shard
 from llama_onnx.errors import MissingDependencyError, ModelDirectoryError, RequestError
+from llama_onnx.model import LanguageModel
 from llama_onnx.templates import Template, choose_template, render
+from llama_onnx.tokenizer import load_tokenizer
 
 # Written in the style of the templates that these families of models come with.
 CHATML = """\
@@ -375,3 +379,42 @@ def test_wrong_choices_are_clear_errors(tmp_path: Path) -> None:
     write_config(tmp_path, chat_template=3)
     with pytest.raises(ModelDirectoryError, match="not a text"):
         choose_template(model_config(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------- to token ids
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """A model of which only configuration and tokenizer are there: BOS 1, and the control tokens of ChatML."""
+    folder = tmp_path_factory.mktemp("model")
+    train_sentencepiece(folder / "tokenizer.model", control_symbols=["<|im_start|>", "<|im_end|>"])
+    write_config(folder, bos_token="<s>", chat_template="{{ bos_token }}" + CHATML)
+    config = model_config(folder, vocab_size=450)
+    return LanguageModel(config, load_tokenizer(config), None, 16)  # type: ignore[arg-type]
+
+
+def test_bos_is_never_doubled_whatever_the_template(model: LanguageModel) -> None:
+    pytest.importorskip("jinja2")
+    for template in ("plain", "alpaca", "chat", "auto"):
+        ids = model.format("the fox", template)
+        assert ids[0] == 1
+        assert 1 not in ids[1:]
+
+
+def test_control_tokens_of_a_chat_template_become_ids_and_those_in_plain_text_do_not(model: LanguageModel) -> None:
+    pytest.importorskip("jinja2")
+    start, end = model.tokenizer.encode("<|im_start|><|im_end|>", add_bos=False, special=True)
+    ids = model.format(TURNS, "chat")
+    assert (ids.count(start), ids.count(end)) == (len(TURNS) + 2, len(TURNS) + 1)  # a system message goes before
+    assert model.tokenizer.decode(ids).endswith("user\nFine.\n\nassistant\n")
+    for template in ("plain", "alpaca"):
+        ids = model.format("<|im_start|>system", template)
+        assert start not in ids
+        assert "<|im_start|>system" in model.tokenizer.decode(ids)
+
+
+def test_a_prompt_in_plain_form_is_that_of_generate(model: LanguageModel) -> None:
+    assert model.format(" the fox", "plain") == model.tokenizer.encode(" the fox")
+    with pytest.raises(RequestError, match="empty"):
+        model.format("", "alpaca")
