@@ -605,6 +605,30 @@ def test_gguf_of_other_families_keeps_its_row_order(tensors: Tensors, tmp_path: 
     refuse(tmp_path / "model.gguf", "'bert'")
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3"])
+def test_gguf_names_are_those_of_the_gguf_package(family: str) -> None:
+    gguf = pytest.importorskip("gguf", reason="the package has the names of every architecture")
+    from tools.readers.gguf import hugging_face_name
+
+    (architecture,) = (number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
+    gguf_name = gguf.get_tensor_name_map(architecture, 4).get_name
+    projections = (
+        ["self_attn.qkv_proj", "mlp.gate_up_proj"]
+        if family == "phi3"
+        else ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"]
+    )
+    layer = ["input_layernorm", "self_attn.o_proj", "post_attention_layernorm", "mlp.down_proj", *projections]
+    if family in ("qwen3", "gemma3"):
+        layer += ["self_attn.q_norm", "self_attn.k_norm"]
+    if family in ("gemma2", "gemma3"):
+        layer += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    for name in ("model.embed_tokens", "model.norm", "lm_head", *(f"model.layers.3.{part}" for part in layer)):
+        short = gguf_name(name) or gguf_name(name.replace("lm_head", "output"))
+        assert short is not None or name == "lm_head"  # tied in some
+        if short is not None:
+            assert hugging_face_name(family, f"{short}.weight") == f"{name}.weight"
+
+
 def test_gguf_norms_of_gemma_lose_the_one_that_llama_cpp_added(tensors: Tensors, tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="GGUF files are written by the gguf package")
     del tensors["lm_head.weight"]
@@ -829,70 +853,55 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path, "a.gguf")
 
 
-def on_hub(hub: str, home: Path, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Open a checkpoint of the hub in a process of its own and print its directory and tensors."""
+def on_hub(hub: Hub, home: Path, *names: str, **environment: str) -> list[str]:
+    """Open models of the hub in a process of its own and return a line for each: what was read, or the error."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from llama_onnx.cli import guard\n"
+        "from llama_onnx.errors import LlamaOnnxError\n"
         "from tools.readers import open_checkpoint\n"
-        "def run():\n"
-        "    checkpoint = open_checkpoint(sys.argv[2])\n"
-        "    print(checkpoint.source[0].parent, len(checkpoint.names()), sorted(checkpoint.files))\n"
-        "sys.exit(guard(run))\n"
+        "for name in sys.argv[2:]:\n"
+        "    try:\n"
+        "        checkpoint = open_checkpoint(name)\n"
+        "        print(len(checkpoint.names()), 'tensors', *sorted(checkpoint.files))\n"
+        "    except LlamaOnnxError as error:\n"
+        "        print(error)\n"
     )
-    variables = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
-    for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        variables.pop(proxy, None)
-    return subprocess.run(
-        [sys.executable, "-c", code, str(ROOT), name],
-        env=variables,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert done.returncode == 1, done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert "Traceback" not in done.stderr
-    for word in words:
-        assert word in lines[-1], done.stderr
+    variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    variables |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
+    command = [sys.executable, "-c", code, str(ROOT), *names]
+    done = subprocess.run(command, env=variables, cwd=home, capture_output=True, text=True, timeout=60, check=False)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(names), done.stdout + done.stderr
+    return lines
 
 
 def test_hub_model_is_downloaded_once_and_only_what_is_needed(tensors: Tensors, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="models are downloaded by the huggingface_hub package")
     folder = hugging_face(tmp_path / "served", tensors)
     (folder / "tokenizer.model").write_bytes(b"\n\x00")
-    (folder / "README.md").write_text("not needed")
-    (folder / "pytorch_model.bin").write_bytes(b"not needed")
-    (folder / "consolidated.safetensors").write_bytes(b"not needed")
+    for name in ("README.md", "pytorch_model.bin", "consolidated.safetensors"):
+        (folder / name).write_bytes(b"not needed")
     home = tmp_path / "home"
     home.mkdir()
-    with Hub({"someone/tiny": folder}) as hub:
-        done = on_hub(hub.url, home, "someone/tiny@main")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.split()[1:] == [str(len(tensors)), "['config.json',", "'tokenizer.model']"]
-        asked = " ".join(hub.requests)
-        assert "model.safetensors" in asked
-        assert not any(name in asked for name in ("README", "pytorch_model", "consolidated"))
-        assert_one_line(on_hub(hub.url, home, "someone/other"), "someone/other", "no such model")
-        assert_one_line(on_hub(hub.url, home, "someone/tiny@v9"), "no revision v9")
+    read = f"{len(tensors)} tensors config.json tokenizer.model"
+    with Hub({"some/tiny": folder, "some/torch": TORCH / "sharded", "some/empty": home}) as hub:
+        names = ("some/tiny@main", "some/torch", "some/other", "some/tiny@v9", "some/empty")
+        tiny, torch, other, revision, empty = on_hub(hub, home, *names)
+    assert tiny == read
+    assert torch == "12 tensors config.json"
+    assert "no such model" in other
+    assert "no revision v9" in revision
+    assert "neither model.safetensors" in empty
+    asked = " ".join(request for request in hub.requests if "some/tiny" in request)
+    assert "model.safetensors" in asked
+    assert not any(name in asked for name in ("README", "pytorch_model", "consolidated"))
     # The hub is gone: what is in the cache serves, what is not is a clear error.
-    done = on_hub(hub.url, home, "someone/tiny", HF_HUB_OFFLINE="1")
-    assert done.returncode == 0, done.stderr
-    assert_one_line(on_hub(hub.url, home, "someone/other"), "someone/other")
-
-
-def test_hub_model_in_torch_files_is_downloaded(tmp_path: Path) -> None:
-    pytest.importorskip("huggingface_hub", reason="models are downloaded by the huggingface_hub package")
-    with Hub({"someone/torch": TORCH / "sharded", "someone/empty": tmp_path}) as hub:
-        done = on_hub(hub.url, tmp_path, "someone/torch")
-        assert done.returncode == 0, done.stderr
-        (tmp_path / "config.json").write_text("{}")
-        assert_one_line(on_hub(hub.url, tmp_path, "someone/empty"), "neither model.safetensors")
+    tiny, other = on_hub(hub, home, "some/tiny", "some/other", HF_HUB_OFFLINE="1")
+    assert tiny == read
+    assert "out of reach" in other
+    (other,) = on_hub(hub, home, "some/other")
+    assert "some/other" in other
+    assert "out of reach" in other or "failed" in other
 
 
 def test_existing_path_wins_over_the_hub(tensors: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ FOUR_NORMS = {  # Gemma 2 and 3 have a norm on either side of both blocks
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+DIFFERENT_NAMES = {"gemma2": FOUR_NORMS, "gemma3": FOUR_NORMS, "phi3": {"ffn_up": "mlp.gate_up_proj"}}
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
@@ -57,7 +58,7 @@ class GgufCheckpoint:
             )
         if metadata.get("split.count", 1) not in (0, 1):
             raise ModelDirectoryError(f"{path}: one of several parts; merge them with llama-gguf-split --merge")
-        self._name_of = {self._hugging_face_name(n): n for n in self._file.tensors if n not in COMPUTED}
+        self._name_of = {self._known_name(name): name for name in self._file.tensors if name not in COMPUTED}
         self.config: dict[str, Any] = make_config(self._file)
         self.files: dict[str, Path | bytes] = {
             "config.json": write_json(self.config),
@@ -107,12 +108,17 @@ class GgufCheckpoint:
             return half_rotation(array, self.config["num_key_value_heads"])
         return array
 
-    def _hugging_face_name(self, name: str) -> str:
-        match = re.fullmatch(r"(?:blk\.(\d+)\.)?([a-z_]+)\.(weight|bias)", name)
-        four_norms = self._family in ("gemma2", "gemma3")
-        known = (NAMES | (FOUR_NORMS if four_norms else {})).get(match[2]) if match else None
-        if not match or not known:
+    def _known_name(self, name: str) -> str:
+        known = hugging_face_name(self._family, name)
+        if known is None:
             raise ModelDirectoryError(f"{self._file.path}: {name}: a tensor that is not known (experts are not read)")
-        if self._family == "phi3" and match[2] == "ffn_up":
-            known = "mlp.gate_up_proj"
-        return ("" if match[1] is None else f"model.layers.{match[1]}.") + f"{known}.{match[3]}"
+        return known
+
+
+def hugging_face_name(family: str, name: str) -> str | None:
+    """Return what a tensor of a GGUF architecture is called in a Hugging Face checkpoint, None if that is not known."""
+    match = re.fullmatch(r"(?:blk\.(\d+)\.)?([a-z_]+)\.(weight|bias)", name)
+    known = (NAMES | DIFFERENT_NAMES.get(family, {})).get(match[2]) if match else None
+    if not match or not known:
+        return None
+    return ("" if match[1] is None else f"model.layers.{match[1]}.") + f"{known}.{match[3]}"

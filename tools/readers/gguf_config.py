@@ -129,6 +129,8 @@ class _Metadata:
         window = self._optional("attention.sliding_window")
         if window:
             config["sliding_window"] = int(window)
+            if self._family == "llama":  # the name of Mistral models too
+                config["model_type"] = "mistral"
 
     def _add_gemma(self, config: dict[str, Any]) -> None:
         config["hidden_activation"] = config["hidden_act"]
