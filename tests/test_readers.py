@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import json
 import os
 import pickle
@@ -319,8 +321,54 @@ def test_meta_tokenizer_is_found_one_level_up(tensors: Tensors, tmp_path: Path) 
     tokenizer = tmp_path / "llama" / "tokenizer.model"
     tokenizer.write_bytes(b"\n\x05proto")
     assert open_checkpoint(tmp_path / "llama" / "7B").files["tokenizer.model"] == tokenizer
-    tokenizer.write_bytes(b"IQ== 0\n")  # tiktoken, which Llama 3 comes with
-    assert "tokenizer.model" not in open_checkpoint(tmp_path / "llama" / "7B").files
+    tokenizer.write_bytes(b"not one")
+    refuse(tmp_path / "llama" / "7B", "tokenizer.model", "tiktoken")
+
+
+def bpe(text: bytes, rank_of: dict[bytes, int]) -> list[bytes]:
+    """Merge the neighbours of the lowest rank until there are none, unless the whole is a token, as tiktoken does."""
+    if text in rank_of:
+        return [text]
+    parts = [text[i : i + 1] for i in range(len(text))]
+    while True:
+        ranks = {i: rank_of[a + b] for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in rank_of}
+        if not ranks:
+            return parts
+        i = min(ranks, key=lambda place: (ranks[place], place))
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+
+
+def test_meta_llama3_vocabulary_becomes_a_tokenizer_json(tensors: Tensors, tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizer.json is read by the tokenizers package")
+    words = [
+        *(bytes([byte]) for byte in range(256)),
+        b"he",
+        b"ll",
+        b"hell",
+        b" he",
+        b"lo",
+        b"\xc3\xa9",
+        b"12",
+        b" hello",
+    ]
+    rank_of = {word: rank for rank, word in enumerate(words)}
+    folder = tmp_path / "meta"
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = np.zeros((300, 64), np.float16)
+    write_meta(folder, tensors, CONFIG, 1, True)
+    lines = [base64.b64encode(word) + b" %d\n" % rank for word, rank in rank_of.items()]
+    (folder / "tokenizer.model").write_bytes(b"".join(lines))
+    files = open_checkpoint(folder).files
+    assert "tokenizer.model" not in files
+    made = files["tokenizer.json"]
+    assert isinstance(made, bytes)
+    tokenizer = tokenizers.Tokenizer.from_buffer(made)
+    for text in ("hello", "hellolo", " hello", "é", "lollo"):
+        assert tokenizer.encode(text).ids == [rank_of[part] for part in bpe(text.encode(), rank_of)], text
+    mixed = "<|begin_of_text|>hello hello 1234 été\n 你好<|eot_id|>"
+    ids = tokenizer.encode(mixed).ids
+    assert (ids[0], ids[-1]) == (len(words), len(words) + 9)
+    assert tokenizer.decode(ids, skip_special_tokens=False) == mixed
 
 
 def test_meta_rope_scaling_becomes_llama3(tensors: Tensors, tmp_path: Path) -> None:

@@ -9,23 +9,8 @@ from llama_onnx.errors import ModelDirectoryError
 
 from ..progress import report
 from . import write_json
+from .byte_level import CUTS, byte_level_tokenizer
 from .sentencepiece_model import CONTROL, NORMAL, USER_DEFINED, Piece, sentencepiece_model
-
-# How a text is cut before merging: tokenizer.ggml.pre names one of these. Written by the models' own tokenizer.json.
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-CUTS = {
-    "gpt-2": GPT2,
-    "llama-bpe": LLAMA3,
-    "llama3": LLAMA3,
-    "llama-v3": LLAMA3,
-    "smaug-bpe": LLAMA3,
-    "qwen2": QWEN2,
-}
 
 
 def tokenizer_files(path: Path, metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, Path | bytes]:
@@ -98,54 +83,11 @@ def _sentencepiece(path: Path, metadata: dict[str, Any]) -> bytes:
 
 
 def _byte_level_bpe(path: Path, metadata: dict[str, Any]) -> bytes:
-    """Return a `tokenizer.json` as the `tokenizers` package reads it."""
     tokens, _, types = _vocabulary(path, metadata)
     merges, cut = metadata.get("tokenizer.ggml.merges"), metadata.get("tokenizer.ggml.pre", "gpt-2")
     if not isinstance(merges, list) or cut not in CUTS:
         raise ModelDirectoryError(
             f"{path}: its byte-level tokenizer (rules {cut!r}) is not known; put the model's tokenizer.json beside it"
         )
-    added = [
-        {
-            "id": i,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": kind == CONTROL,
-        }
-        for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind in (CONTROL, USER_DEFINED)
-    ]
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return write_json(
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": added,
-            "normalizer": {"type": "NFC"} if cut == "qwen2" else None,
-            "pre_tokenizer": {
-                "type": "Sequence",
-                "pretokenizers": [
-                    {"type": "Split", "pattern": {"Regex": CUTS[cut]}, "behavior": "Isolated", "invert": False},
-                    level,
-                ],
-            },
-            "post_processor": None,
-            "decoder": level,
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": cut in ("llama-bpe", "llama3", "llama-v3"),
-                "vocab": {token: i for i, token in enumerate(tokens)},
-                "merges": merges,
-            },
-        }
-    )
+    added = {i: kind == CONTROL for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED)}
+    return byte_level_tokenizer(tokens, merges, cut, added)

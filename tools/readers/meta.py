@@ -14,6 +14,7 @@ from llama_onnx.errors import ModelDirectoryError
 from ..nbits import NBits
 from ..progress import report
 from . import read_json, write_json
+from .byte_level import llama3_tokenizer
 from .hugging_face import AUXILIARY
 from .raw import check_sizes, half_rotation
 from .torch_file import TorchFile
@@ -58,7 +59,10 @@ class MetaCheckpoint:
         self.source = [directory / "params.json", *paths]
         self._params = _read_params(directory / "params.json")
         self.config: dict[str, Any] = self._make_config()
-        self.files: dict[str, Path | bytes] = {"config.json": write_json(self.config), **_auxiliary_files(directory)}
+        self.files: dict[str, Path | bytes] = {
+            "config.json": write_json(self.config),
+            **_auxiliary_files(directory, self.config["vocab_size"]),
+        }
 
     def names(self) -> frozenset[str]:
         """Return the names of all tensors."""
@@ -180,7 +184,7 @@ def _context_length(params: dict[str, Any], theta: float) -> int:
     return 2048 if float(params.get("norm_eps", 1e-5)) < 5e-6 else 4096  # Llama 1, 2
 
 
-def _auxiliary_files(directory: Path) -> dict[str, Path | bytes]:
+def _auxiliary_files(directory: Path, vocab_size: int) -> dict[str, Path | bytes]:
     """Return tokenizer and its like, which lie beside the weights or one level up."""
     files: dict[str, Path | bytes] = {}
     for name in AUXILIARY:
@@ -191,7 +195,7 @@ def _auxiliary_files(directory: Path) -> dict[str, Path | bytes]:
     if isinstance(model, Path) and not _is_sentencepiece(model):
         del files["tokenizer.model"]
         if "tokenizer.json" not in files:
-            report(f"{model}: a tiktoken vocabulary, which is not read: put the model's tokenizer.json beside it")
+            files["tokenizer.json"] = llama3_tokenizer(model, vocab_size)
     elif not files:
         report(f"{directory}: no tokenizer.model there or one level up; the export will lack it")
     return files
