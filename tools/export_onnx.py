@@ -6,12 +6,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 from onnx import TensorProto
 
 from llama_onnx.added_tokens import adds_bos
@@ -20,6 +22,7 @@ from llama_onnx.errors import ModelDirectoryError
 from tools.architectures import DecoderSpec, read_spec
 from tools.architectures.blocks import (
     EMBEDDING,
+    HEAD,
     ROPE_FILE,
     Precision,
     Weights,
@@ -57,6 +60,8 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
         check_format(precision.bits, block_size)
     checkpoint = open_checkpoint(source)
     spec = read_spec(checkpoint.config)
+    if spec.tied_embeddings and _has_head_of_its_own(checkpoint):
+        spec = replace(spec, tied_embeddings=False)
     _check_names(checkpoint, spec)
     share = spec.tied_embeddings and not precision.bits  # a quantised head has values of its own
     model = _manifest_model(checkpoint, spec)
@@ -76,6 +81,16 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
                 writer.shard(f"decoder-{step:02d}", build, [ROPE_FILE])
         writer.copy(checkpoint.files)
         writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})
+
+
+def _has_head_of_its_own(checkpoint: Checkpoint) -> bool:
+    """Tell whether there is an lm_head other than the embedding: as in transformers it counts, whatever is tied."""
+    if not {EMBEDDING, HEAD} <= checkpoint.names():
+        return False
+    first, second = (
+        hashlib.sha256(np.ascontiguousarray(checkpoint.tensor(name))).digest() for name in (EMBEDDING, HEAD)
+    )
+    return first != second
 
 
 def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:

@@ -187,11 +187,11 @@ class _Layer:
     def mlp(self, normed: str) -> str:
         """down(act(gate) · up), or down(act(up)) without a gate."""
         g, name, spec = self.g, f"{self.name}/mlp", self.spec
-        up = self.linear("mlp.up_proj", normed)
-        if not spec.gated_mlp:
-            return self.linear("mlp.down_proj", activate(g, f"{name}/act", spec.activation, up))
-        gate = activate(g, f"{name}/act", spec.activation, self.linear("mlp.gate_proj", normed))
-        return self.linear("mlp.down_proj", g.node("Mul", name, [gate, up]))
+        first = self.linear("mlp.gate_proj" if spec.gated_mlp else "mlp.up_proj", normed)
+        value = activate(g, f"{name}/act", spec.activation, first)
+        if spec.gated_mlp:
+            value = g.node("Mul", name, [value, self.linear("mlp.up_proj", normed)])
+        return self.linear("mlp.down_proj", value)
 
     def linear(
         self,
