@@ -19,7 +19,7 @@ TEMPLATES = ("plain", "alpaca", "chat")
 class Shard:
     """One ONNX file and the weight files beside it.
 
-    `loaded_bytes` is what its weights take in memory; `data_files` may be shared between shards (rope tables, tied
+    `loaded_bytes` is what its weights take in memory, `file_bytes` on disk (without files of other shards); `data_files` may be shared between shards (rope tables, tied
     embeddings); `quantized` tells that it has block-quantised matrices, which must be packed when they are loaded.
     """
 
@@ -27,7 +27,13 @@ class Shard:
     path: Path
     data_files: tuple[str, ...]
     loaded_bytes: int
+    file_bytes: int = 0
     quantized: bool = False
+
+    @property
+    def loading_bytes(self) -> int:
+        """Bytes that are needed besides while it is being loaded: its file, unless the weights stay mapped from it."""
+        return 0 if self.loaded_bytes <= self.file_bytes and not self.quantized else self.file_bytes
 
 
 @dataclass(frozen=True)
@@ -177,5 +183,10 @@ def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
         if needed not in manifest["files"]:
             raise ModelDirectoryError(f"{directory / MANIFEST}: shard {name} needs {needed!r}, which is not listed")
     return Shard(
-        name, directory / file, tuple(data_files), _count(entry, "loaded_bytes"), _field(entry, "quantized", bool)
+        name=name,
+        path=directory / file,
+        data_files=tuple(data_files),
+        loaded_bytes=_count(entry, "loaded_bytes"),
+        file_bytes=_count(entry, "file_bytes"),
+        quantized=_field(entry, "quantized", bool),
     )

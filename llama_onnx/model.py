@@ -16,7 +16,7 @@ from .generate import Step, Timing, check_prompt, generate_tokens, stream_text
 from .memory import available_bytes, format_size, parse_size, peak_bytes, process_bytes
 from .pool import MemoryPool, charge_of
 from .sampling import SamplingParams
-from .session import start_runtime
+from .session import WARM_UP_BYTES, start_runtime
 from .templates import Message, choose_template, render
 from .tokenizer import Tokenizer, load_tokenizer
 
@@ -136,7 +136,8 @@ def load(
 
 def _pool_within(promise: int | None, config: ModelConfig) -> MemoryPool:
     """Return a pool of what is left of the promise when the rest of the process has its share."""
-    used, working = process_bytes(), working_bytes(config)
+    used = process_bytes() + WARM_UP_BYTES
+    working = working_bytes(config) + max(shard.loading_bytes for shard in config.shards)
     if promise is None:
         promise = used + int(AUTOMATIC_SHARE * available_bytes())
     fixed = used + working

@@ -20,8 +20,10 @@ from .errors import ModelDirectoryError, RequestError
 if TYPE_CHECKING:
     import onnxruntime
 
-# What a session takes besides its weights: graph, kernels, binding (measured: 32 sessions of a 10-node graph).
-SESSION_BYTES = 1 << 20
+# What a session takes besides its weights: graph, kernels, binding, heap it leaves in pieces (measured: 1 to 1.7 MB).
+SESSION_BYTES = 3 << 19
+# What the first session brings into the process: code pages and tables of the runtime (measured: 16 to 20 MB).
+WARM_UP_BYTES = 24 << 20
 
 _threads: int | None = None
 

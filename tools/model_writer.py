@@ -93,6 +93,7 @@ class ModelWriter:
             "name": name,
             "file": files[0],
             "data_files": [files[1], *shared],
+            "file_bytes": data["bytes"] + (self.folder / files[0]).stat().st_size,
             "loaded_bytes": graph.loaded_bytes,
             "quantized": any(node.op_type in ("MatMulNBits", "DequantizeLinear") for node in graph.nodes),
         }

@@ -118,7 +118,7 @@ def unpack_bits(packed: np.ndarray, bits: int) -> np.ndarray:
 def check_format(bits: int, block_size: int) -> None:
     """Raise RequestError unless MatMulNBits takes these."""
     if bits not in BITS or block_size not in BLOCK_SIZES:
-        raise RequestError(f"{bits} bits by {block_size}: bits must be 2, 4 or 8, blocks 16, 32, 64, 128 or 256")
+        raise RequestError(f"{bits} bits by {block_size}: use 2, 4 or 8 bits and blocks of 16, 32, 64, 128 or 256")
 
 
 def _nonzero(scales: np.ndarray) -> np.ndarray:

@@ -1,0 +1,134 @@
+"""A model directory is whole, or one clear line says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_tokenizer, run
+
+import llama_onnx
+from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError
+
+
+def edit_manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return spoil
+
+
+def set_model(**values: Any) -> Callable[[Path], None]:
+    return edit_manifest(lambda manifest: manifest["model"].update(values))
+
+
+def resize(name: str, change: int) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[:change] if change < 0 else data + bytes(change))
+
+    return spoil
+
+
+def replace_tokenizer(folder: Path) -> None:
+    make_tokenizer(folder / "tokenizer.model", 400)
+    list_file(folder, "tokenizer.model")
+
+
+def list_file(folder: Path, name: str) -> None:
+    """Let the manifest say what the file now is, so that the next check gets to see it."""
+    size = (folder / name).stat().st_size
+    edit_manifest(lambda manifest: manifest["files"][name].update(bytes=size))(folder)
+
+
+def damage_graph(folder: Path) -> None:
+    size = (folder / "decoder-01.onnx").stat().st_size
+    (folder / "decoder-01.onnx").write_bytes(b"\xff" * size)
+
+
+def swap_shards(folder: Path) -> None:
+    shutil.copy(folder / "embed.onnx", folder / "head.onnx")
+    list_file(folder, "head.onnx")
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "not a model directory"),
+    "manifest is no JSON": (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
+    "manifest is no text": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe\x00"), "cannot be read"),
+    "manifest is a list": (lambda folder: (folder / "manifest.json").write_text("[]"), "not a llama_onnx manifest"),
+    "other format": (edit_manifest(lambda m: m.update(format="other")), "not a llama_onnx manifest"),
+    "later version": (edit_manifest(lambda m: m.update(format_version=99)), "format version 99"),
+    "no model": (edit_manifest(lambda m: m.pop("model")), "'model' is missing"),
+    "no shards": (edit_manifest(lambda m: m.update(shards=[])), "do not match the shards"),
+    "shard is a text": (edit_manifest(lambda m: m.update(shards=["x"])), "'name' is missing"),
+    "a layer too many": (set_model(num_layers=4), "4 layers do not match"),
+    "size is a text": (set_model(hidden_size="64"), "'hidden_size' is '64'"),
+    "size is true": (set_model(num_heads=True), "'num_heads' is 'True'"),
+    "size is zero": (set_model(head_dim=0), "'head_dim' is 0"),
+    "eos out of range": (set_model(eos_token_ids=[9999]), "special token id 9999"),
+    "bos out of range": (set_model(bos_token_id=-1), "special token id -1"),
+    "file outside": (edit_manifest(lambda m: m["files"].update({"../x": {"bytes": 1}})), "points outside"),
+    "file without size": (edit_manifest(lambda m: m["files"].update(x={})), "'bytes' is missing"),
+    "shard file not listed": (edit_manifest(lambda m: m["files"].pop("decoder-01.bin")), "is not listed"),
+    "shard missing": (lambda folder: (folder / "decoder-01.onnx").unlink(), "decoder-01.onnx: missing"),
+    "weights missing": (lambda folder: (folder / "decoder-02.bin").unlink(), "decoder-02.bin: missing"),
+    "shard renamed": (lambda f: (f / "head.onnx").rename(f / "heads.onnx"), "head.onnx: missing"),
+    "weights truncated": (resize("decoder-00.bin", -1), "truncated or replaced"),
+    "weights too long": (resize("decoder-00.bin", 1), "truncated or replaced"),
+    "graph truncated": (resize("embed.onnx", -9), "truncated or replaced"),
+    "tokenizer missing": (lambda folder: (folder / "tokenizer.model").unlink(), "tokenizer.model: missing"),
+    "tokenizer of another model": (replace_tokenizer, "belongs to another model"),
+    "graph is rubbish": (damage_graph, "decoder-01.onnx: cannot be loaded"),
+    "shard is another": (swap_shards, "its inputs are input_ids, not hidden"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_model_directory_is_one_clear_error(name: str, model: Path, tmp_path: Path) -> None:
+    spoil, message = BAD[name]
+    folder = shutil.copytree(model, tmp_path / "model")
+    spoil(folder)
+    with pytest.raises(ModelDirectoryError, match=message) as caught:
+        llama_onnx.load(folder).generate("fox", llama_onnx.SamplingParams(max_tokens=2))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file", "empty"])
+def test_what_is_no_directory_of_a_model_is_told(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelDirectoryError, match=name):
+        llama_onnx.load(tmp_path / name)
+
+
+def test_other_shapes_than_the_manifest_says_are_an_error_when_run(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    set_model(hidden_size=65)(folder)
+    with pytest.raises(LlamaOnnxError, match=r"embed.onnx: cannot be run"):
+        llama_onnx.load(folder).generate("fox")
+
+
+def test_shard_that_vanishes_while_running_is_told(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    lm = llama_onnx.load(folder, poolsize="min")
+    steps = lm.stream_generate("fox", llama_onnx.SamplingParams(temperature=0, max_tokens=9))
+    next(steps)
+    (folder / "decoder-01.bin").unlink()
+    with pytest.raises(ModelDirectoryError, match=r"decoder-01.onnx: cannot be loaded"):
+        list(steps)
+
+
+@pytest.mark.parametrize("name", ["shard missing", "graph is rubbish", "no manifest", "tokenizer of another model"])
+def test_command_line_tells_a_bad_model_in_one_line(name: str, model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    BAD[name][0](folder)
+    done = run("-m", "llama_onnx", "generate", "-m", folder, "-p", "fox", "-n", "3")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

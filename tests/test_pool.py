@@ -1,0 +1,159 @@
+"""The pool: a true LRU under a budget, counting what it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_onnx.config import Shard
+from llama_onnx.errors import ModelDirectoryError, PoolTooSmallError
+from llama_onnx.pool import MemoryPool, charge_of
+
+SIZE = 10 << 20
+
+
+def shard(name: str, size: int = SIZE) -> Shard:
+    return Shard(name, Path(name), (), size)
+
+
+def pool_of(shards: list[Shard], places: float, load: Any = None) -> MemoryPool:
+    """A pool with room for so many of the (equal) shards, whose sessions are their names."""
+    return MemoryPool(shards, int(places * charge_of(shards[0])), load or (lambda shard: shard.name))
+
+
+def touch(pool: MemoryPool, *shards: Shard) -> None:
+    for one in shards:
+        with pool.use(one) as session:
+            assert session == one.name
+
+
+SHARDS = [shard(name) for name in "abcd"]
+A, B, C, D = SHARDS
+
+
+def test_least_recently_used_goes_first() -> None:
+    pool = pool_of(SHARDS, 2)
+    touch(pool, A, B, A, C)  # B is the one not used for longest
+    touch(pool, A)
+    assert (pool.stats.hits, pool.stats.misses, pool.stats.evictions) == (2, 3, 1)
+    touch(pool, B)
+    assert pool.stats.misses == 4
+
+
+def test_circular_scan_of_a_pool_one_place_short_never_hits() -> None:
+    pool = pool_of(SHARDS, 3)
+    for _ in range(5):
+        touch(pool, *SHARDS)
+    assert pool.stats.hits == 0
+
+
+def test_pool_with_room_for_all_loads_each_once() -> None:
+    pool = pool_of(SHARDS, 4)
+    for _ in range(5):
+        touch(pool, *SHARDS)
+    assert (pool.stats.hits, pool.stats.misses, pool.stats.evictions) == (16, 4, 0)
+    assert pool.stats.loaded_bytes == pool.stats.resident_bytes == 4 * charge_of(A)
+
+
+def test_pool_never_exceeds_budget() -> None:
+    sizes = [shard(f"s{i}", (i % 5 + 1) << 20) for i in range(12)]
+    budget = 11 << 20
+    pool = MemoryPool(sizes, budget, lambda shard: shard.name)
+    for step in range(200):
+        touch(pool, sizes[step * 7 % 12])
+        assert pool.stats.resident_bytes <= budget
+    assert pool.stats.peak_resident_bytes <= budget
+
+
+def test_room_is_made_before_loading() -> None:
+    seen = []
+
+    def load(one: Shard) -> str:
+        seen.append(pool.stats.resident_bytes)
+        return one.name
+
+    pool = pool_of(SHARDS, 2, load)
+    touch(pool, *SHARDS)
+    assert max(seen) <= charge_of(A)
+
+
+def test_shard_in_use_is_never_evicted() -> None:
+    pool = pool_of(SHARDS, 2)
+    with pool.use(A):
+        touch(pool, B, C, D)
+        hits = pool.stats.hits
+        touch(pool, A)
+        assert pool.stats.hits == hits + 1
+
+
+def test_everything_in_use_and_one_more_is_an_error() -> None:
+    pool = pool_of(SHARDS, 2)
+    with pool.use(A), pool.use(B), pytest.raises(PoolTooSmallError, match="larger poolsize"), pool.use(C):
+        pass
+    touch(pool, C)  # and the pool goes on
+
+
+def test_budget_below_the_largest_shard_is_an_error_before_loading() -> None:
+    def load(_: Shard) -> None:
+        raise AssertionError("nothing may be loaded")
+
+    with pytest.raises(PoolTooSmallError, match="shard big needs 51.5 MB.*at least 152 MB is needed"):
+        MemoryPool([A, shard("big", 50 << 20)], 20 << 20, load, fixed_bytes=100 << 20)
+
+
+def test_reserved_bytes_evict_and_come_back() -> None:
+    pool = pool_of(SHARDS, 3)
+    touch(pool, A, B, C)
+    pool.reserve(charge_of(A))
+    assert (pool.stats.evictions, pool.stats.resident_bytes) == (1, 2 * charge_of(A))
+    pool.reserve(0)
+    touch(pool, B, C, D)
+    assert pool.stats.evictions == 1
+
+
+def test_reserving_more_than_the_largest_shard_leaves_changes_nothing() -> None:
+    pool = pool_of(SHARDS, 2)
+    touch(pool, A, B)
+    with pytest.raises(PoolTooSmallError, match="KV cache"):
+        pool.reserve(charge_of(A) + 1)
+    assert pool.stats.evictions == 0
+    touch(pool, A, B)
+    assert pool.stats.hits == 2
+
+
+def test_smallest_pool_holds_one_shard_and_whatever_is_reserved() -> None:
+    pool = MemoryPool.smallest([A, shard("small", 1 << 20)])
+    pool._load = lambda shard: shard.name  # type: ignore[assignment,return-value]
+    pool.reserve(100 << 20)
+    touch(pool, A)
+    touch(pool, shard("small", 1 << 20))
+    assert pool.stats.evictions == 1
+
+
+def test_failed_load_leaves_the_pool_usable() -> None:
+    broken = {"b"}
+
+    def load(one: Shard) -> str:
+        if one.name in broken:
+            raise ModelDirectoryError("truncated")
+        return one.name
+
+    pool = pool_of(SHARDS, 2, load)
+    touch(pool, A)
+    with pytest.raises(ModelDirectoryError), pool.use(B):
+        pass
+    assert pool.stats.resident_bytes == charge_of(A)
+    broken.clear()
+    touch(pool, A, B)
+
+
+def test_clear_unloads_all_but_those_in_use() -> None:
+    pool = pool_of(SHARDS, 4)
+    touch(pool, *SHARDS)
+    with pool.use(A):
+        pool.clear()
+        assert pool.stats.resident_bytes == charge_of(A)
+    pool.clear()
+    assert pool.stats.resident_bytes == 0
