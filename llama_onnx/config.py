@@ -19,8 +19,9 @@ TEMPLATES = ("plain", "alpaca", "chat")
 class Shard:
     """One ONNX file and the weight files beside it.
 
-    `loaded_bytes` is what its weights take in memory, `file_bytes` on disk (without files of other shards); `data_files` may be shared between shards (rope tables, tied
-    embeddings); `quantized` tells that it has block-quantised matrices, which must be packed when they are loaded.
+    `loaded_bytes` is what its weights take in memory, `file_bytes` on disk (without files of other shards);
+    `data_files` may be shared between shards (rope tables, tied embeddings); `quantized` tells that it has
+    block-quantised matrices, which must be packed when they are loaded.
     """
 
     name: str

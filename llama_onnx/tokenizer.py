@@ -241,7 +241,22 @@ def _leading_spaces_stripped(processor: SentencePieceProcessor) -> int:
 
 
 def load_tokenizer(config: ModelConfig) -> Tokenizer:
-    """Load the tokenizer of a model directory and check that it is the model's own.
+    """Load the tokenizer of a model directory; see `open_tokenizer`."""
+    return open_tokenizer(
+        config.directory, config.vocab_size, config.bos_token_id if config.add_bos else None, config.eos_token_ids
+    )
+
+
+def open_tokenizer(
+    directory: Path, vocab_size: int, bos_token_id: int | None, eos_token_ids: Sequence[int] = ()
+) -> Tokenizer:
+    """Load the tokenizer that lies in a directory and check that it is the model's own.
+
+    Args:
+        directory: with `tokenizer.model` or `tokenizer.json`, and what tells of added tokens.
+        vocab_size: how many tokens the model has.
+        bos_token_id: put before every text, unless the tokenizer's files name another; None means nothing is.
+        eos_token_ids: what ends an answer, special whatever the files say.
 
     Models pad their vocabulary a little, so the tokenizer may have up to 5 % (or 64) tokens fewer, but none more,
     except added ones that the model has no place for (Gemma 3 lists a picture token): those are left out.
@@ -250,19 +265,18 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
         ModelDirectoryError: missing, damaged, or of another vocabulary.
         MissingDependencyError: it is a `tokenizer.json` and `tokenizers` is not installed.
     """
-    path, fast = config.directory / "tokenizer.model", config.directory / FAST
-    files = read_tokenizer_files(config.directory).for_model(config.vocab_size, config.eos_token_ids)
-    bos = config.bos_token_id if files.bos_token_id is None else files.bos_token_id
-    bos = bos if config.add_bos else None
+    path, fast = directory / "tokenizer.model", directory / FAST
+    files = read_tokenizer_files(directory).for_model(vocab_size, tuple(eos_token_ids))
+    bos = bos_token_id if bos_token_id is None or files.bos_token_id is None else files.bos_token_id
     if path.is_file() or not fast.is_file():
         try:
-            return _of_size(SentencePieceTokenizer(path, bos, files), path, config.vocab_size)
+            return _of_size(SentencePieceTokenizer(path, bos, files), path, vocab_size)
         except ModelDirectoryError:
             if not fast.is_file():
                 raise
     from .tokenizer_json import JsonTokenizer
 
-    return _of_size(JsonTokenizer(fast, bos, files), fast, config.vocab_size)
+    return _of_size(JsonTokenizer(fast, bos, files), fast, vocab_size)
 
 
 def _of_size(tokenizer: Tokenizer, path: Path, vocab_size: int) -> Tokenizer:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import sys
 from dataclasses import replace
@@ -18,7 +19,8 @@ from onnx import TensorProto
 
 from llama_onnx.added_tokens import adds_bos
 from llama_onnx.cli import guard
-from llama_onnx.errors import ModelDirectoryError
+from llama_onnx.errors import MissingDependencyError, ModelDirectoryError
+from llama_onnx.tokenizer import open_tokenizer
 from tools.architectures import DecoderSpec, read_spec
 from tools.architectures.blocks import (
     EMBEDDING,
@@ -67,6 +69,8 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
     model = _manifest_model(checkpoint, spec)
     weights = Weights(checkpoint, precision, report)
     with ModelWriter(out, {"source": _fingerprint(checkpoint), "precision": vars(precision), "ops": ops}) as writer:
+        writer.copy(checkpoint.files)
+        _check_tokenizer(writer.folder, model)
         rope: dict[str, list[TensorProto]] = {}
         writer.data_file(ROPE_FILE, lambda file: rope.update(write_rope(file, spec)))
         for step in progress(["embed", *range(spec.num_layers), "head"], f"exporting {out.name}"):
@@ -79,7 +83,6 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
             else:
                 build = partial(build_layer, spec=spec, weights=weights, i=step, rope=rope, ops=style)
                 writer.shard(f"decoder-{step:02d}", build, [ROPE_FILE])
-        writer.copy(checkpoint.files)
         writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})
 
 
@@ -130,6 +133,13 @@ def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]
         "add_bos": adds_bos(tokenizer, fast, bos),
         **({"template": checkpoint.config["template"]} if "template" in checkpoint.config else {}),
     }
+
+
+def _check_tokenizer(folder: Path, model: dict[str, Any]) -> None:
+    """Tell of a tokenizer that is damaged or another model's now, not when the model is first used."""
+    if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        with contextlib.suppress(MissingDependencyError):  # then it cannot be told here
+            open_tokenizer(folder, model["vocab_size"], model["bos_token_id"], model["eos_token_ids"])
 
 
 def _fingerprint(checkpoint: Checkpoint) -> list[Any]:

@@ -45,8 +45,8 @@ class NBits:
 def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: bool = False) -> NBits:
     """Round a float matrix [out, in] to the nearest of 2^bits values in each block.
 
-    Symmetric: scale = max|w| / (2^(bits-1) - 1). With a zero point: scale = (max - min) / (2^bits - 1) over a range that
-    includes 0.
+    Symmetric: scale = max|w| / (2^(bits-1) - 1). With a zero point: scale = (max - min) / (2^bits - 1) over a range
+    that includes 0.
 
     Raises:
         RequestError: bits or block size that MatMulNBits does not take.
