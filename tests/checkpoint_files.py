@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 Tensors = dict[str, np.ndarray]
 
@@ -257,6 +258,55 @@ def write_gguf(path: Path, tensors: Tensors, config: dict[str, Any], kind: str, 
     writer.write_tensors_to_file()
     writer.close()
     return values
+
+
+def write_gguf_model(path: Path, folder: Path) -> None:
+    """Write a Hugging Face directory as a float32 GGUF file, by the gguf package's own table of names."""
+    import gguf
+
+    config = json.loads((folder / "config.json").read_text())
+    tensors = {name: array.astype(np.float32) for name, array in load_file(folder / "model.safetensors").items()}
+    family = {"mistral": "llama", "gemma3_text": "gemma3"}.get(config["model_type"], config["model_type"])
+    (architecture,) = (number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    writer = gguf.GGUFWriter(path, family)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if "head_dim" in config:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    rope = config.get("rope_parameters") or {**config, **(config.get("rope_scaling") or {})}
+    writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1)))
+    kind = rope.get("rope_type") or rope.get("type")
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if config.get("original_max_position_embeddings") or kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(
+            config.get("original_max_position_embeddings") or rope["original_max_position_embeddings"]
+        )
+    for length in ("short", "long") if kind == "longrope" else ():
+        writer.add_tensor(f"rope_factors_{length}.weight", np.array(rope[f"{length}_factor"], np.float32))
+    if config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
+    if "sliding_window_pattern" in config:
+        writer.add_sliding_window_pattern(config["sliding_window_pattern"])
+    short_name = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"]).get_name
+    for name, array in (interleaved(tensors, config) if family == "llama" else tensors).items():
+        short = short_name(name, (".weight", ".bias"))
+        assert short is not None
+        added = 1 if family.startswith("gemma") and name.endswith("norm.weight") else 0
+        writer.add_tensor(short, array + np.float32(added))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 # -- GPTQ and AWQ -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from checkpoint_files import (
     pack_words,
     quantise_like_gptq,
     write_gguf,
+    write_gguf_model,
     write_llama2c,
     write_meta,
     write_tokenizer_bin,
@@ -228,6 +229,7 @@ def hostile_pickles(marker: Path) -> dict[str, tuple[bytes, str]]:
         "copyreg": (b"\x80\x02ccopyreg\n_reconstructor\n.", "copyreg._reconstructor"),
         "numpy": (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", "numpy.core.multiarray._reconstruct"),
         "functools": (b"\x80\x02cfunctools\npartial\n.", "functools.partial"),
+        "name of two lines": (b"\x80\x04\x8c\x02os\x8c\x08sys\ntem\x1b\x93.", r"os.sys\ntem\x1b"),
         "changed function": (tensor + b"}X\x01\x00\x00\x00xK\x01sb.", "changes a function"),
         "changed slots": (tensor + b"(N}X\x09\x00\x00\x00_functionK\x01stb.", "changes a function"),
     }
@@ -651,6 +653,22 @@ def test_gguf_of_other_families_keeps_its_row_order(tensors: Tensors, tmp_path: 
     (tmp_path / "model.gguf").unlink()
     write_gguf(tmp_path / "model.gguf", tensors, CONFIG, "F32", family="bert")
     refuse(tmp_path / "model.gguf", "'bert'")
+
+
+GGUF_MODELS = """
+    llama-mha-tied llama-mqa-bias llama-head-dim-24 llama-linear llama-yarn mistral-window gemma-tied gemma-head-dim-40
+    gemma3-local-global phi3-longrope-below phi3-longrope-beyond-partial phi3-window qwen2-bias qwen3-qk-norm
+    qwen3-head-dim-24
+""".split()
+
+
+@pytest.mark.parametrize("name", [name for name in GGUF_MODELS if (FIXTURES / name).is_dir()])
+def test_gguf_of_every_family_is_the_same_model(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="GGUF files are written by the gguf package")
+    write_gguf_model(tmp_path / "model.gguf", FIXTURES / name)
+    expected = np.load(FIXTURES / name / "expected.npz")
+    logits = logits_of(tmp_path / "model.gguf", tmp_path / "out", expected["ids"])
+    assert np.abs(logits - expected["logits"]).max() <= 1e-4
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3"])

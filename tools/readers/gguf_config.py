@@ -143,10 +143,20 @@ class _Metadata:
         config["query_pre_attn_scalar"] = config["hidden_size"] // heads if large else config["head_dim"]
         config["attn_logit_softcapping"] = self._optional("attn_logit_softcapping")
         config["final_logit_softcapping"] = self._optional("final_logit_softcapping")
-        period = 2 if self._family == "gemma2" else 6
-        config["layer_types"] = ["sliding_attention" if (i + 1) % period else "full_attention" for i in range(layers)]
+        config["layer_types"] = [
+            "sliding_attention" if slides else "full_attention" for slides in self._sliding_layers(layers)
+        ]
         if self._family == "gemma3":
             config["rope_local_base_freq"] = _round(self._number("rope.freq_base_swa", 10000.0))
+
+    def _sliding_layers(self, layers: int) -> list[bool]:
+        """Return which layers slide. A file that does not say means the pattern of the published models."""
+        pattern = self._optional("attention.sliding_window_pattern", 2 if self._family == "gemma2" else 6)
+        if isinstance(pattern, list) and len(pattern) == layers:
+            return [bool(slides) for slides in pattern]
+        if isinstance(pattern, int) and pattern > 0:
+            return [(i + 1) % pattern != 0 for i in range(layers)]
+        raise ModelDirectoryError(f"{self._file.path}: its pattern of sliding layers is not understood")
 
 
 def _llama3_divisors(theta: float, rotary: int, scaling: dict[str, Any]) -> np.ndarray:

@@ -99,7 +99,7 @@ class GgufFile:
         entries = {}
         for _ in range(tensors):
             name, (dimensions,) = _string(file), _unpack(file, "I")
-            if dimensions > 4:
+            if dimensions > 4 or not name.isprintable():
                 raise ValueError
             shape = _unpack(file, f"{dimensions}Q")
             kind, offset = _unpack(file, "IQ")

@@ -85,7 +85,9 @@ class TorchFile:
         if not isinstance(state, dict):
             raise ModelDirectoryError(f"{path}: holds no dictionary of tensors; give a checkpoint's own weights")
         self.tensors = {
-            name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, LazyTensor)
+            name: value
+            for name, value in state.items()
+            if isinstance(name, str) and name.isprintable() and isinstance(value, LazyTensor)
         }
 
     def names(self) -> frozenset[str]:
@@ -218,8 +220,9 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _KNOWN[module, name]
         except KeyError:
+            asked = f"{module}.{name}".encode("unicode_escape").decode()[:80]
             raise _Refused(
-                f"the pickle asks for {module}.{name}, which weights do not need; nothing of it was run: do not trust "
+                f"the pickle asks for {asked}, which weights do not need; nothing of it was run: do not trust "
                 "this file, or save the weights as safetensors"
             ) from None
 
