@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Export a Hugging Face checkpoint to a model directory, one ONNX shard per decoder layer, one in memory at a time."""
+"""Export a checkpoint to a model directory, one ONNX shard per decoder layer, one in memory at a time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
     """Write the model directory `out` from the checkpoint `source`.
 
     Args:
-        source: a Hugging Face-layout directory.
+        source: a checkpoint of any kind that `tools.readers.open_checkpoint` knows.
         out: the directory to make, replaced when the new one is whole.
         dtype: of the matrices: 'fp32', 'fp16', 'int8' or 'int4' (rounded to nearest, with the embedding in fp16). Norm
             weights and biases are float32 always.
@@ -157,7 +157,10 @@ def main() -> int:
         description=__doc__, epilog="example: python tools/export_onnx.py checkpoints/alpaca models/alpaca --dtype fp16"
     )
     parser.add_argument(
-        "source", metavar="HF_DIR", help="directory with config.json, model.safetensors, tokenizer.model"
+        "source",
+        metavar="SOURCE",
+        help="Hugging Face directory (safetensors or .bin, GPTQ and AWQ too), Meta directory, GGUF or llama2.c file, "
+        "or organisation/name[@revision] on the Hugging Face hub",
     )
     parser.add_argument("out", metavar="OUT", help="model directory to make")
     parser.add_argument(

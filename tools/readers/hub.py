@@ -51,7 +51,6 @@ def download(name: str) -> Path:
                     repository,
                     revision=revision or None,
                     allow_patterns=[*AUXILIARY, *weights],
-                    ignore_patterns=["*/*"],  # patterns match across folders; what is wanted lies at the top
                 )
             )
             if any((folder / file).is_file() for file in (weights[0], weights[2])):
