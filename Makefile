@@ -5,7 +5,12 @@ BIN := .venv/bin
 .PHONY: demo test lint clean
 
 demo: .venv/tools
-	$(BIN)/python tools/first_run.py
+	@echo "No trained model is in the repository yet: this makes a tiny random one, whose text is noise."
+	$(BIN)/python tools/random_checkpoint.py tiny build/checkpoint
+	$(BIN)/python tools/export_onnx.py build/checkpoint build/model
+	$(BIN)/python demo.py build/model "Once upon a time" --max 40 --seed 1
+	@echo "The same again with one layer in memory at a time:"
+	$(BIN)/python demo.py build/model "Once upon a time" --max 40 --seed 1 --poolsize min
 
 test: .venv/dev
 	$(BIN)/python -m pytest
@@ -16,7 +21,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build .pytest_cache .ruff_cache .mypy_cache
 
 .venv/tools: requirements.txt tools/requirements.txt
 	$(PYTHON) -m venv .venv
