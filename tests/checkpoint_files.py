@@ -323,7 +323,7 @@ def quantise_like_gptq(
     for g in range(count):
         part = matrix.T[groups == g]
         scales[g] = (part.max(0) - part.min(0)) / top * 1.1
-        zeros[g] = (1 << (bits - 1)) if symmetric else rng.integers(1 << (bits - 2), 3 << (bits - 2), len(matrix))
+        zeros[g] = (1 << (bits - 1)) if symmetric else rng.integers(0, top + 1, len(matrix))
         values[groups == g] = np.clip(np.rint(part / scales[g].astype(np.float32)) + zeros[g], 0, top)
     return values, zeros, scales
 

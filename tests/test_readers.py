@@ -807,7 +807,7 @@ def write_packed(
             stored[f"{module}.qzeros"] = pack_words(zeros, bits, 1, places)
         else:
             stored[f"{module}.qweight"] = pack_words(q, bits, 0)
-            stored[f"{module}.qzeros"] = pack_words(zeros - (layout != "gptq_v2"), bits, 1)
+            stored[f"{module}.qzeros"] = pack_words((zeros - (layout != "gptq_v2")) % (1 << bits), bits, 1)
             stored[f"{module}.g_idx"] = groups.astype(np.int32)
     settings = {"quant_method": method, "bits": bits, "group_size": group, "desc_act": order}
     if method == "awq":

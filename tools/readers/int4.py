@@ -6,9 +6,9 @@ w = (q - zero) · scale. The integers are packed into int32 words, the first in 
     GPTQ  qweight [in · bits / 32, out]  along the inputs    qzeros [groups, out · bits / 32] along the outputs
     AWQ   qweight [in, out · bits / 32]  along the outputs, in the order 0 2 4 6 1 3 5 7, qzeros likewise
 
-GPTQ's first format stores zero - 1. With `desc_act`, GPTQ takes the inputs in an order of its own (`g_idx`), so that a
-group is not a block of neighbours: such a matrix is handed out as floats, which are exact, and only an export that
-quantises rounds them again; a report says so.
+GPTQ's first format stores zero - 1, so that the highest number stands for a zero point of 0. With `desc_act`, GPTQ
+takes the inputs in an order of its own (`g_idx`), so that a group is not a block of neighbours: such a matrix is handed
+out as floats, which are exact, and only an export that quantises rounds them again; a report says so.
 """
 
 from __future__ import annotations
