@@ -155,6 +155,25 @@ CASES: dict[str, Case] = {
         },
         classic=True,
     ),
+    "gemma3-longrope": Case(
+        "Gemma3Text",
+        {
+            **GEMMA,
+            "sliding_window": 8,
+            "sliding_window_pattern": 2,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "longrope",
+                    "rope_theta": 1e6,
+                    "short_factor": SHORT,
+                    "long_factor": LONG,
+                    "original_max_position_embeddings": 32,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+        length=60,
+    ),
     "gemma3-head-dim-24": Case(
         "Gemma3Text",
         {

@@ -90,10 +90,11 @@ def _has_head_of_its_own(checkpoint: Checkpoint) -> bool:
     """Tell whether there is an lm_head other than the embedding: as in transformers it counts, whatever is tied."""
     if not {EMBEDDING, HEAD} <= checkpoint.names():
         return False
-    first, second = (
-        hashlib.sha256(np.ascontiguousarray(checkpoint.tensor(name))).digest() for name in (EMBEDDING, HEAD)
-    )
-    return first != second
+    return _digest(checkpoint, EMBEDDING) != _digest(checkpoint, HEAD)
+
+
+def _digest(checkpoint: Checkpoint, name: str) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(checkpoint.tensor(name)).reshape(-1).view(np.uint8).data).digest()
 
 
 def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:

@@ -57,7 +57,7 @@ def build_layer(g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: Rop
 
     A model that changes its rope with the length of the sequence (LongRoPE) has the input `rope_rows` as well, int64
     [batch, sequence]: the rows of the tables for these tokens. Only who runs all chunks of a sequence knows how long
-    it will be.
+    it will be. Layers of such a model whose own rope does not change have the input too, and leave it aside.
     """
     cache: list[int | str] = ["batch", spec.num_kv_heads, "capacity", spec.cache_head_dim]
     g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])

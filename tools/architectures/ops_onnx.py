@@ -76,7 +76,7 @@ class OnnxOps:
         """
         size, keys = spec.cache_head_dim, spec.num_kv_heads
         places = _Places(g, name, layer.window)
-        rows = "rope_rows" if spec.rope_switch_length is not None else places.positions
+        rows = places.positions if spec.ropes[layer.rope].switch_length is None else "rope_rows"
         axis = g.ints(f"{name}/head_axis", [2])
         turn = []
         for table in rope:

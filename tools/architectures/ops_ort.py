@@ -60,7 +60,7 @@ class OrtOps:
                 norm = f"{name}/{short}_norm"
                 inputs[place] = self._head_norm(g, norm, inputs[place], heads.norms[place], count, spec)
         inputs += ["past_key", "past_value", "seqlens_k", "total_sequence_length", *map(g.shared, rope)]
-        if spec.rope_switch_length is not None:
+        if spec.ropes[layer.rope].switch_length is not None:
             inputs.append("rope_rows")
         return g.node(
             "GroupQueryAttention",

@@ -128,7 +128,9 @@ def read_rope(
     fraction = number(parameters, "partial_rotary_factor", partial or 1.0, float)
     dim = int(head_dim * fraction)
     if not 0 < dim <= head_dim or (dim == head_dim and dim % 2) or (dim % 2 and kind == "yarn"):
-        raise not_implemented("partial_rotary_factor", fraction)
+        raise ModelDirectoryError(
+            f"config.json: rope would turn {dim} of {head_dim} dimensions of a head (head_dim, partial_rotary_factor)"
+        )
     # Powers in float64 rounded to float32 agree with torch's float32 powers more often than numpy's own do.
     base = number(parameters, "rope_theta", theta, float)
     powers = np.power(base, (np.arange(0, dim, 2, dtype=FLOAT) / FLOAT(dim)).astype(np.float64)).astype(FLOAT)
