@@ -173,7 +173,7 @@ BAD_CHECKPOINTS = {
     "negative size": (change_config(hidden_size=-64), "'hidden_size' is -64"),
     "size is a text": (change_config(vocab_size="many"), "'vocab_size' is 'many'"),
     "eos out of range": (change_config(eos_token_id=5000), "5000 is not in the vocabulary"),
-    "other shape": (change_config(intermediate_size=95), r"up_proj.weight has shape \[96, 64\]"),
+    "other shape": (change_config(intermediate_size=95), r"_proj.weight has shape \[96, 64\]"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
     "truncated weights": (truncate("model.safetensors"), "model.safetensors: cannot be read"),
     "tensor missing": (change_tensors(lambda tensors: tensors.pop(NORM)), f"lacks 1 tensors, the first is {NORM}"),
