@@ -9,6 +9,7 @@ import numpy as np
 from .config import ModelConfig
 from .kv_cache import KVCache
 from .pool import MemoryPool
+from .session import Session
 
 # Positions that go through a layer at once. Bounds what a layer needs for intermediate results; a longer prompt goes
 # through each layer in several chunks, so that it is still loaded only once.
@@ -41,7 +42,7 @@ class Decoder:
         """
         positions = ids.shape[1] if every_position else 1
         cache.check_room(ids.shape[1])
-        rope_offset = self._rope_offset(cache.length + ids.shape[1])
+        rope_offset = self.rope_offset(cache.length + ids.shape[1])
         if cache.length and rope_offset != cache.rope_offset:
             # Every key in the cache was turned by the other factors: compute them all anew.
             ids = np.concatenate([cache.ids[:, : cache.length], ids], axis=1)
@@ -51,7 +52,8 @@ class Decoder:
         cache.rope_offset = rope_offset
         self.pool.reserve(cache.used_bytes_after(count))
         step = self._decode_pass if ids.shape == (1, 1) else _Pass(self.config, batch, count, self.chunk)
-        step.start(ids, cache.length, rope_offset)
+        step.ids[:] = ids
+        step.start(cache.length, rope_offset)
 
         # 1. Tokens become vectors.
         with self.pool.use(self.config.embed) as shard:
@@ -59,20 +61,8 @@ class Decoder:
 
         # 2. Each layer reads one hidden buffer and writes the other, and extends its own keys and values in place.
         for i, layer in enumerate(self.config.layers):
-            key, value = cache.keys[i], cache.values[i]
             with self.pool.use(layer) as shard:
-                for chunk in step.chunks:
-                    shard.run(
-                        {
-                            "hidden": chunk.hidden[i % 2],
-                            "past_key": key,
-                            "past_value": value,
-                            "seqlens_k": chunk.seqlens_k,
-                            "total_sequence_length": chunk.total_sequence_length,
-                            **chunk.rope_rows,
-                        },
-                        {"hidden_out": chunk.hidden[(i + 1) % 2], "present_key": key, "present_value": value},
-                    )
+                step.layer(shard, i, cache.keys[i], cache.values[i])
         cache.advance(count)
 
         # 3. The last vectors become scores for the next token.
@@ -87,10 +77,47 @@ class Decoder:
             shard.run({"hidden": hidden}, {"logits": logits})
         return logits.copy() if step is self._decode_pass else logits
 
-    def _rope_offset(self, total: int) -> int:
+    def rope_offset(self, total: int) -> int:
         """Return the row of the rope tables that position 0 of a sequence of `total` tokens takes."""
         switch = self.config.rope_switch_length
         return switch if switch is not None and total > switch else 0
+
+    def embed(self, ids: np.ndarray) -> np.ndarray:
+        """Return float32 [batch, sequence, hidden_size], the vectors of tokens int64 [batch, sequence]."""
+        hidden = np.empty((*ids.shape, self.config.hidden_size), np.float32)
+        with self.pool.use(self.config.embed) as shard:
+            shard.run({"input_ids": np.ascontiguousarray(ids, np.int64)}, {"hidden": hidden})
+        return hidden
+
+    def layer(
+        self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray, past: int = 0, rope_offset: int = 0
+    ) -> np.ndarray:
+        """Return what layer `i` alone makes of a stretch of a sequence; see `layerwise` for who walks this way.
+
+        Args:
+            i: number of the layer.
+            hidden: float32 [batch, sequence, hidden_size], what the layer before made of the stretch.
+            key: float32 [batch, kv_heads, capacity, head_dim] with `past` positions filled; extended in place.
+            value: like key.
+            past: where in the sequence the stretch begins.
+            rope_offset: of the whole sequence.
+
+        Returns:
+            float32 [batch, sequence, hidden_size].
+        """
+        step = _Pass(self.config, hidden.shape[0], hidden.shape[1], self.chunk)
+        step.start(past, rope_offset)
+        step.hidden[i % 2][:] = hidden
+        with self.pool.use(self.config.layers[i]) as shard:
+            step.layer(shard, i, key, value)
+        return step.hidden[(i + 1) % 2]
+
+    def head(self, hidden: np.ndarray) -> np.ndarray:
+        """Return the logits float32 [batch, sequence, vocab] of what the last layer made, [batch, sequence, hidden]."""
+        logits = np.empty((*hidden.shape[:2], self.config.vocab_size), np.float32)
+        with self.pool.use(self.config.head) as shard:
+            shard.run({"hidden": np.ascontiguousarray(hidden)}, {"logits": logits})
+        return logits
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Return float32 [sequence, vocab] for int64 [sequence] in one pass, with a cache of their own."""
@@ -147,14 +174,28 @@ class _Pass:
             for end in [min(start + chunk, count)]
         ]
 
-    def start(self, ids: np.ndarray, past: int, rope_offset: int) -> None:
-        """Take the ids and set the lengths the attention of each chunk sees, `past` tokens being in the cache."""
-        self.ids[:] = ids
+    def start(self, past: int, rope_offset: int) -> None:
+        """Set the lengths the attention of each chunk sees, `past` tokens being in the cache."""
         for chunk in self.chunks:
             chunk.seqlens_k[:] = past + chunk.end - 1  # ONNX Runtime counts the valid tokens less one
             chunk.total_sequence_length[:] = past + chunk.end
             for rows in chunk.rope_rows.values():
                 rows[:] = rope_offset + np.arange(past + chunk.end - rows.shape[1], past + chunk.end)
+
+    def layer(self, shard: Session, i: int, key: np.ndarray, value: np.ndarray) -> None:
+        """Run layer `i` chunk by chunk: it reads one hidden buffer, writes the other, extends its cache in place."""
+        for chunk in self.chunks:
+            shard.run(
+                {
+                    "hidden": chunk.hidden[i % 2],
+                    "past_key": key,
+                    "past_value": value,
+                    "seqlens_k": chunk.seqlens_k,
+                    "total_sequence_length": chunk.total_sequence_length,
+                    **chunk.rope_rows,
+                },
+                {"hidden_out": chunk.hidden[(i + 1) % 2], "present_key": key, "present_value": value},
+            )
 
     def logits(self, positions: int) -> np.ndarray:
         """Return the output buffer float32 [batch, positions, vocab]."""
