@@ -1,0 +1,147 @@
+"""GPTQ (Frantar et al. 2022): each weight is rounded in turn, those that are left make up for the error it made.
+
+H = XᵀX is the Hessian of the squared error of the products. With H⁻¹ = UᵀU, U upper triangular, row i of U holds what
+the best answer to an error at input i is: w_j -= (w_i - q_i) / U_ii · U_ij for every later input j.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llama_onnx.errors import RequestError
+
+from ..nbits import NBits
+from .common import Format, pack
+from .k_quant import search
+from .rtn import range_of
+
+PANEL = 512  # rows and columns handled at once where a whole matrix would not fit twice
+BATCH = 128  # inputs whose updates reach the others in one product
+EXACT = 2048  # up to this many inputs the factorisation is in float64
+
+
+def quantize(
+    matrix: np.ndarray,
+    form: Format,
+    hessian: np.ndarray,
+    damp: float = 0.01,
+    descending: bool = False,
+    search_scales: bool = True,
+) -> NBits:
+    """Quantise float32 [out, in].
+
+    Args:
+        matrix: the weights.
+        form: of the result.
+        hessian: float32 [in, in], XᵀX of the inputs up to a factor. Overwritten: at 7B it is half a gigabyte.
+        damp: share of the mean diagonal that is added to the diagonal.
+        descending: quantise inputs of large diagonal first, with the scales of the original weights; else in order, the
+            scale of a block chosen when its turn comes, from the weights as they are by then.
+        search_scales: choose scales by weighted least squares, not by the range.
+    """
+    columns = matrix.shape[1]
+    diagonal = prepare(hessian, damp)
+    order = np.argsort(-diagonal, kind="stable") if descending else np.arange(columns)
+    if descending:
+        hessian = hessian[np.ix_(order, order)]
+    importance = diagonal / diagonal.mean() if search_scales else None
+    factor = inverse_factor(hessian.astype(np.float64) if columns <= EXACT else hessian)
+    return _round(matrix, form, factor.astype(np.float32, copy=False), order, importance, descending)
+
+
+def _round(
+    matrix: np.ndarray,
+    form: Format,
+    factor: np.ndarray,
+    order: np.ndarray,
+    importance: np.ndarray | None,
+    descending: bool,
+) -> NBits:
+    rows, columns = matrix.shape
+    size, blocks = form.block_size, -(-columns // form.block_size)
+    values = np.full((blocks * size, rows), form.middle, np.uint8)
+    scales, zeros = np.ones((blocks, rows), np.float32), np.full((blocks, rows), form.middle, np.float32)
+    work = np.array(matrix.T[order] if descending else matrix.T, np.float32, order="C")  # [in, out]
+
+    def choose(block: int, weights: np.ndarray) -> None:
+        """Set scales and zero points of a block from weights [block_size or less, out]."""
+        by_row = np.ascontiguousarray(weights.T)
+        if importance is None:
+            scales[block], zeros[block] = range_of(by_row, form)
+        else:
+            inputs = slice(block * size, min((block + 1) * size, columns))
+            scales[block], zeros[block] = search(by_row, form, importance[inputs].astype(np.float32))
+        if form.zero_point:  # what lies beyond the columns must count as 0
+            values[columns:] = zeros[-1]
+
+    if descending:
+        for block in range(blocks):
+            choose(block, matrix[:, block * size : (block + 1) * size].T)
+    batch = max(BATCH, size)
+    for start in range(0, columns, batch):
+        end = min(start + batch, columns)
+        errors = np.empty((end - start, rows), np.float32)
+        for i in range(start, end):
+            column = order[i]
+            block = column // size
+            if not descending and i % size == 0:
+                choose(block, work[i : min(i + size, columns)])
+            scale, zero, weights = scales[block], zeros[block], work[i]
+            whole = np.clip(np.rint(weights / scale) + zero, 0, form.highest)
+            values[column] = whole
+            error = errors[i - start]
+            np.subtract(weights, (whole - zero) * scale, out=error)
+            error /= factor[i, i]
+            work[i + 1 : end] -= factor[i, i + 1 : end, None] * error
+        for first in range(end, columns, PANEL):  # the rest, once for the whole batch
+            last = min(first + PANEL, columns)
+            work[first:last] -= factor[start:end, first:last].T @ errors
+    del work
+    packed = np.ascontiguousarray(values.T).reshape(rows, blocks, size)
+    return pack(packed, np.ascontiguousarray(scales.T), np.ascontiguousarray(zeros.T), form, columns)
+
+
+def prepare(hessian: np.ndarray, damp: float) -> np.ndarray:
+    """Damp a Hessian in place and return its diagonal; an input that is always 0 counts for nothing but itself."""
+    diagonal = hessian.diagonal().copy()
+    if not np.isfinite(diagonal).all():
+        raise RequestError("the inputs of a matrix are not finite on the calibration text; is the checkpoint damaged?")
+    mean = diagonal.mean() or 1.0
+    dead = diagonal == 0
+    diagonal[dead] = mean
+    diagonal += damp * mean
+    hessian[np.diag_indices_from(hessian)] = diagonal
+    return diagonal
+
+
+def inverse_factor(h: np.ndarray) -> np.ndarray:
+    """Return U, upper triangular with UᵀU = H⁻¹, in place of the positive definite H.
+
+    H = RRᵀ with R upper triangular, found from the last panel to the first; then U = R⁻¹. Nothing but `h` and one
+    panel is in memory.
+    """
+    count = len(h)
+    starts = range(0, count, PANEL)
+    inverses = {}
+    for start in reversed(starts):
+        end = min(start + PANEL, count)
+        corner = h[start:end, start:end].astype(np.float64)
+        try:
+            root = np.linalg.cholesky(corner[::-1, ::-1])[::-1, ::-1]
+        except np.linalg.LinAlgError:
+            raise RequestError(
+                "the calibration inputs are degenerate; give more text, or a larger --gptq_damp"
+            ) from None
+        inverses[start] = np.triu(np.linalg.inv(root)).astype(h.dtype)
+        if start:
+            above = h[:start, start:end] @ inverses[start].T
+            h[:start, start:end] = above
+            for first in range(0, start, PANEL):
+                h[first : first + PANEL, first:start] -= above[first : first + PANEL][: start - first] @ above[first:].T
+    for start in starts:
+        end = min(start + PANEL, count)
+        if start:
+            h[:start, start:end] = (h[:start, :start] @ h[:start, start:end]) @ -inverses[start]
+        h[start:end, start:end] = inverses[start]
+        h[end:, start:end] = 0
+    return h
