@@ -257,7 +257,8 @@ def make_classic(path: Path) -> None:
     for name in ("rope_theta", "partial_rotary_factor"):
         if name in parameters:
             config[name] = parameters.pop(name)
-    if config["model_type"] not in ("gemma2", "qwen2", "qwen3"):
+    by_pattern = config.get("_sliding_window_pattern", 6) != 6  # the list says what the pattern did
+    if by_pattern or config["model_type"] not in ("gemma2", "gemma3_text", "qwen2", "qwen3"):
         config.pop("layer_types", None)
     kind = parameters.pop("rope_type")
     original = parameters.pop("original_max_position_embeddings", None)
