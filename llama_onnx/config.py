@@ -21,7 +21,8 @@ class Shard:
 
     `loaded_bytes` is what its weights take in memory, `file_bytes` on disk (without files of other shards);
     `data_files` may be shared between shards (rope tables, tied embeddings); `quantized` tells that it has
-    block-quantised matrices, which must be packed when they are loaded.
+    block-quantised matrices, which must be packed when they are loaded; `copied` that its weights lie inside the ONNX
+    file, out of which they are copied.
     """
 
     name: str
@@ -30,11 +31,13 @@ class Shard:
     loaded_bytes: int
     file_bytes: int = 0
     quantized: bool = False
+    copied: bool = False
 
     @property
     def loading_bytes(self) -> int:
         """Bytes that are needed besides while it is being loaded: its file, unless the weights stay mapped from it."""
-        return 0 if self.loaded_bytes <= self.file_bytes and not self.quantized else self.file_bytes
+        mapped = self.loaded_bytes <= self.file_bytes and not self.quantized and not self.copied
+        return 0 if mapped else self.file_bytes
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,12 @@ class ModelConfig:
     head: Shard
     rope_switch_length: int | None = None  # longer sequences turn by other rope factors, from the start (LongRoPE)
     template: str | None = None  # of prompts, where the model was trained on one that is built in
+    norm: Shard | None = None  # the final norm, in the layout of the original llama.onnx, where the head has none
 
     @property
     def shards(self) -> tuple[Shard, ...]:
         """All shards in the order a step runs them."""
-        return (self.embed, *self.layers, self.head)
+        return (self.embed, *self.layers, *([self.norm] if self.norm else []), self.head)
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -75,14 +79,21 @@ class ModelConfig:
 def read_config(directory: str | Path) -> ModelConfig:
     """Read `manifest.json` of a model directory and check that every file it lists is there in full size.
 
+    The one kind of directory that has no manifest is that of the original llama.onnx; see `legacy.py`.
+
     Raises:
         ModelDirectoryError: not a model directory, an unreadable or wrong manifest, a missing or truncated file.
     """
     directory = Path(directory)
+    if not (directory / MANIFEST).exists():
+        from .legacy import is_legacy, read_legacy_config  # which builds on this module
+
+        if is_legacy(directory):
+            return read_legacy_config(directory)
     manifest = _read_manifest(directory)
     _check_files(directory, _field(manifest, "files", dict))
     model = _field(manifest, "model", dict)
-    number = {
+    number: dict[str, Any] = {
         name: _count(model, name)
         for name in (
             "hidden_size num_layers num_heads num_kv_heads head_dim intermediate_size vocab_size context_length"

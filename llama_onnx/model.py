@@ -13,6 +13,7 @@ from .config import ModelConfig, read_config
 from .decoder import Decoder, working_bytes
 from .errors import PoolTooSmallError, RequestError
 from .generate import Step, Timing, check_prompt, generate_tokens, stream_text
+from .legacy_decoder import LegacyDecoder
 from .memory import available_bytes, format_size, parse_size, peak_bytes, process_bytes
 from .pool import MemoryPool, charge_of
 from .sampling import SamplingParams
@@ -110,7 +111,7 @@ def load(
     """Load a model directory. Shards are loaded when they are first needed.
 
     Args:
-        directory: made by `tools/export_onnx.py`.
+        directory: made by `tools/export_onnx.py`, or one of the original llama.onnx.
         poolsize: what the whole process may use: a number of GiB, a text ('2GB', '512MB'), 'min' (one shard at a
             time, as little as possible), or None for 80 % of the memory that is available.
         ctx_size: the most tokens of prompt and output together; None means the model's own context length.
@@ -131,7 +132,8 @@ def load(
     tokenizer = load_tokenizer(config)
     start_runtime(threads)
     pool = MemoryPool.smallest(config.shards) if poolsize == SMALLEST_POOL else _pool_within(promise, config)
-    return LanguageModel(config, tokenizer, Decoder(config, pool), ctx_size or config.context_length)
+    decoder = LegacyDecoder(config, pool) if config.norm else Decoder(config, pool)
+    return LanguageModel(config, tokenizer, decoder, ctx_size or config.context_length)
 
 
 def _pool_within(promise: int | None, config: ModelConfig) -> MemoryPool:
