@@ -29,44 +29,59 @@ class LegacyDecoder(Decoder):
 
     def forward(self, ids: np.ndarray, cache: KVCache, every_position: bool = False) -> np.ndarray:
         """Append tokens to the cache and return logits; see `Decoder.forward`."""
-        config, count, past = self.config, ids.shape[1], cache.length
+        config, count = self.config, ids.shape[1]
         cache.check_room(count)
+        cache.ids[:, cache.length : cache.length + count] = ids
         # While a layer runs, its old keys and values are there beside the new ones.
         self.pool.reserve(cache.used_bytes_after(count) * (config.num_layers + 1) // config.num_layers)
-        starts = range(0, count, self.chunk)
-
-        # 1. Tokens become vectors.
-        hidden = self._run_one(config.embed, ids)
-
-        # 2. Each layer replaces them, chunk by chunk, and its keys and values grow with each.
-        for i, layer in enumerate(config.layers):
-            key, value = cache.keys[i][:, :, :past], cache.values[i][:, :, :past]
-            chunks = []
-            with self.pool.use(layer) as shard:
-                for start in starts:
-                    part = hidden[:, start : start + self.chunk]
-                    given = {
-                        "hidden_in": part,
-                        "attn_mask": causal_mask(part.shape[1], past + start, len(ids), shard.inputs["attn_mask"]),
-                        "position_ids": position_ids(part.shape[1], past + start, len(ids)),
-                        "past_key_in": key,
-                        "past_value_in": value,
-                    }
-                    result = shard.compute(given)
-                    key, value = result["past_key"], result["past_value"]
-                    chunks.append(result["hidden_out"])
-            if key.shape[2] != past + count:
-                raise ModelDirectoryError(
-                    f"{layer.path}: its past_key holds {key.shape[2]} tokens after {past + count}; "
-                    "it is not a part of a llama.onnx model"
-                )
-            cache.keys[i], cache.values[i] = key, value
-            hidden = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=1)
+        hidden = self.embed(ids)
+        for i in range(config.num_layers):
+            key, value = cache.keys[i][:, :, : cache.length], cache.values[i][:, :, : cache.length]
+            hidden, cache.keys[i], cache.values[i] = self._layer(i, hidden, key, value)
         cache.advance(count)
+        return self.head(hidden if every_position else hidden[:, -1:])
 
-        # 3. The last vectors become scores for the next token.
-        hidden = self._run_one(self._norm, hidden if every_position else hidden[:, -1:])
-        return self._run_one(config.head, hidden).astype(np.float32, copy=False)
+    def embed(self, ids: np.ndarray) -> np.ndarray:
+        """Return [batch, sequence, hidden_size] in the type of the graph; see `Decoder.embed`."""
+        return self._run_one(self.config.embed, ids)
+
+    def layer(
+        self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray, past: int = 0, rope_offset: int = 0
+    ) -> np.ndarray:
+        """Return what layer `i` alone makes of a stretch of a sequence; see `Decoder.layer`."""
+        made, keys, values = self._layer(i, hidden, key[:, :, :past], value[:, :, :past])
+        for filled, grown in ((key, keys), (value, values)):
+            filled[:, :, past : grown.shape[2]] = grown[:, :, past:]
+        return made.astype(np.float32, copy=False)
+
+    def head(self, hidden: np.ndarray) -> np.ndarray:
+        """Return the logits of what the last layer made, normed first; see `Decoder.head`."""
+        return self._run_one(self.config.head, self._run_one(self._norm, hidden)).astype(np.float32, copy=False)
+
+    def _layer(self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return hidden_out, past_key and past_value of a stretch that follows the keys and values given."""
+        batch, count = hidden.shape[:2]
+        total = key.shape[2] + count
+        made = []
+        with self.pool.use(self.config.layers[i]) as shard:
+            for start in range(0, count, self.chunk):
+                part, past = hidden[:, start : start + self.chunk], key.shape[2]
+                given = {
+                    "hidden_in": part,
+                    "attn_mask": causal_mask(part.shape[1], past, batch, shard.inputs["attn_mask"]),
+                    "position_ids": position_ids(part.shape[1], past, batch),
+                    "past_key_in": key,
+                    "past_value_in": value,
+                }
+                result = shard.compute(given)
+                key, value = result["past_key"], result["past_value"]
+                made.append(result["hidden_out"])
+        if key.shape[2] != total:
+            raise ModelDirectoryError(
+                f"{self.config.layers[i].path}: its past_key holds {key.shape[2]} tokens after {total}; "
+                "it is not a part of a llama.onnx model"
+            )
+        return made[0] if len(made) == 1 else np.concatenate(made, axis=1), key, value
 
     def _run_one(self, shard: Shard, array: np.ndarray) -> np.ndarray:
         """Run a shard of one input and one output, whatever they are called."""
