@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import __version__
+from . import __version__, cli_scoring
 from .errors import LlamaOnnxError, RequestError
 from .generate import Step
 from .memory import format_size
@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--template", choices=CHOICES, default="plain", help=TEMPLATE_HELP)
     _add_sampling(verb)
     _add_runtime(verb)
+    cli_scoring.add_verbs(verbs, _add_runtime)
     return parser
 
 
@@ -141,9 +142,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
 
 
-def _add_runtime(parser: argparse.ArgumentParser) -> None:
+def _add_runtime(parser: argparse.ArgumentParser, ctx: str = "most tokens of prompt and answer together") -> None:
     group = parser.add_argument_group("memory and speed")
     group.add_argument("--poolsize", metavar="SIZE", help=POOLSIZE_HELP)
-    group.add_argument("-c", "--ctx-size", type=int, metavar="N", help="most tokens of prompt and answer together")
+    group.add_argument("-c", "--ctx", "--ctx-size", dest="ctx_size", type=int, metavar="N", help=ctx)
     group.add_argument("-t", "--threads", type=int, metavar="N", help="threads that compute (default: one per core)")
     group.add_argument("-v", "--verbose", action="store_true", help="figures on stderr at the end")
