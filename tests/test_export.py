@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from llama_onnx.config import read_config
 from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError, RequestError
-from tools import model_writer
+from tools import model_writer, nbits
 from tools.export_onnx import export
 from tools.model_writer import ModelWriter
 from tools.nbits import dequantize, quantize_rtn
@@ -129,6 +129,23 @@ def test_quantised_export_computes_with_the_rounded_weights(
     # What is left is the rounding of activations to 8 bits inside the kernel.
     assert np.abs(quantised - reference).mean() / scale < 0.05
     assert np.abs(quantised - decoder_of(model).logits(ids)).mean() / scale < limit
+
+
+@pytest.mark.parametrize(("bits", "block_size"), [(2, 16), (4, 32), (4, 128), (8, 64)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_rounding_in_stretches_is_rounding_the_whole(
+    monkeypatch: pytest.MonkeyPatch, bits: int, block_size: int, dtype: Any
+) -> None:
+    matrix = np.random.default_rng(0).standard_normal((50, 200)).astype(dtype)
+    matrix[3] = 0
+    for zero_point in (False, True):
+        whole = quantize_rtn(matrix.astype(np.float32), bits, block_size, zero_point)
+        monkeypatch.setattr(nbits, "ROUNDED_AT_ONCE", 700)
+        parts = quantize_rtn(matrix, bits, block_size, zero_point)
+        for name in ("packed", "scales", "zero_points"):
+            assert np.array_equal(getattr(whole, name), getattr(parts, name))
+        error = np.abs(dequantize(parts) - matrix.astype(np.float32))
+        assert error.max() <= np.repeat(parts.scales, block_size, 1)[:, :200].max() * (0.501 + (bits == 2))
 
 
 # Bad checkpoints

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -14,19 +16,26 @@ from onnx import TensorProto, helper, numpy_helper
 from llama_onnx import __version__
 
 ALIGNMENT = 4096  # ONNX Runtime maps an aligned tensor in place; a page is also what direct reads want
+STRETCH = 32 << 20  # bytes written before they are brought to the disk
 OPSET = 21
 IR_VERSION = 10  # read by every ONNX Runtime that has the operators used here
 MICROSOFT = "com.microsoft"
 
 
 class WeightFile:
-    """A file of raw tensors, each at a 4096-byte offset, written from front to back."""
+    """A file of raw tensors, each at a 4096-byte offset, written from front to back.
+
+    A tensor is written and hashed by threads while the next one is made, which must not change it meanwhile. What is
+    written goes to the disk stretch by stretch: left to the system, unwritten pages pile up until memory is full.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.bytes = 0
         self._file = path.open("wb")
         self._hash = hashlib.sha256()
+        self._threads = ThreadPoolExecutor(2)
+        self._under_way: list[Future[None]] = []
 
     def add(self, name: str, array: np.ndarray, kind: int | None = None, shape: Sequence[int] = ()) -> TensorProto:
         """Append a tensor and return the initializer that refers to it.
@@ -36,24 +45,61 @@ class WeightFile:
             array: its values.
             kind: the ONNX type and `shape` of a tensor that the array holds the bytes of (4-bit values); None means
                 those of the array.
+
+        Raises:
+            OSError: this tensor, or the one before it, could not be written.
         """
-        self._write(bytes(-self.bytes % ALIGNMENT))
         array = np.ascontiguousarray(array)
         if kind is None:
             kind, shape = helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
-        tensor = external_tensor(name, kind, shape, self.path.name, self.bytes, array.nbytes)
-        self._write(array.reshape(-1).view(np.uint8).data)
+        padding = bytes(-self.bytes % ALIGNMENT)
+        tensor = external_tensor(name, kind, shape, self.path.name, self.bytes + len(padding), array.nbytes)
+        self._wait()
+        data = array.reshape(-1).view(np.uint8).data
+        self._under_way = [
+            self._threads.submit(work, padding, data) for work in (self._write_tensor, self._hash_tensor)
+        ]
+        self.bytes += len(padding) + array.nbytes
         return tensor
 
     def close(self) -> dict[str, Any]:
         """Finish the file and return what the manifest says of it: bytes and sha256."""
-        self._file.close()
+        try:
+            self._wait()
+        finally:
+            self._threads.shutdown()
+            self._file.close()
         return {"bytes": self.bytes, "sha256": self._hash.hexdigest()}
+
+    def _wait(self) -> None:
+        """Let the tensor under way be finished: one at a time, so that no more than two are in memory."""
+        under_way, self._under_way = self._under_way, []
+        wait(under_way)
+        for future in under_way:
+            future.result()
+
+    def _write_tensor(self, padding: bytes, data: memoryview) -> None:
+        self._write(padding)
+        for start in range(0, len(data), STRETCH):
+            part = data[start : start + STRETCH]
+            self._write(part)
+            if len(part) == STRETCH:
+                flush_and_drop(self._file)
+
+    def _hash_tensor(self, padding: bytes, data: memoryview) -> None:
+        self._hash.update(padding)
+        self._hash.update(data)
 
     def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)
-        self._hash.update(data)
-        self.bytes += len(data)
+
+
+def flush_and_drop(file: IO[bytes]) -> None:
+    """Bring what was written to the disk and take it out of the page cache, where the system can."""
+    file.flush()
+    getattr(os, "fdatasync", os.fsync)(file.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class Graph:

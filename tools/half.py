@@ -1,19 +1,21 @@
-"""float16 weights. They are stored as float16 and computed with in float32: x86 has no float16 products."""
+"""16-bit weights. They are stored as float16 and computed with in float32: x86 has no float16 products."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 
 PAGE = 4096
+WIDENED_AT_ONCE = 1 << 16  # values: what is under way stays in the processor's cache
 
 
 def to_half(name: str, array: np.ndarray, report: Callable[[str], None]) -> np.ndarray:
     """Return an array as float16, or as float32 where values would overflow, which is reported by the tensor's name."""
     if array.dtype == np.float16:
         return array
-    wide = array.astype(np.float32, copy=False)
+    wide = widen(array)
     with np.errstate(over="ignore"):
         half = wide.astype(np.float16)
     overflowing = int(np.count_nonzero(np.isinf(half) & np.isfinite(wide)))
@@ -22,6 +24,32 @@ def to_half(name: str, array: np.ndarray, report: Callable[[str], None]) -> np.n
     largest = float(np.abs(wide).max())
     report(f"{name}: {overflowing} values beyond float16 (largest {largest:.4g}); kept in float32")
     return wide
+
+
+def widen(array: np.ndarray) -> np.ndarray:
+    """Return an array of floats as float32, which is exact; several times as fast as `astype` for 16-bit types."""
+    if array.dtype not in (np.float16, ml_dtypes.bfloat16):
+        return array.astype(np.float32, copy=False)
+    wide = np.empty(array.shape, np.float32)
+    source, target = np.ascontiguousarray(array).reshape(-1), wide.reshape(-1)
+    convert = _widen_half if array.dtype == np.float16 else _widen_bfloat16
+    for start in range(0, source.size, WIDENED_AT_ONCE):
+        part = slice(start, start + WIDENED_AT_ONCE)
+        convert(source[part], target[part])
+    return wide
+
+
+def _widen_half(source: np.ndarray, target: np.ndarray) -> None:
+    bits = target.view(np.int32)
+    np.left_shift(source.view(np.int16), 13, out=bits, dtype=np.int32)  # widening to 32 bits repeats the sign
+    bits &= ~(0x7 << 28)
+    target *= np.float32(2.0**112)  # the exponents of float16 and float32 count from 15 and 127
+    if max(target.max(), -target.min()) >= 65536:  # infinities and what is no number have an exponent of their own
+        target[:] = source
+
+
+def _widen_bfloat16(source: np.ndarray, target: np.ndarray) -> None:
+    np.left_shift(source.view(np.uint16), 16, out=target.view(np.uint32), dtype=np.uint32)
 
 
 def embedding_bytes(table: np.ndarray, context_length: int) -> int:

