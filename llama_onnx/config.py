@@ -90,7 +90,7 @@ def read_config(directory: str | Path) -> ModelConfig:
 
         if is_legacy(directory):
             return read_legacy_config(directory)
-    manifest = _read_manifest(directory)
+    manifest = read_manifest(directory)
     _check_files(directory, _field(manifest, "files", dict))
     model = _field(manifest, "model", dict)
     number: dict[str, Any] = {
@@ -131,7 +131,12 @@ def read_config(directory: str | Path) -> ModelConfig:
     )
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest of a model directory, known to be of our format, its fields yet to be checked.
+
+    Raises:
+        ModelDirectoryError: there is none, or it cannot be read.
+    """
     path = directory / MANIFEST
     if not directory.is_dir():
         raise ModelDirectoryError(f"{directory}: no such directory; give one made by tools/export_onnx.py")

@@ -36,13 +36,14 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 @dataclass(frozen=True)
 class Node:
-    """One operator. `domain` is '' for the standard ones."""
+    """One operator. `domain` is '' for the standard ones; of its attributes those that are whole numbers are kept."""
 
     op_type: str
     name: str
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    numbers: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,18 @@ class _Reader:
         inputs: list[str] = []
         outputs: list[str] = []
         texts = {3: "", 4: "", 7: ""}
+        numbers: dict[str, int] = {}
         for field in self._messages(start, end):
             if field.number in (1, 2):
                 (inputs if field.number == 1 else outputs).append(self._text(field))
             elif field.number in texts:
                 texts[field.number] = self._text(field)
-        return Node(texts[4], texts[3], texts[7], tuple(inputs), tuple(outputs))
+            elif field.number == 5:
+                parts = {part.number: part for part in self._fields(field.start, field.end)}
+                if {1, 3} <= parts.keys():
+                    number = parts[3].value
+                    numbers[self._text(parts[1])] = number - (1 << 64) if number >> 63 else number
+        return Node(texts[4], texts[3], texts[7], tuple(inputs), tuple(outputs), numbers)
 
     def _initializer(self, start: int, end: int) -> Initializer:
         name, dtype = "", 0

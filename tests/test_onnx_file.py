@@ -31,6 +31,8 @@ def test_every_shard_reads_as_onnx_reads_it(model: Path) -> None:
         assert [(n.op_type, n.name, n.domain, n.inputs, n.outputs) for n in graph.nodes] == [
             (n.op_type, n.name, n.domain, tuple(n.input), tuple(n.output)) for n in expected.node
         ]
+        for node, other in zip(graph.nodes, expected.node, strict=True):
+            assert node.numbers == {a.name: a.i for a in other.attribute if a.type == onnx.AttributeProto.INT}
         for tensor, other in zip(graph.initializers, expected.initializer, strict=True):
             assert (tensor.name, tensor.dtype, tensor.shape) == (other.name, other.data_type, tuple(other.dims))
             assert tensor.external_data == {entry.key: entry.value for entry in other.external_data}
