@@ -22,7 +22,8 @@ class Shard:
     `loaded_bytes` is what its weights take in memory, `file_bytes` on disk (without files of other shards);
     `data_files` may be shared between shards (rope tables, tied embeddings); `quantized` tells that it has
     block-quantised matrices, which must be packed when they are loaded; `copied` that its weights lie inside the ONNX
-    file, out of which they are copied.
+    file, out of which they are copied; shards of one `kind` have the same graph and shapes; `digest` identifies the
+    contents.
     """
 
     name: str
@@ -32,6 +33,17 @@ class Shard:
     file_bytes: int = 0
     quantized: bool = False
     copied: bool = False
+    kind: str = ""
+    digest: str = ""
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes it takes when its float weights stay as they are in the file; packed ones as loaded."""
+        return (
+            self.loaded_bytes
+            if self.quantized
+            else min(self.loaded_bytes, max(self.file_bytes, self.loaded_bytes // 2))
+        )
 
     @property
     def loading_bytes(self) -> int:
@@ -206,4 +218,6 @@ def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
         loaded_bytes=_count(entry, "loaded_bytes"),
         file_bytes=_count(entry, "file_bytes"),
         quantized=_field(entry, "quantized", bool),
+        kind=_field(entry, "kind", str),
+        digest=" ".join(_field(manifest["files"][needed], "sha256", str) for needed in (file, *data_files)),
     )

@@ -9,7 +9,8 @@ is fast. Quantised shards must be packed: without it the whole matrix is dequant
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,22 +64,19 @@ def _usable_cores() -> int:
 class Session:
     """One loaded shard. Arrays are bound by address, so a step copies nothing."""
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, path: Path | None = None, fold: bool = True) -> None:
         """Load a shard.
+
+        Args:
+            shard: what to load.
+            path: the ONNX file, if it is not the shard's own.
+            fold: turn float16 weights into float32 now; otherwise they stay mapped and every run turns them anew.
 
         Raises:
             ModelDirectoryError: ONNX Runtime cannot load the file.
         """
-        import onnxruntime as ort
-
-        start_runtime()
         self.shard = shard
-        try:
-            self._session = ort.InferenceSession(
-                str(shard.path), _options(ort, shard.quantized), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime raises a family of its own exceptions
-            raise ModelDirectoryError(f"{shard.path}: cannot be loaded: {_one_line(error)}") from None
+        self._session = _load(path or shard.path, _options(shard.quantized, fold), () if fold else ("ConstantFolding",))
         self._binding = self._session.io_binding()
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         self._outputs = {value.name: value for value in self._session.get_outputs()}
@@ -131,8 +129,43 @@ class Session:
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def _options(ort: type[onnxruntime], prepack: bool) -> onnxruntime.SessionOptions:
+def pack(shard: Shard, graph: Path, data_name: str) -> None:
+    """Write a quantised shard with its matrices packed for this CPU: the ONNX file `graph`, its data beside it.
+
+    Raises:
+        ModelDirectoryError: ONNX Runtime cannot load the shard.
+    """
+    options = _options(prepack=True)
+    options.optimized_model_filepath = str(graph)
+    for name, value in (
+        ("session.save_external_prepacked_constant_initializers", "1"),
+        ("session.optimized_model_external_initializers_file_name", data_name),
+        ("session.optimized_model_external_initializers_min_size_in_bytes", "16"),
+    ):
+        options.add_session_config_entry(name, value)
+    _load(shard.path, options)
+
+
+def _load(
+    path: Path, options: onnxruntime.SessionOptions, disabled: Sequence[str] = ()
+) -> onnxruntime.InferenceSession:
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        )
+    except Exception as error:  # ONNX Runtime raises a family of its own exceptions
+        raise ModelDirectoryError(f"{path}: cannot be loaded: {_one_line(error)}") from None
+
+
+def _options(prepack: bool, fold: bool = True) -> onnxruntime.SessionOptions:
+    import onnxruntime as ort
+
+    start_runtime()
     options = ort.SessionOptions()
+    if not fold:  # what later levels do to a Cast of a weight is not wanted either
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.use_per_session_threads = False
     options.enable_cpu_mem_arena = False  # an arena keeps what it once had: the pool promises memory back
     options.enable_mem_pattern = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import json
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -176,6 +178,19 @@ class Graph:
         )
         return outputs[0]
 
+    def kind(self) -> str:
+        """Return a hash of everything but the weights, the layer's number and names of files.
+
+        Two shards of one kind differ in their weights alone, which lie at the same places of their files.
+        """
+        nodes = [[n.op_type, n.domain, *map(_unnumbered, [*n.input, "->", *n.output])] for n in self.nodes]
+        attributes = [sorted(a.SerializeToString(deterministic=True).hex() for a in n.attribute) for n in self.nodes]
+        tensors = [
+            [_unnumbered(t.name), t.data_type, *t.dims, *(e.value for e in t.external_data if e.key != "location")]
+            for t in self.initializers
+        ]
+        return hashlib.sha256(json.dumps([nodes, attributes, tensors]).encode()).hexdigest()[:16]
+
     def save(self, path: Path) -> None:
         """Write the graph; its weights are in their file already."""
         graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.initializers)
@@ -199,6 +214,10 @@ def external_tensor(name: str, dtype: int, shape: Sequence[int], file: str, offs
     for key, value in (("location", file), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(value))
     return tensor
+
+
+def _unnumbered(name: str) -> str:
+    return re.sub(r"(?<=layers\.)\d+(?=\.|/)", "#", name)
 
 
 def _value_info(name: str, dtype: type, shape: Sequence[int | str]) -> onnx.ValueInfoProto:

@@ -95,6 +95,7 @@ class ModelWriter:
             "data_files": [files[1], *shared],
             "file_bytes": data["bytes"] + (self.folder / files[0]).stat().st_size,
             "loaded_bytes": graph.loaded_bytes,
+            "kind": graph.kind(),
             "quantized": any(node.op_type in ("MatMulNBits", "DequantizeLinear") for node in graph.nodes),
         }
         self._add({"shard": entry, "files": {files[0]: file_entry(self.folder / files[0]), files[1]: data}})

@@ -1,0 +1,217 @@
+"""The streaming pool: shards that fit stay, the others pass through a few places that a thread fills ahead of the loop.
+
+On a circle the least recently used shard is the one needed next, so a plain LRU with too little room never hits. Here as
+many layers as the budget allows stay for good, spread evenly, so that there is something to compute while others are read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+
+from .config import ModelConfig, Shard
+from .errors import LlamaOnnxError, PoolTooSmallError
+from .images import Images
+from .loader import Held, Loader, Place, SessionPlace
+from .memory import format_size
+from .pool import PoolStats
+from .session import SESSION_BYTES, Session
+from .slots import SlotFolder, SlotPlace
+
+log = logging.getLogger(__name__)
+
+FEW = 4  # with fewer than a quarter of the layers streamed, one place is enough and leaves room for one layer more
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays and what streams: names of resident shards, and how many places each kind of the others shares."""
+
+    residents: frozenset[str]
+    places: tuple[tuple[str, int], ...]
+
+
+class StreamingPool:
+    """Shards of a model under a byte budget: residents, and a window of places that a thread fills ahead of the loop."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        budget: int,
+        fixed_bytes: int = 0,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+        use_slots: bool = True,
+    ) -> None:
+        """Plan, and make the slots if some layers have to be streamed. Nothing is loaded yet.
+
+        Args:
+            config: of the model.
+            budget: bytes that loaded shards and the reserved bytes may take together.
+            fixed_bytes: what the rest of the process takes; only named in error messages.
+            progress: told (done, total) while packed images are made for the first time.
+            use_slots: False streams through a session per load.
+
+        Raises:
+            PoolTooSmallError: embed, head and one layer do not fit beside each other.
+        """
+        self.budget = budget
+        self.stats = PoolStats()
+        self._config = config
+        self._fixed_bytes = fixed_bytes
+        self._progress = progress
+        self._reserved = 0
+        self._fold = sum(self._charge(shard, fold=True) for shard in config.shards) <= budget
+        self._loader = Loader(config.shards, self.stats)
+        self._slots = self._try_slots() if use_slots and not self._fits_whole(budget) else None
+        self._plan = Plan(frozenset(), ())
+        self._window: list[Held] = []
+        self._apply(self._make_plan(budget))
+
+    @property
+    def streams_through(self) -> str:
+        """'slots', 'sessions', or 'nothing' when every shard is resident."""
+        return "nothing" if not self._plan.places else "slots" if self._slots else "sessions"
+
+    def use(self, shard: Shard) -> AbstractContextManager[Session]:
+        """Lend the session of a shard, waiting until it is loaded."""
+        return self._loader.use(shard)
+
+    def reserve(self, size: int) -> None:
+        """Set `size` bytes of the budget aside (replacing what was set aside before), making residents go if needed.
+
+        Raises:
+            PoolTooSmallError: embed, head and one layer would not fit any more; nothing has changed then.
+        """
+        if size != self._reserved:
+            plan = self._make_plan(self.budget - size)
+            self._reserved = size
+            if plan != self._plan:
+                self._apply(plan)
+
+    def close(self) -> None:
+        """Unload everything and remove the slots' files."""
+        self._loader.close()
+        if self._slots:
+            self._slots.close()
+
+    def as_dict(self) -> dict[str, int | str]:
+        """Return the counts, with the budget, for people and JSON."""
+        return {
+            "budget": self.budget,
+            "reserved": self._reserved,
+            "residents": len(self._plan.residents),
+            "streams_through": self.streams_through,
+            **asdict(self.stats),
+        }
+
+    def _charge(self, shard: Shard, fold: bool) -> int:
+        return (shard.loaded_bytes if fold else shard.mapped_bytes) + SESSION_BYTES
+
+    def _place_charge(self, shard: Shard) -> int:
+        if self._slots:
+            return self._slots.images.get(shard).bytes + SESSION_BYTES
+        return self._charge(shard, self._fold)
+
+    def _fits_whole(self, budget: int) -> bool:
+        return sum(self._charge(shard, self._fold) for shard in self._config.shards) <= budget
+
+    def _make_plan(self, budget: int) -> Plan:
+        """Keep as many layers as fit beside the places that the others need."""
+        config = self._config
+        ends = sum(self._charge(shard, self._fold) for shard in (config.embed, config.head))
+        staying = list(config.layers)
+        leaving: list[Shard] = []
+        for shard in [None, *leaving_order(config.layers)]:
+            if shard is not None:
+                staying.remove(shard)
+                leaving.append(shard)
+            places = window_places(leaving, len(config.layers))
+            by_kind = {one.kind: one for one in leaving}
+            needed = ends + sum(self._charge(one, self._fold) for one in staying)
+            needed += sum(count * self._place_charge(by_kind[kind]) for kind, count in places.items())
+            if needed <= budget:
+                residents = frozenset(one.name for one in (config.embed, *staying, config.head))
+                return Plan(residents, tuple(sorted(places.items())))
+        places = {kind: 1 for kind in places}
+        needed = ends + sum(self._place_charge(by_kind[kind]) for kind in places)
+        if needed <= budget:
+            return Plan(frozenset((config.embed.name, config.head.name)), tuple(sorted(places.items())))
+        raise PoolTooSmallError(
+            f"embedding, head and one layer at a time need {format_size(needed)}, {format_size(max(budget, 0))} are left "
+            f"for them; give a poolsize of at least {format_size(needed + self._fixed_bytes + self._reserved)}"
+        )
+
+    def _apply(self, plan: Plan) -> None:
+        """Make places of a plan: evict what does not stay, then add what is new."""
+        for name in self._plan.residents - plan.residents:
+            held = self._loader.remove(name)
+            if held:
+                self._forget(held)
+        if plan.places != self._plan.places:
+            for held in self._window:
+                self._loader.take(held)
+                self._forget(held)
+            self._window = [held for kind, count in plan.places for held in self._make_places(kind, count)]
+            for held in self._window:
+                self._loader.add(held)
+        for shard in self._config.shards:
+            if shard.name in plan.residents - self._plan.residents:
+                charge = self._charge(shard, self._fold)
+                self._loader.add(Held(SessionPlace(self._fold), charge, resident=True, shard=shard))
+        self._plan = plan
+        self.stats.resident_bytes = sum(
+            self._charge(shard, self._fold) for shard in self._config.shards if shard.name in plan.residents
+        )
+
+    def _forget(self, held: Held) -> None:
+        held.session = None
+        held.place.clear()
+        self.stats.evictions += held.resident
+
+    def _make_places(self, kind: str, count: int) -> Iterator[Held]:
+        shard = next(shard for shard in self._config.layers if shard.kind == kind)
+        for _ in range(count):
+            place: Place = SlotPlace(self._slots, shard) if self._slots else SessionPlace(self._fold)
+            yield Held(place, self._place_charge(shard), resident=False)
+
+    def _try_slots(self) -> SlotFolder | None:
+        """Return slots if this machine can have them, else None: then every load makes a session."""
+        layers = self._config.layers
+        try:
+            slots = SlotFolder(Images(self._config), fold=self._fold)
+            slots.images.make_all(layers, self._progress)
+            for kind in {shard.kind for shard in layers}:
+                same = [shard for shard in layers if shard.kind == kind]
+                if len(same) > 1 and not slots.works(same[0], same[-1], self._config):
+                    raise OSError("a session did not follow its file")
+        except (OSError, LlamaOnnxError, ImportError) as reason:
+            log.warning("streaming through a session per load, which is slower: %s", reason)
+            return None
+        return slots
+
+
+def leaving_order(layers: Sequence[Shard]) -> list[Shard]:
+    """Return layers in the order in which they leave memory: those of the commonest kind first, and evenly spread.
+
+    The van der Corput sequence spreads any number of its first elements; a smaller budget's residents are among a
+    larger one's.
+    """
+    count = Counter(shard.kind for shard in layers)
+
+    def bits_reversed(i: int) -> float:
+        value, scale = 0.0, 0.5
+        while i:
+            value, i, scale = value + scale * (i & 1), i >> 1, scale / 2
+        return value
+
+    return sorted(layers, key=lambda s: (-count[s.kind], s.kind, bits_reversed(layers.index(s))))
+
+
+def window_places(leaving: Sequence[Shard], layers: int) -> dict[str, int]:
+    """Return how many places the layers that leave share, by kind: one is filled while another is computed in."""
+    kinds = {shard.kind for shard in leaving}
+    single = len(kinds) > 1 or len(leaving) * FEW <= layers
+    return dict.fromkeys(kinds, 1 if single else min(2, len(leaving)))
