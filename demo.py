@@ -7,7 +7,7 @@ import argparse
 import sys
 
 import llama_onnx
-from llama_onnx.cli import DEFAULTS, POOLSIZE_HELP, TEMPLATE_HELP, guard, print_stats, print_stream
+from llama_onnx.cli import DEFAULTS, POOLSIZE_HELP, TEMPLATE_HELP, guard, packing_progress, print_stats, print_stream
 from llama_onnx.templates import CHOICES
 
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
         max_tokens=options.max,
         seed=options.seed,
     )
-    lm = llama_onnx.load(options.onnx_dir, poolsize=options.poolsize)
+    lm = llama_onnx.load(options.onnx_dir, poolsize=options.poolsize, progress=packing_progress)
     print_stream(lm.stream_generate(lm.format(options.prompt, options.template), params))
     print_stats(lm)
 

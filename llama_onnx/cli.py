@@ -12,7 +12,7 @@ from . import __version__, cli_scoring, inspection
 from .errors import LlamaOnnxError, RequestError
 from .generate import Step
 from .memory import format_size
-from .model import LanguageModel, load
+from .model import POOL_POLICIES, LanguageModel, load
 from .sampling import SamplingParams
 from .templates import CHOICES
 
@@ -57,6 +57,13 @@ def print_stream(steps: Iterator[Step]) -> None:
     print()
 
 
+def packing_progress(done: int, total: int) -> None:
+    """Show on a terminal how far the packing of quantised shards is, which happens once per machine."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\rpacking shards for this machine (once): {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+
 def print_stats(lm: LanguageModel) -> None:
     """Print one line of figures about the last generation to stderr."""
     stats = lm.stats()
@@ -82,7 +89,7 @@ def _generate(options: argparse.Namespace) -> None:
         stop=tuple(options.stop),
     )
     prompt = _read_stdin() if options.prompt == "-" else options.prompt
-    lm = load(options.model, options.poolsize, options.ctx_size, options.threads)
+    lm = load(options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, packing_progress)
     print_stream(lm.stream_generate(lm.format(prompt, options.template), params))
     if options.verbose:
         print_stats(lm)
@@ -146,6 +153,11 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def _add_runtime(parser: argparse.ArgumentParser, ctx: str = "most tokens of prompt and answer together") -> None:
     group = parser.add_argument_group("memory and speed")
     group.add_argument("--poolsize", metavar="SIZE", help=POOLSIZE_HELP)
+    group.add_argument(
+        "--pool-policy", choices=POOL_POLICIES, default=POOL_POLICIES[0],
+        help="'resident' keeps the layers that fit and reads the others ahead; 'lru' loads each when it is needed "
+        "(default: %(default)s)",
+    )  # fmt: skip
     group.add_argument("-c", "--ctx", "--ctx-size", dest="ctx_size", type=int, metavar="N", help=ctx)
     group.add_argument("-t", "--threads", type=int, metavar="N", help="threads that compute (default: one per core)")
     group.add_argument("-v", "--verbose", action="store_true", help="figures on stderr at the end")

@@ -51,6 +51,11 @@ class Shard:
         mapped = self.loaded_bytes <= self.file_bytes and not self.quantized and not self.copied
         return 0 if mapped else self.file_bytes
 
+    @property
+    def casting_bytes(self) -> int:
+        """Bytes a run needs to turn mapped float16 weights into float32, at the most."""
+        return self.loaded_bytes - self.mapped_bytes
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .config import ModelConfig
 from .kv_cache import KVCache
-from .pool import MemoryPool
+from .pool import Pool
 from .session import Session
 
 # Positions that go through a layer at once. Bounds what a layer needs for intermediate results; a longer prompt goes
@@ -19,7 +19,7 @@ CHUNK = 512
 class Decoder:
     """Runs the shards of a model. Knows nothing about text or sampling."""
 
-    def __init__(self, config: ModelConfig, pool: MemoryPool, chunk: int = CHUNK) -> None:
+    def __init__(self, config: ModelConfig, pool: Pool, chunk: int = CHUNK) -> None:
         self.config = config
         self.pool = pool
         self.chunk = chunk
@@ -50,7 +50,7 @@ class Decoder:
         batch, count = ids.shape
         cache.ids[:, cache.length : cache.length + count] = ids
         cache.rope_offset = rope_offset
-        self.pool.reserve(cache.used_bytes_after(count))
+        self.pool.reserve(cache.used_bytes_after(count) + working_bytes(self.config, count, cache.capacity, self.chunk))
         step = self._decode_pass if ids.shape == (1, 1) else _Pass(self.config, batch, count, self.chunk)
         step.ids[:] = ids
         step.start(cache.length, rope_offset)
@@ -128,12 +128,12 @@ class Decoder:
             self.pool.reserve(0)
 
 
-def working_bytes(config: ModelConfig, chunk: int = CHUNK) -> int:
-    """Bytes a pass over a full context needs besides weights and cache: hidden states, MLP and attention results."""
-    chunk = min(chunk, config.context_length)
-    hidden = 2 * config.context_length * config.hidden_size
+def working_bytes(config: ModelConfig, count: int, capacity: int, chunk: int = CHUNK) -> int:
+    """Bytes a pass over `count` tokens needs besides weights and cache: hidden states, MLP and attention results."""
+    chunk = min(chunk, count)
+    hidden = 2 * count * config.hidden_size
     layer = chunk * (4 * config.hidden_size + 3 * config.intermediate_size)
-    scores = config.num_heads * chunk * config.context_length
+    scores = config.num_heads * chunk * capacity
     return 4 * (hidden + max(layer, scores) + 2 * config.vocab_size)
 
 

@@ -1,8 +1,8 @@
 """Images: the bytes a loaded shard computes from, laid out as a slot takes them.
 
-The image of a float shard is its own data file. A quantised shard computes from matrices that ONNX Runtime packs for the
-CPU; packing takes longer than reading, so the packed bytes are written once per machine. They depend on the version of
-ONNX Runtime and on the CPU, so an image carries a key and is made again when the key is another.
+The image of a float shard is its own data file. A quantised shard computes from matrices that ONNX Runtime packs for
+the CPU; packing takes longer than reading, so the packed bytes are written once per machine. They depend on the version
+of ONNX Runtime and on the CPU, so an image carries a key and is made again when the key is another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .session import pack
 
 PAGE = 4096
 FOLDER = ".packed"
-VERSION = 1
+VERSION = 1  # of the layout of an image and its note
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,15 @@ class Region:
 class Image:
     """Where the bytes of a shard are, and where they go: `path` holds the regions one after another.
 
-    `graph` is the ONNX file to make a slot's session from, which reads `data_name` beside it; `size` is that file's.
-    `constant` tells which stretches are the same for all shards of the kind, and the file that holds them.
+    `graph` is the ONNX file to make a slot's session from, and `data` the file it reads; they are those of one shard of
+    the kind. `constant` tells which stretches of the data are the same for all shards of the kind.
     """
 
     path: Path
     graph: Path
-    data_name: str
-    size: int
+    data: Path
     regions: tuple[Region, ...]
     constant: tuple[Region, ...] = ()
-    constant_path: Path | None = None
 
     @property
     def bytes(self) -> int:
@@ -74,7 +72,7 @@ class Images:
         if not shard.quantized:
             data = shard.path.with_suffix(".bin")
             size = round_up(data.stat().st_size)
-            return Image(data, shard.path, data.name, size, (Region(0, size),))
+            return Image(data, shard.path, data, (Region(0, size),))
         return self._read(shard) or self._make(shard)
 
     def missing(self, shards: Sequence[Shard]) -> list[Shard]:
@@ -103,10 +101,6 @@ class Images:
             if note["key"] != self._shard_key(shard) or path.stat().st_size != note["bytes"]:
                 return None
             image = _image(path, note)
-            if image.constant_path is None or image.constant_path.stat().st_size != sum(
-                r.length for r in image.constant
-            ):
-                return None
             return image if image.graph.is_file() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -120,15 +114,17 @@ class Images:
                 regions, constant = _regions(scratch / "slot.onnx")
                 note = {
                     "key": self._shard_key(shard),
-                    "size": (scratch / "slot.bin").stat().st_size,
                     "bytes": sum(region.length for region in regions),
                     "regions": [asdict(region) for region in regions],
                     "constant": [asdict(region) for region in constant],
                     "kind": shard.kind,
                 }
                 _copy_regions(scratch / "slot.bin", regions, path)
-                _copy_regions(scratch / "slot.bin", constant, self.folder / f"{shard.kind}.constant")
-                _write(self.folder / f"{shard.kind}.onnx", (scratch / "slot.onnx").read_bytes())
+                if not (self.folder / shard.kind).exists():
+                    (scratch / "kind").mkdir()
+                    for file in ("slot.onnx", "slot.bin"):
+                        (scratch / file).rename(scratch / "kind" / file)
+                    (scratch / "kind").rename(self.folder / shard.kind)
             _write(path.with_suffix(".json"), json.dumps(note).encode())  # last: it makes the image valid
         except OSError as error:
             raise LlamaOnnxError(
@@ -148,9 +144,7 @@ def round_up(size: int) -> int:
 def _image(path: Path, note: dict[str, Any]) -> Image:
     regions, constant = (tuple(Region(**region) for region in note[name]) for name in ("regions", "constant"))
     kind = path.with_name(note["kind"])
-    return Image(
-        path, kind.with_suffix(".onnx"), "slot.bin", note["size"], regions, constant, kind.with_suffix(".constant")
-    )
+    return Image(path, kind / "slot.onnx", kind / "slot.bin", regions, constant)
 
 
 def _regions(graph: Path) -> tuple[list[Region], list[Region]]:
@@ -158,7 +152,8 @@ def _regions(graph: Path) -> tuple[list[Region], list[Region]]:
 
     A matrix that was packed is followed by `prepacked_0 = key|offset;length;…`; its original is not read any more.
     """
-    own, shared = [], []
+    own: list[Region] = []
+    shared: list[Region] = []
     for tensor in read_graph(graph).initializers:
         external = tensor.external_data
         packed = [entry.split("|", 1)[1] for name, entry in external.items() if name.startswith("prepacked")]
@@ -166,8 +161,14 @@ def _regions(graph: Path) -> tuple[list[Region], list[Region]]:
         if not packed:
             spans = [(int(external["offset"]), int(external["length"]))]
         regions = own if tensor.name.startswith("model.layers.") else shared
-        regions.extend(Region(offset, round_up(length)) for offset, length in spans if length)
+        regions.extend(_whole_pages(offset, length) for offset, length in spans if length)
     return _merged(own), _merged(shared)
+
+
+def _whole_pages(offset: int, length: int) -> Region:
+    """Small tensors begin anywhere: what shares their pages comes along, it belongs to the same shard."""
+    start = offset // PAGE * PAGE
+    return Region(start, round_up(offset + length) - start)
 
 
 def _merged(regions: list[Region]) -> list[Region]:

@@ -1,7 +1,7 @@
 """The loader: a thread that fills places with shards ahead of the loop.
 
-A step runs the shards in a circle, so which one is needed when is known: the loader always works on the one that is needed
-soonest, in the place whose shard is needed last.
+A step runs the shards in a circle, so which one is needed when is known: the loader always works on the one that is
+needed soonest, in the place whose shard is needed last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from .session import Session
 class Place(Protocol):
     """Where a shard can be loaded, again and again."""
 
-    kind: str | None
+    @property
+    def kind(self) -> str | None:
+        """The kind of shard it takes; None means any."""
 
     def fill(self, shard: Shard) -> Session:
         """Load a shard, in place of the one before it."""
@@ -64,6 +66,11 @@ class Loader:
         with self._changed:
             self._held.append(held)
             self._changed.notify_all()
+
+    def places(self) -> list[Held]:
+        """Return all places there are."""
+        with self._changed:
+            return list(self._held)
 
     def take(self, held: Held) -> None:
         """Take a place away, when what is being loaded into it has come."""
@@ -137,7 +144,7 @@ class Loader:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._error is None and self._next())
+                self._changed.wait_for(lambda: self._closed or (self._error is None and self._next()))
                 if self._closed:
                     return
                 task = self._next()
@@ -190,7 +197,7 @@ class Loader:
 class SessionPlace:
     """A place that makes a new session for every load."""
 
-    kind = None
+    kind: str | None = None
 
     def __init__(self, fold: bool = True) -> None:
         self._fold = fold

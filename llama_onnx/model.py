@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 
 from .config import ModelConfig, read_config
-from .decoder import Decoder, working_bytes
+from .decoder import Decoder
 from .errors import PoolTooSmallError, RequestError
 from .generate import Step, Timing, check_prompt, generate_tokens, stream_text
 from .legacy_decoder import LegacyDecoder
 from .memory import available_bytes, format_size, parse_size, peak_bytes, process_bytes
-from .pool import MemoryPool, charge_of
+from .pool import MemoryPool, Pool, charge_of
 from .sampling import SamplingParams
 from .session import WARM_UP_BYTES, start_runtime
+from .streaming import Progress, StreamingPool
 from .templates import Message, choose_template, render
 from .tokenizer import Tokenizer, load_tokenizer
 
 SMALLEST_POOL = "min"
+POOL_POLICIES = ("resident", "lru")
 AUTOMATIC_SHARE = 0.8  # of the memory that is available
 
 
@@ -106,7 +108,12 @@ class LanguageModel:
 
 
 def load(
-    directory: str | Path, poolsize: str | float | None = None, ctx_size: int | None = None, threads: int | None = None
+    directory: str | Path,
+    poolsize: str | float | None = None,
+    ctx_size: int | None = None,
+    threads: int | None = None,
+    pool_policy: str = "resident",
+    progress: Progress = lambda done, total: None,
 ) -> LanguageModel:
     """Load a model directory. Shards are loaded when they are first needed.
 
@@ -116,6 +123,9 @@ def load(
             time, as little as possible), or None for 80 % of the memory that is available.
         ctx_size: the most tokens of prompt and output together; None means the model's own context length.
         threads: how many threads compute; None means one per core. Fixed by the first model a process loads.
+        pool_policy: 'resident' keeps the layers that fit and streams the others ahead of the loop; 'lru' loads a shard
+            when it is needed, the least recently used one out first.
+        progress: told (done, total) while packed images of quantised shards are made, once per machine.
 
     Raises:
         ModelDirectoryError: the directory is not a whole model.
@@ -125,32 +135,41 @@ def load(
     Example:
         >>> lm = llama_onnx.load("models/alpaca", poolsize="2GB")
     """
-    promise = None if poolsize in (None, SMALLEST_POOL) else parse_size(poolsize)
+    if poolsize not in (None, SMALLEST_POOL):
+        parse_size(poolsize)  # nonsense is told before anything is read
     config = read_config(directory)
     if ctx_size is not None and not 1 <= ctx_size <= config.context_length:
         raise RequestError(f"the context size must be 1 to {config.context_length} (the model's own), not {ctx_size}")
     tokenizer = load_tokenizer(config)
     start_runtime(threads)
-    pool = MemoryPool.smallest(config.shards) if poolsize == SMALLEST_POOL else _pool_within(promise, config)
+    pool = _make_pool(config, poolsize, pool_policy, progress)
     decoder = LegacyDecoder(config, pool) if config.norm else Decoder(config, pool)
     return LanguageModel(config, tokenizer, decoder, ctx_size or config.context_length)
 
 
-def _pool_within(promise: int | None, config: ModelConfig) -> MemoryPool:
+def _make_pool(config: ModelConfig, poolsize: str | float | None, policy: str, progress: Progress) -> Pool:
     """Return a pool of what is left of the promise when the rest of the process has its share."""
+    if policy not in POOL_POLICIES:
+        raise RequestError(f"pool policy {policy!r} is not known; these are: {', '.join(POOL_POLICIES)}")
+    if poolsize == SMALLEST_POOL:
+        return MemoryPool.smallest(config.shards)
     used = process_bytes() + WARM_UP_BYTES
-    working = working_bytes(config) + max(shard.loading_bytes for shard in config.shards)
-    if promise is None:
-        promise = used + int(AUTOMATIC_SHARE * available_bytes())
-    fixed = used + working
+    loading = max(shard.loading_bytes for shard in config.shards)
+    promise = used + int(AUTOMATIC_SHARE * available_bytes()) if poolsize is None else parse_size(poolsize)
+    budget = promise - used - loading
+    if policy == "resident":
+        try:
+            return StreamingPool(config, budget, used + loading, progress)
+        except PoolTooSmallError:  # then perhaps one shard at a time
+            pass
     try:
-        return MemoryPool(config.shards, promise - fixed, fixed_bytes=fixed)
+        return MemoryPool(config.shards, budget, fixed_bytes=used + loading)
     except PoolTooSmallError:
         largest = max(map(charge_of, config.shards))
         raise PoolTooSmallError(
             f"a poolsize of {format_size(promise)} is too small for this model: the program itself takes "
-            f"{format_size(used)}, its working buffers {format_size(working)} and one shard {format_size(largest)}; "
-            f"give at least {format_size(fixed + largest)}"
+            f"{format_size(used)} and one shard {format_size(largest + loading)} while it is loaded; "
+            f"give at least {format_size(used + loading + largest)}"
         ) from None
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 from .config import Shard
 from .errors import PoolTooSmallError
@@ -23,6 +24,21 @@ class PoolStats:
     loaded_bytes: int = 0
     resident_bytes: int = 0
     peak_resident_bytes: int = 0
+
+
+class Pool(Protocol):
+    """What the decoder asks of a pool."""
+
+    stats: PoolStats
+
+    def use(self, shard: Shard) -> AbstractContextManager[Session]:
+        """Lend the session of a shard, loading it first where needed."""
+
+    def reserve(self, size: int) -> None:
+        """Set `size` bytes of the budget aside for others, replacing what was set aside before."""
+
+    def as_dict(self) -> dict[str, int | str]:
+        """Return the counts, with the budget, for people and JSON."""
 
 
 @dataclass
@@ -104,7 +120,7 @@ class MemoryPool:
         for name in [name for name, resident in self._residents.items() if not resident.users]:
             self._evict(name)
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | str]:
         """Return the counts, with the budget, for people and JSON."""
         return {"budget": self.budget, "reserved": self._reserved, **asdict(self.stats)}
 

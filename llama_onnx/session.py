@@ -17,6 +17,7 @@ import numpy as np
 
 from .config import Shard
 from .errors import ModelDirectoryError, RequestError
+from .memory import return_what_is_freed
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -52,6 +53,7 @@ def start_runtime(threads: int | None = None) -> None:
         return
     import onnxruntime as ort
 
+    return_what_is_freed()
     _threads = threads or _usable_cores()
     ort.set_global_thread_pool_sizes(_threads, 1)
     ort.set_default_logger_severity(4)  # what goes wrong is raised, and told once
@@ -76,6 +78,7 @@ class Session:
             ModelDirectoryError: ONNX Runtime cannot load the file.
         """
         self.shard = shard
+        fold = fold or shard.mapped_bytes == shard.loaded_bytes  # nothing to fold
         self._session = _load(path or shard.path, _options(shard.quantized, fold), () if fold else ("ConstantFolding",))
         self._binding = self._session.io_binding()
         self._inputs = {value.name: value for value in self._session.get_inputs()}

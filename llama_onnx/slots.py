@@ -1,8 +1,8 @@
 """Slots: a session whose weights are mapped from a file in memory, so that overwriting the file loads another shard.
 
-ONNX Runtime maps external weights read-only and computes straight from the mapping. When the file lies in a memory file
-system, reading another shard's image into it turns the session into that shard's: no new session, no packing, the load is
-one large read. This leans on how ONNX Runtime maps files on Linux, so `SlotFolder.works` tries it out before it is used.
+ONNX Runtime maps external weights read-only and computes straight from the mapping. When the file lies in a memory
+file system, reading another shard's image into it turns the session into that shard's: no new session, no packing, the
+load is one large read. This leans on how ONNX Runtime maps files on Linux, so `SlotFolder.works` tries it out first.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from .session import Session
 MEMORY = Path("/dev/shm")
 PREFIX = "llama_onnx-"
 LOCK = "lock"
+FEW = 3  # tokens to try a slot with: of a single one, attention ignores queries and keys
 PIECE = 8 << 20  # bytes of one read: large enough for the disk's full speed
 PUNCH_HOLE_KEEP_SIZE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
@@ -36,8 +38,8 @@ class SlotFolder:
     A process that was killed cannot remove its folder: the next one does.
     """
 
-    def __init__(self, images: Images, fold: bool = True) -> None:
-        """Make the folder; `fold` is that of the sessions (see `Session`), False for slots of float16 shards.
+    def __init__(self, images: Images) -> None:
+        """Make the folder.
 
         Raises:
             OSError: there is no memory file system.
@@ -45,9 +47,9 @@ class SlotFolder:
         if sys.platform != "linux":
             raise OSError("only Linux is known to map files as slots need it")
         self.images = images
-        self._fold = fold
-        self.path, self._lock = _memory_folder()
+        self.path, lock = _memory_folder()
         self._count = 0
+        self.close = weakref.finalize(self, _remove, self.path, lock)  # at the end of the process at the latest
 
     def make(self, shard: Shard) -> Slot:
         """Make a slot for shards of this one's kind, holding nothing yet.
@@ -58,28 +60,25 @@ class SlotFolder:
         """
         image = self.images.get(shard)
         free = shutil.disk_usage(self.path).free
-        if free < image.size + PIECE:
-            raise OSError(f"{MEMORY} has {free} bytes free, a slot takes {image.size}")
+        size = image.data.stat().st_size
+        if free < size + PIECE:
+            raise OSError(f"{MEMORY} has {free} bytes free, a slot takes {size}")
         self._count += 1
         folder = self.path / str(self._count)
         folder.mkdir()
-        return Slot(shard, image, folder, self._shared_files(shard), self._fold)
+        return Slot(shard, image, folder, self._shared_files(shard))
 
     def works(self, one: Shard, other: Shard, config: ModelConfig) -> bool:
         """Try out whether overwriting a slot made for `one` with `other` computes what a plain session of it does."""
         slot = self.make(one)
-        inputs = _one_token(config)
+        inputs = _few_tokens(config)
         slot.fill(self.images.get(one))
         before = _compute(slot.session, inputs, config)
         slot.fill(self.images.get(other))
         followed = _compute(slot.session, inputs, config)
-        expected = _compute(Session(other, fold=self._fold), inputs, config)
+        slot.close()
+        expected = _compute(Session(other, fold=False), inputs, config)
         return np.array_equal(followed, expected) and not np.array_equal(followed, before)
-
-    def close(self) -> None:
-        """Remove the folder; sessions that still map its files stay valid."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
 
     def _shared_files(self, shard: Shard) -> list[Path]:
         """Copy the data files that float shards share (rope tables), once for all slots."""
@@ -98,20 +97,22 @@ class SlotFolder:
 class Slot:
     """A session and the file its weights are mapped from."""
 
-    def __init__(self, shard: Shard, image: Image, folder: Path, shared: Sequence[Path], fold: bool) -> None:
+    def __init__(self, shard: Shard, image: Image, folder: Path, shared: Sequence[Path]) -> None:
         self.kind = shard.kind
+        self._folder = folder
         self._layout = image.regions
         graph = Path(shutil.copyfile(image.graph, folder / image.graph.name))
         for path in shared:
             os.link(path, folder / path.name)
-        descriptor = os.open(folder / image.data_name, os.O_RDWR | os.O_CREAT, 0o600)
+        size = round_up(image.data.stat().st_size)
+        descriptor = os.open(folder / image.data.name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.truncate(descriptor, round_up(image.size))
-            self._memory = mmap.mmap(descriptor, round_up(image.size))
-            if image.constant_path:
-                _read_regions(image.constant_path, image.constant, self._memory)
-            self.session = Session(shard, graph, fold)
-            self._punch_out(descriptor, [*image.regions, *image.constant], round_up(image.size))
+            os.truncate(descriptor, size)
+            self._memory = mmap.mmap(descriptor, size)
+            # ONNX Runtime packs the originals again and takes the packed ones from the file if they are the same.
+            _read_regions(image.data, [Region(0, size)], self._memory)
+            self.session = Session(shard, graph, fold=False)
+            self._punch_out(descriptor, [*image.regions, *image.constant], size)
         finally:
             os.close(descriptor)
 
@@ -125,6 +126,10 @@ class Slot:
             raise LlamaOnnxError(f"{image.path}: laid out in another way than the slot; remove it, it is made anew")
         _read_regions(image.path, image.regions, self._memory)
         return self.session
+
+    def close(self) -> None:
+        """Remove the slot's files; their memory is free when the session goes."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _punch_out(self, descriptor: int, kept: Sequence[Region], size: int) -> None:
         """Give back the memory of what is not computed from: matrices before they were packed."""
@@ -142,7 +147,7 @@ class SlotPlace:
     """A slot as a place that the loader fills; the slot is made when the first shard comes."""
 
     def __init__(self, folder: SlotFolder, shard: Shard) -> None:
-        self.kind = shard.kind
+        self.kind: str | None = shard.kind
         self._folder = folder
         self._slot: Slot | None = None
 
@@ -153,33 +158,35 @@ class SlotPlace:
         return self._slot.fill(self._folder.images.get(shard))
 
     def clear(self) -> None:
-        """Let go of the slot."""
+        """Let go of the slot and its memory."""
+        if self._slot:
+            self._slot.close()
         self._slot = None
 
 
-def _one_token(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Return inputs of a decoder shard for one token at the start of a sequence."""
+def _few_tokens(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Return inputs of a decoder shard for a few tokens at the start of a sequence."""
     cache = (1, config.num_kv_heads, 16, config.head_dim)
     inputs = {
-        "hidden": np.random.default_rng(0).standard_normal((1, 1, config.hidden_size), dtype=np.float32),
+        "hidden": np.random.default_rng(0).standard_normal((1, FEW, config.hidden_size), dtype=np.float32),
         "past_key": np.zeros(cache, np.float32),
         "past_value": np.zeros(cache, np.float32),
-        "seqlens_k": np.zeros(1, np.int32),
-        "total_sequence_length": np.ones(1, np.int32),
+        "seqlens_k": np.full(1, FEW - 1, np.int32),
+        "total_sequence_length": np.full(1, FEW, np.int32),
     }
-    return inputs if config.rope_switch_length is None else {**inputs, "rope_rows": np.zeros((1, 1), np.int64)}
+    return inputs if config.rope_switch_length is None else {**inputs, "rope_rows": np.arange(FEW)[None]}
 
 
 def _compute(session: Session, inputs: dict[str, np.ndarray], config: ModelConfig) -> np.ndarray:
     cache = {"present_key": inputs["past_key"], "present_value": inputs["past_value"]}
-    hidden_out = np.empty((1, 1, config.hidden_size), np.float32)
+    hidden_out = np.empty((1, FEW, config.hidden_size), np.float32)
     session.run(inputs, {"hidden_out": hidden_out, **cache})
     return hidden_out
 
 
 def _read_regions(path: Path, regions: Sequence[Region], memory: mmap.mmap) -> None:
     """Read a file's bytes one after another into regions of memory, past the page cache where the system can."""
-    with _opened(path) as descriptor:
+    with _Opened(path) as descriptor:
         place = 0
         for region in regions:
             for start in range(0, region.length, PIECE):
@@ -211,7 +218,7 @@ def _read(descriptor: int, memory: mmap.mmap, offset: int, size: int, place: int
         view.release()
 
 
-class _opened:
+class _Opened:
     """A file descriptor for direct reads; for ordinary ones where the file system has none."""
 
     def __init__(self, path: Path) -> None:
@@ -252,6 +259,12 @@ def _memory_folder() -> tuple[Path, int]:
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     return folder, lock
+
+
+def _remove(folder: Path, lock: int) -> None:
+    """Remove a folder; sessions that still map its files stay valid."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
 
 
 def _remove_if_orphaned(folder: Path) -> None:

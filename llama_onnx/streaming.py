@@ -1,12 +1,14 @@
-"""The streaming pool: shards that fit stay, the others pass through a few places that a thread fills ahead of the loop.
+"""The streaming pool: shards that fit stay, the others pass through a few places that are filled ahead of the loop.
 
-On a circle the least recently used shard is the one needed next, so a plain LRU with too little room never hits. Here as
-many layers as the budget allows stay for good, spread evenly, so that there is something to compute while others are read.
+On a circle the least recently used shard is the one needed next, so a plain LRU with too little room never hits. Here
+as many layers as the budget allows stay for good, spread evenly, so that there is something to compute while others are
+read.
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -21,9 +23,10 @@ from .pool import PoolStats
 from .session import SESSION_BYTES, Session
 from .slots import SlotFolder, SlotPlace
 
+Progress = Callable[[int, int], object]
 log = logging.getLogger(__name__)
 
-FEW = 4  # with fewer than a quarter of the layers streamed, one place is enough and leaves room for one layer more
+FEW = 4  # up to a quarter of the layers stream through one place, which leaves room for one layer more to stay
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,14 @@ class Plan:
 
 
 class StreamingPool:
-    """Shards of a model under a byte budget: residents, and a window of places that a thread fills ahead of the loop."""
+    """Shards of a model under a byte budget: residents, and a window of places that are filled ahead of the loop."""
 
     def __init__(
         self,
         config: ModelConfig,
         budget: int,
         fixed_bytes: int = 0,
-        progress: Callable[[int, int], object] = lambda done, total: None,
+        progress: Progress = lambda done, total: None,
         use_slots: bool = True,
     ) -> None:
         """Plan, and make the slots if some layers have to be streamed. Nothing is loaded yet.
@@ -63,12 +66,18 @@ class StreamingPool:
         self._fixed_bytes = fixed_bytes
         self._progress = progress
         self._reserved = 0
+        self._working = 0
         self._fold = sum(self._charge(shard, fold=True) for shard in config.shards) <= budget
+        if not self._fold:  # then float16 weights are cast as they run, one shard at a time
+            self._working = max(shard.casting_bytes for shard in config.shards)
         self._loader = Loader(config.shards, self.stats)
-        self._slots = self._try_slots() if use_slots and not self._fits_whole(budget) else None
+        self._use_slots = use_slots  # until they have been tried in vain
+        self._slots: SlotFolder | None = None
         self._plan = Plan(frozenset(), ())
+        self._plan_holds_from = self._plan_holds_to = 0  # for how much reserved memory it is the best one
         self._window: list[Held] = []
-        self._apply(self._make_plan(budget))
+        self._at_exit = weakref.finalize(self, self._loader.close)  # at the end of the process at the latest
+        self._apply(self._make_plan(0))
 
     @property
     def streams_through(self) -> str:
@@ -85,15 +94,15 @@ class StreamingPool:
         Raises:
             PoolTooSmallError: embed, head and one layer would not fit any more; nothing has changed then.
         """
-        if size != self._reserved:
-            plan = self._make_plan(self.budget - size)
-            self._reserved = size
+        if not self._plan_holds_from <= size <= self._plan_holds_to:
+            plan = self._make_plan(size)
             if plan != self._plan:
                 self._apply(plan)
+        self._reserved = size
 
     def close(self) -> None:
         """Unload everything and remove the slots' files."""
-        self._loader.close()
+        self._at_exit()
         if self._slots:
             self._slots.close()
 
@@ -111,16 +120,18 @@ class StreamingPool:
         return (shard.loaded_bytes if fold else shard.mapped_bytes) + SESSION_BYTES
 
     def _place_charge(self, shard: Shard) -> int:
+        if self._use_slots and not self._slots:
+            self._slots = self._try_slots()
+            self._use_slots = self._slots is not None
         if self._slots:
             return self._slots.images.get(shard).bytes + SESSION_BYTES
         return self._charge(shard, self._fold)
 
-    def _fits_whole(self, budget: int) -> bool:
-        return sum(self._charge(shard, self._fold) for shard in self._config.shards) <= budget
-
-    def _make_plan(self, budget: int) -> Plan:
-        """Keep as many layers as fit beside the places that the others need."""
-        config = self._config
+    def _make_plan(self, reserved: int) -> Plan:
+        """Keep as many layers as fit beside what is reserved and the places that the others need."""
+        config, whole = self._config, self.budget - self._working
+        budget = whole - reserved
+        larger = whole + 1  # what the next larger plan needs: there is none larger than all
         ends = sum(self._charge(shard, self._fold) for shard in (config.embed, config.head))
         staying = list(config.layers)
         leaving: list[Shard] = []
@@ -133,15 +144,25 @@ class StreamingPool:
             needed = ends + sum(self._charge(one, self._fold) for one in staying)
             needed += sum(count * self._place_charge(by_kind[kind]) for kind, count in places.items())
             if needed <= budget:
+                self._plan_holds_from, self._plan_holds_to = (
+                    self.budget - self._working - larger + 1,
+                    self.budget - self._working - needed,
+                )
                 residents = frozenset(one.name for one in (config.embed, *staying, config.head))
                 return Plan(residents, tuple(sorted(places.items())))
-        places = {kind: 1 for kind in places}
+            larger = needed
+        places = dict.fromkeys(places, 1)
         needed = ends + sum(self._place_charge(by_kind[kind]) for kind in places)
         if needed <= budget:
+            self._plan_holds_from, self._plan_holds_to = (
+                self.budget - self._working - larger + 1,
+                self.budget - self._working - needed,
+            )
             return Plan(frozenset((config.embed.name, config.head.name)), tuple(sorted(places.items())))
+        enough = needed + self._fixed_bytes + self._working + reserved
         raise PoolTooSmallError(
-            f"embedding, head and one layer at a time need {format_size(needed)}, {format_size(max(budget, 0))} are left "
-            f"for them; give a poolsize of at least {format_size(needed + self._fixed_bytes + self._reserved)}"
+            f"embedding, head and one layer at a time need {format_size(needed)}, {format_size(max(budget, 0))} are "
+            f"left for them; give a poolsize of at least {format_size(enough)}"
         )
 
     def _apply(self, plan: Plan) -> None:
@@ -162,9 +183,8 @@ class StreamingPool:
                 charge = self._charge(shard, self._fold)
                 self._loader.add(Held(SessionPlace(self._fold), charge, resident=True, shard=shard))
         self._plan = plan
-        self.stats.resident_bytes = sum(
-            self._charge(shard, self._fold) for shard in self._config.shards if shard.name in plan.residents
-        )
+        self.stats.resident_bytes = sum(held.charge for held in self._loader.places())
+        self.stats.peak_resident_bytes = max(self.stats.peak_resident_bytes, self.stats.resident_bytes)
 
     def _forget(self, held: Held) -> None:
         held.session = None
@@ -179,16 +199,18 @@ class StreamingPool:
 
     def _try_slots(self) -> SlotFolder | None:
         """Return slots if this machine can have them, else None: then every load makes a session."""
-        layers = self._config.layers
+        layers, slots = self._config.layers, None
         try:
-            slots = SlotFolder(Images(self._config), fold=self._fold)
+            slots = SlotFolder(Images(self._config))
             slots.images.make_all(layers, self._progress)
             for kind in {shard.kind for shard in layers}:
                 same = [shard for shard in layers if shard.kind == kind]
                 if len(same) > 1 and not slots.works(same[0], same[-1], self._config):
                     raise OSError("a session did not follow its file")
         except (OSError, LlamaOnnxError, ImportError) as reason:
-            log.warning("streaming through a session per load, which is slower: %s", reason)
+            log.info("streaming through a session per load, which is slower: %s", reason)
+            if slots:
+                slots.close()
             return None
         return slots
 
@@ -213,5 +235,5 @@ def leaving_order(layers: Sequence[Shard]) -> list[Shard]:
 def window_places(leaving: Sequence[Shard], layers: int) -> dict[str, int]:
     """Return how many places the layers that leave share, by kind: one is filled while another is computed in."""
     kinds = {shard.kind for shard in leaving}
-    single = len(kinds) > 1 or len(leaving) * FEW <= layers
+    single = len(kinds) > 1 or len(leaving) <= max(2, layers // FEW)
     return dict.fromkeys(kinds, 1 if single else min(2, len(leaving)))
