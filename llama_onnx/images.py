@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,13 @@ class Images:
     """The images of a model's shards, kept beside the model or, where that is not possible, in the user's cache."""
 
     def __init__(self, config: ModelConfig) -> None:
+        self._config = config
         self._key = _machine_key()
-        self.folder = _writable_folder(config, self._key)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where packed images are kept; made when the first quantised shard asks for it."""
+        return _writable_folder(self._config, self._key)
 
     def get(self, shard: Shard) -> Image:
         """Return the image of a shard, packing it first if there is none that is up to date.
@@ -84,7 +90,7 @@ class Images:
     ) -> None:
         """Make what is missing; an interrupted run goes on where it was. `progress` is told (done, total)."""
         missing = self.missing(shards)
-        for scratch in self.folder.glob("scratch-*"):  # of a run that was killed
+        for scratch in self.folder.glob("scratch-*") if missing else ():  # of a run that was killed
             if not Path("/proc", scratch.name.split("-")[1]).exists():
                 shutil.rmtree(scratch, ignore_errors=True)
         for done, shard in enumerate(missing):

@@ -8,7 +8,7 @@ from .config import ModelConfig, Shard
 from .decoder import Decoder
 from .errors import ModelDirectoryError
 from .kv_cache import KVCache
-from .pool import MemoryPool
+from .pool import Pool
 
 # Positions that go through a layer at once. These graphs hold several copies of all scores, so they get fewer.
 CHUNK = 128
@@ -21,7 +21,7 @@ class LegacyDecoder(Decoder):
     place of those in the cache. Types follow the inputs of each graph, so halves and floats may meet.
     """
 
-    def __init__(self, config: ModelConfig, pool: MemoryPool, chunk: int = CHUNK) -> None:
+    def __init__(self, config: ModelConfig, pool: Pool, chunk: int = CHUNK) -> None:
         super().__init__(config, pool, chunk)
         if config.norm is None:
             raise ModelDirectoryError(f"{config.directory}: not in the layout of the original llama.onnx")

@@ -71,7 +71,7 @@ class StreamingPool:
         if not self._fold:  # then float16 weights are cast as they run, one shard at a time
             self._working = max(shard.casting_bytes for shard in config.shards)
         self._loader = Loader(config.shards, self.stats)
-        self._use_slots = use_slots  # until they have been tried in vain
+        self._use_slots = use_slots and all(shard.kind for shard in config.layers)  # until they are tried in vain
         self._slots: SlotFolder | None = None
         self._plan = Plan(frozenset(), ())
         self._plan_holds_from = self._plan_holds_to = 0  # for how much reserved memory it is the best one
@@ -132,7 +132,8 @@ class StreamingPool:
         config, whole = self._config, self.budget - self._working
         budget = whole - reserved
         larger = whole + 1  # what the next larger plan needs: there is none larger than all
-        ends = sum(self._charge(shard, self._fold) for shard in (config.embed, config.head))
+        others = [shard for shard in config.shards if shard not in config.layers]
+        ends = sum(self._charge(shard, self._fold) for shard in others)
         staying = list(config.layers)
         leaving: list[Shard] = []
         for shard in [None, *leaving_order(config.layers)]:
@@ -148,7 +149,7 @@ class StreamingPool:
                     self.budget - self._working - larger + 1,
                     self.budget - self._working - needed,
                 )
-                residents = frozenset(one.name for one in (config.embed, *staying, config.head))
+                residents = frozenset(one.name for one in (*others, *staying))
                 return Plan(residents, tuple(sorted(places.items())))
             larger = needed
         places = dict.fromkeys(places, 1)
@@ -158,7 +159,7 @@ class StreamingPool:
                 self.budget - self._working - larger + 1,
                 self.budget - self._working - needed,
             )
-            return Plan(frozenset((config.embed.name, config.head.name)), tuple(sorted(places.items())))
+            return Plan(frozenset(one.name for one in others), tuple(sorted(places.items())))
         enough = needed + self._fixed_bytes + self._working + reserved
         raise PoolTooSmallError(
             f"embedding, head and one layer at a time need {format_size(needed)}, {format_size(max(budget, 0))} are "
