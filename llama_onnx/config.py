@@ -10,6 +10,7 @@ from typing import Any
 from .errors import ModelDirectoryError
 
 MANIFEST = "manifest.json"
+ASIDE = ".{}.replaced"  # where a model waits while its successor takes its place
 FORMAT = "llama_onnx"
 FORMAT_VERSION = 1
 TEMPLATES = ("plain", "alpaca", "chat")
@@ -155,6 +156,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         ModelDirectoryError: there is none, or it cannot be read.
     """
     path = directory / MANIFEST
+    aside = directory.with_name(ASIDE.format(directory.name))
+    if aside.is_dir() and not directory.exists():
+        raise ModelDirectoryError(
+            f"{directory}: was being replaced when that was interrupted; the model that was there is {aside}: "
+            "rename it back, or run the same export again"
+        )
     if not directory.is_dir():
         raise ModelDirectoryError(f"{directory}: no such directory; give one made by tools/export_onnx.py")
     try:

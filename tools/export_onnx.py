@@ -32,6 +32,7 @@ from tools.architectures.blocks import (
     build_head,
     build_layer,
     expected_names,
+    least_bytes,
     write_rope,
 )
 from tools.architectures.ops import get_ops
@@ -68,7 +69,8 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
     share = spec.tied_embeddings and not precision.bits  # a quantised head has values of its own
     model = _manifest_model(checkpoint, spec)
     weights = Weights(checkpoint, precision, report)
-    with ModelWriter(out, {"source": _fingerprint(checkpoint), "precision": vars(precision), "ops": ops}) as writer:
+    key = {"source": _fingerprint(checkpoint), "precision": vars(precision), "ops": ops}
+    with ModelWriter(out, key, checkpoint.source, least_bytes(spec, precision)) as writer:
         writer.copy(checkpoint.files)
         _check_tokenizer(writer.folder, model)
         rope: dict[str, list[TensorProto]] = {}

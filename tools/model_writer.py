@@ -2,6 +2,9 @@
 
 What is under way lies in `OUT.partial`, with a journal of the shards that are finished. A run that was interrupted is
 resumed by the next one with the same key, from the shards whose files still have their hash.
+
+A model that is replaced is moved aside for the moment between two renames. Should the process die just then, the next
+run moves it back. Nothing is ever removed that was not made here.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from typing import Any
 import onnx
 
 from llama_onnx import __version__
-from llama_onnx.config import FORMAT, FORMAT_VERSION, MANIFEST
+from llama_onnx.config import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST
 from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError
+from llama_onnx.memory import format_size
 
 from .graph import Graph, WeightFile
 
@@ -33,15 +37,18 @@ class ModelWriter:
     What was written stays for the next run when this one was interrupted; after an error in the input it is removed.
     """
 
-    def __init__(self, out: Path, key: dict[str, Any]) -> None:
+    def __init__(self, out: Path, key: dict[str, Any], inputs: Iterable[Path] = (), needed_bytes: int = 0) -> None:
         """Prepare to write `out`.
 
         Args:
             out: the directory to make; one that is a model directory already is replaced when the new one is whole.
             key: identifies source and options; a partial directory of another key is thrown away.
+            inputs: files that are read, none of which may lie where `out` is to be.
+            needed_bytes: what the files will take at least; 0 means that is not known.
 
         Raises:
-            ModelDirectoryError: `out` holds something else, or another process is writing it.
+            ModelDirectoryError: `out` holds something else, or the input, or another process is writing it; or the disk
+                has no room for it.
         """
         self.out = out
         self.folder = out.with_name(out.name + ".partial")
@@ -49,13 +56,24 @@ class ModelWriter:
         self._shards: dict[str, dict[str, Any]] = {}
         self._files: dict[str, dict[str, Any]] = {}
         self._finished: dict[str, Any] = {}
-        _check_target(out)
+        self._needed_bytes = needed_bytes
+        try:
+            _check_target(out, self.folder, inputs)
+        except OSError as error:
+            raise ModelDirectoryError(f"{out}: cannot be written ({error.strerror})") from None
 
     def __enter__(self) -> ModelWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder / LOCK, self.out)
-            self._finished = self._read_journal()
+            try:
+                if _aside(self.out).is_dir() and not self.out.exists():
+                    _aside(self.out).rename(self.out)
+                self._finished = self._read_journal()
+                self._check_space()
+            except BaseException:
+                self._lock.close()
+                raise
         except OSError as error:
             raise ModelDirectoryError(f"{self.out}: cannot be written ({error.strerror})") from None
         return self
@@ -140,8 +158,8 @@ class ModelWriter:
         write_json(self.folder / MANIFEST, manifest)
         for path in self.folder.iterdir():
             _flush(path)
-        (self.folder / LOCK).unlink()
         _replace(self.folder, self.out)
+        (self.out / LOCK).unlink()  # held until now, so that no other run could begin in the folder that moved
 
     def _add(self, done: dict[str, Any]) -> None:
         self._shards[done["shard"]["name"]] = done["shard"]
@@ -158,7 +176,21 @@ class ModelWriter:
                 return dict(journal["shards"])
         except (OSError, ValueError, KeyError):
             pass
+        for path in self.folder.iterdir():  # of other options, or not finished: it only takes room
+            if path.name != LOCK:
+                path.unlink()
         return {}
+
+    def _check_space(self) -> None:
+        there = sum(entry["bytes"] for shard in self._finished.values() for entry in shard["files"].values())
+        needed, free = self._needed_bytes - there, shutil.disk_usage(self.folder).free
+        if needed > free:
+            if not self._finished:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise ModelDirectoryError(
+                f"{self.out}: needs {format_size(needed)}, {format_size(free)} are free on its disk; "
+                "free some, or name a directory on another disk"
+            )
 
     def _write_journal(self) -> None:
         shards = {
@@ -185,16 +217,42 @@ def write_json(path: Path, fields: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _check_target(out: Path) -> None:
+def _check_target(out: Path, folder: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to write where something is that would be lost."""
     if out.exists() and not out.is_dir():
         raise ModelDirectoryError(f"{out}: is a file; name a directory to make")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise ModelDirectoryError(f"{out}: holds files that are not a model; name another directory, or empty it")
+    if any(path.resolve().is_relative_to(place.resolve()) for path in inputs for place in (out, folder)):
+        raise ModelDirectoryError(f"{out}: holds the input itself, which is not a model to replace; name another")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MANIFEST).is_file():
+            raise ModelDirectoryError(f"{out}: holds files that are not a model; name another directory, or empty it")
+        strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        strangers = sorted(set(strangers) - {MANIFEST, LOCK, *_listed(out)})
+        if strangers:
+            raise ModelDirectoryError(
+                f"{out}: holds {strangers[0]!r}, which does not belong to the model there and would be lost; "
+                "move it away, or name another directory"
+            )
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (LOCK, JOURNAL, MANIFEST)):
+        raise ModelDirectoryError(
+            f"{folder}: holds files of something else, but is needed to write {out.name}; move it"
+        )
+
+
+def _listed(out: Path) -> set[str]:
+    try:
+        return set(json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (ValueError, KeyError, TypeError):
+        raise ModelDirectoryError(f"{out / MANIFEST}: is damaged; remove the directory, or name another") from None
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(ASIDE.format(out.name))
 
 
 def _lock(path: Path, out: Path) -> Any:
     """Hold a lock for as long as this process lives; where the system has none, go without."""
-    file = path.open("w")
+    file = path.open("a")
     try:
         import fcntl
 
@@ -208,14 +266,19 @@ def _lock(path: Path, out: Path) -> Any:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace(folder: Path, out: Path) -> None:
-    old = out.with_name(out.name + ".old")
+    old = _aside(out)
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
     folder.rename(out)
+    if os.name == "posix":
+        _flush(out.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -13,11 +13,11 @@ from .activations import activate
 from .ops import Heads, Matrix, Ops, norm_heads
 from .ops_onnx import softcap
 from .spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec, expected_names
-from .weights import Arrange, Precision, Weights, pad_heads
+from .weights import Arrange, Precision, Weights, least_bytes, pad_heads
 
 __all__ = [
     "EMBEDDING", "HEAD", "ROPE_FILE", "Precision", "Weights", "build_embed", "build_head", "build_layer",
-    "expected_names", "pad_heads", "write_rope",
+    "expected_names", "least_bytes", "pad_heads", "write_rope",
 ]  # fmt: skip
 
 ROPE_FILE = "rope.bin"

@@ -31,6 +31,15 @@ class Precision:
         return {"int4": 4, "int8": 8}.get(self.dtype, 0)
 
 
+def least_bytes(spec: DecoderSpec, precision: Precision) -> int:
+    """Return what the matrices of a model take on disk; norms, tables and padding come on top."""
+    table = spec.vocab_size * spec.hidden_size
+    layers = spec.num_layers * sum(p.rows * p.columns for p in spec.projections.values())
+    if not precision.bits:
+        return (layers + table * (1 if spec.tied_embeddings else 2)) * (4 if precision.dtype == "fp32" else 2)
+    return (layers + table) * precision.bits // 8 + 2 * table
+
+
 class Weights:
     """Tensors of a checkpoint, checked against the shape the spec wants, in the precision of the export."""
 
