@@ -13,7 +13,7 @@ from llama_onnx.errors import RequestError
 from llama_onnx.memory import format_size
 
 from . import charts
-from .results import Comparison, decibel, logit_table, number
+from .results import Comparison, decibel, labels_of, logit_table, number
 from .weights import RANGE
 
 STYLE = Path(__file__).with_name("page.css")
@@ -33,7 +33,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 def page(c: Comparison) -> str:
     """Return the page."""
-    reference = Path(c.reference.path).resolve().name
+    (reference,) = labels_of([c.reference.path])
     sections = [_tiles(c), _layers(c), _distribution(c), _agreement(c), _weights(c), _histograms(c), _figures(c)]
     sections += [_worst(c)]
     intro = (

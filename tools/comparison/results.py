@@ -95,7 +95,7 @@ def worst_positions(outcome: Outcome, targets_at: np.ndarray, ids: np.ndarray, t
 
 def labels_of(paths: Sequence[str]) -> list[str]:
     """Return short names: those of the directories where they differ, else the paths."""
-    names = [Path(path).resolve().name for path in paths]
+    names = [Path(path).name or Path(path).resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
