@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""The demo: load a model directory, continue a prompt, print the text as it comes."""
+"""The demo: load a model directory, answer or continue a prompt, print the text as it comes."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import llama_onnx
 from llama_onnx.cli import DEFAULTS, POOLSIZE_HELP, TEMPLATE_HELP, guard, packing_progress, print_stats, print_stream
 from llama_onnx.templates import CHOICES
+
+EMBEDDED_MODEL = Path(__file__).resolve().parent / "models" / "demo"
 
 
 def main() -> int:
@@ -31,9 +34,13 @@ def run(options: argparse.Namespace) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog='example: python demo.py models/alpaca "Once upon a time" --poolsize 2'
+        description=__doc__,
+        epilog='examples: python demo.py "bonjour"  |  python demo.py models/alpaca "Write a poem" --poolsize 2',
     )
-    parser.add_argument("onnx_dir", metavar="ONNX_DIR", help="model directory made by tools/export_onnx.py")
+    parser.add_argument(
+        "onnx_dir", metavar="ONNX_DIR", nargs="?", default=EMBEDDED_MODEL,
+        help="model directory made by tools/export_onnx.py (default: the small model that comes along)",
+    )  # fmt: skip
     parser.add_argument("prompt", metavar="PROMPT", help="an instruction, or text to continue")
     parser.add_argument("--template", choices=CHOICES, default="auto", help=TEMPLATE_HELP)
     parser.add_argument("--poolsize", metavar="SIZE", help=POOLSIZE_HELP)
@@ -46,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     ):
         sampling.add_argument(name, type=kind, default=default, help=f"{text} (default: %(default)s)")
     sampling.add_argument("--seed", type=int, help="same seed, same text (default: a new one each time)")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":
