@@ -87,6 +87,7 @@ def _generate(options: argparse.Namespace) -> None:
         max_tokens=options.max_tokens,
         seed=options.seed,
         stop=tuple(options.stop),
+        prompt_lookup=options.prompt_lookup,
     )
     prompt = _read_stdin() if options.prompt == "-" else options.prompt
     lm = load(options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, packing_progress)
@@ -144,6 +145,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--top-p", dest="top_p", type=float, metavar="P", help="sample from the fewest tokens that reach P together")
     add("--min-p", dest="min_p", type=float, metavar="P", help="drop tokens below this share of the most likely one")
     add("-n", "--max-tokens", dest="max_tokens", type=int, metavar="N", help="the most tokens to generate")
+    add("--prompt-lookup", dest="prompt_lookup", type=int, metavar="N",
+        help="guess up to N tokens from the text so far and check them in one pass; 0 = none")  # fmt: skip
     group.add_argument(
         "-s", "--seed", type=int, metavar="N", help="same seed, same text (default: a new one each time)"
     )

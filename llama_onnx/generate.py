@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .config import ModelConfig
 from .decoder import Decoder
 from .errors import RequestError
 from .kv_cache import KVCache
+from .lookup import PromptLookup
 from .sampling import SamplingParams, sample
 from .tokenizer import Tokenizer
 
@@ -42,6 +44,8 @@ class Timing:
     prompt_seconds: float = 0.0
     new_tokens: int = 0
     decode_seconds: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
 
     def as_dict(self) -> dict[str, float]:
         """Return the figures with their rates in tokens per second (0 where nothing was measured)."""
@@ -76,22 +80,31 @@ def generate_tokens(
     cache = KVCache(config, min(context, len(prompt) + params.max_tokens))
     rng = np.random.default_rng(params.seed)
     history = list(prompt)
-    ids = np.array([prompt], np.int64)
+    lookup, drafted = PromptLookup(params.prompt_lookup), list[int]()
+    ids = history
     started = time.perf_counter()
     try:
         while True:
-            logits = decoder.forward(ids, cache)[0, -1]
-            token, logprob = sample(logits, params, rng, history)
-            history.append(token)
-            _take_time(timing, len(prompt), time.perf_counter() - started)
-            if token in config.eos_token_ids:
-                yield Token(token, logprob, "stop")
-                return
-            if len(history) >= cache.capacity:
-                yield Token(token, logprob, "length")
-                return
-            yield Token(token, logprob)
-            ids = np.array([[token]], np.int64)
+            logits = decoder.forward(np.array([ids], np.int64), cache, every_position=bool(drafted))[0]
+            # Each position says which token comes after it; a drafted token that is another ends the pass's use.
+            for place, scores in enumerate(logits):
+                token, logprob = sample(scores, params, rng, history)
+                history.append(token)
+                _take_time(timing, len(prompt), time.perf_counter() - started)
+                if token in config.eos_token_ids:
+                    yield Token(token, logprob, "stop")
+                    return
+                if len(history) >= cache.capacity:
+                    yield Token(token, logprob, "length")
+                    return
+                yield Token(token, logprob)
+                if place < len(drafted) and drafted[place] != token:
+                    break
+            cache.truncate(len(history) - 1)
+            lookup.learn(len(drafted), place)
+            timing.drafted, timing.accepted = lookup.drafted, lookup.accepted
+            drafted = lookup.draft(history, _draft_room(config, len(history), cache.capacity))
+            ids = [token, *drafted]
     finally:
         decoder.pool.reserve(0)
 
@@ -126,6 +139,12 @@ def check_prompt(prompt: Sequence[int], vocab_size: int, context: int) -> None:
         raise RequestError(
             f"the prompt has {len(prompt)} tokens, the context holds {context} with the answer; shorten the prompt"
         )
+
+
+def _draft_room(config: ModelConfig, length: int, capacity: int) -> int:
+    """Return how many tokens after `length` may be drafted: the cache holds them, and they keep the rope factors."""
+    switch = config.rope_switch_length
+    return min(capacity - 1, switch if switch is not None and length <= switch else capacity) - length
 
 
 def _take_time(timing: Timing, prompt_tokens: int, seconds: float) -> None:

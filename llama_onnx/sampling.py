@@ -29,6 +29,8 @@ class SamplingParams:
         max_tokens: the most tokens to generate.
         seed: makes sampling repeatable; None draws a new one.
         stop: texts that end the generation; they are not part of the output.
+        prompt_lookup: how many tokens to guess at a time from what was said before and check in one pass; 0 = none. The
+            tokens are those that come without it, but for two that are equally likely up to rounding.
 
     Raises:
         RequestError: a value out of its range.
@@ -42,6 +44,7 @@ class SamplingParams:
     max_tokens: int = 2000
     seed: int | None = None
     stop: Sequence[str] = ()
+    prompt_lookup: int = 8
 
     def __post_init__(self) -> None:
         checks = (
@@ -51,6 +54,7 @@ class SamplingParams:
             ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 (1 = none)"),
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("prompt_lookup", 0 <= self.prompt_lookup <= 64, "0 (none) to 64"),
             ("seed", self.seed is None or self.seed >= 0, "0 or more"),
         )
         for name, good, range_ in checks:
