@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import __version__, cli_scoring, inspection
+from . import __version__, bench, cli_scoring, inspection
 from .errors import LlamaOnnxError, RequestError
 from .generate import Step
 from .memory import format_size
@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(verb)
     _add_runtime(verb)
     cli_scoring.add_verbs(verbs, _add_runtime)
+    bench.add_verbs(verbs, _add_runtime, packing_progress)
     inspection.add_verb(verbs)
     return parser
 
