@@ -112,8 +112,12 @@ class Decoder:
             step.layer(shard, i, key, value)
         return step.hidden[(i + 1) % 2]
 
+    def norm(self, hidden: np.ndarray) -> np.ndarray:
+        """Return what the last layer made as the head takes it: as it is, where the final norm is in the head."""
+        return hidden
+
     def head(self, hidden: np.ndarray) -> np.ndarray:
-        """Return the logits float32 [batch, sequence, vocab] of what the last layer made, [batch, sequence, hidden]."""
+        """Return the logits float32 [batch, sequence, vocab] of what `norm` gave, [batch, sequence, hidden]."""
         logits = np.empty((*hidden.shape[:2], self.config.vocab_size), np.float32)
         with self.pool.use(self.config.head) as shard:
             shard.run({"hidden": np.ascontiguousarray(hidden)}, {"logits": logits})

@@ -108,8 +108,11 @@ def evaluate_subject(
                 f"{subject}: question {number} alone has {len(ids)} tokens, more than the context of {context}"
             )
     scores = np.empty((len(questions), len(letters)))
-    for place, values in _answer(decoder, prompts, letters, on_progress):
-        scores[place] = values
+    try:
+        for place, values in _answer(decoder, prompts, letters, on_progress):
+            scores[place] = values
+    finally:
+        decoder.pool.reserve(0)
     right = np.array([ascii_uppercase.index(question.answer) for question in questions])
     return SubjectResult(subject, scores, scores.argmax(-1) == right, tuple(shown for shown, _ in prompts))
 

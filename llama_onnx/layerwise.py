@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from .decoder import Decoder
+from .decoder import Decoder, working_bytes
 from .errors import PoolTooSmallError
 
 GROUP_BYTES = 64 << 20  # hidden states of a group
@@ -37,7 +37,9 @@ def split(decoder: Decoder, sequences: Iterable[np.ndarray], group_bytes: int = 
 def final_hidden(
     decoder: Decoder, group: Sequence[np.ndarray], shared: int = 0, advance: Advance | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield what the last layer makes of each sequence of a group: float32 [1, S - shared, hidden_size].
+    """Yield what the head takes of each sequence of a group: float32 [1, S - shared, hidden_size].
+
+    The memory that this sets aside in the pool stays so, for the next group; `pool.reserve(0)` gives it back.
 
     Args:
         decoder: of the model.
@@ -58,10 +60,7 @@ def final_hidden(
         yield from final_hidden(decoder, group[:half], shared, advance)
         yield from final_hidden(decoder, group[half:], shared, advance)
         return
-    try:
-        yield from _run(decoder, group, shared, advance or (lambda amount: None))
-    finally:
-        decoder.pool.reserve(0)
+    yield from _run(decoder, group, shared, advance or (lambda amount: None))
 
 
 def logits(decoder: Decoder, hidden: np.ndarray, slice_bytes: int = SLICE_BYTES) -> Iterator[np.ndarray]:
@@ -103,17 +102,19 @@ def _run(decoder: Decoder, group: Sequence[np.ndarray], shared: int, advance: Ad
     key, value = layer_cache(decoder, max(map(len, group)))
 
     states = [decoder.embed(stretch[None]) for stretch in stretches]
-    for i in range(decoder.config.num_layers):
-        for n, hidden in enumerate(states):
-            past = once if once and n else 0  # the shared start is first, and stays in the cache for those after it
-            states[n] = decoder.layer(i, hidden, key, value, past, offsets[n])
-            advance(hidden.shape[1])
-    for hidden in states[bool(once) :]:
-        yield hidden[:, shared - once :]
+    for i, shard in enumerate(decoder.config.layers):
+        with decoder.pool.use(shard):  # held while all sequences go through, not given to the next one in between
+            for n, hidden in enumerate(states):
+                past = once if once and n else 0  # the shared start is first, and stays in the cache for the others
+                states[n] = decoder.layer(i, hidden, key, value, past, offsets[n])
+                advance(hidden.shape[1])
+    yield from [decoder.norm(hidden[:, shared - once :]) for hidden in states[bool(once) :]]
 
 
 def _bytes_beside(decoder: Decoder, group: Sequence[np.ndarray]) -> int:
-    """Bytes a group takes besides what the decoder works with: hidden states, one layer's cache, logits and a copy."""
-    config = decoder.config
-    cache = max(map(len, group)) * config.cache_bytes_per_token // config.num_layers
-    return 4 * sum(map(len, group)) * config.hidden_size + cache + 2 * max(SLICE_BYTES, 4 * config.vocab_size)
+    """Bytes a group takes besides the shards: hidden states, one layer's cache, buffers, logits and a copy."""
+    config, longest = decoder.config, max(map(len, group))
+    states = 4 * sum(map(len, group)) * config.hidden_size
+    cache = longest * config.cache_bytes_per_token // config.num_layers
+    buffers = working_bytes(config, longest, longest, decoder.chunk)
+    return states + cache + buffers + 2 * max(SLICE_BYTES, 4 * config.vocab_size)

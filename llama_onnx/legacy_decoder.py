@@ -39,7 +39,7 @@ class LegacyDecoder(Decoder):
             key, value = cache.keys[i][:, :, : cache.length], cache.values[i][:, :, : cache.length]
             hidden, cache.keys[i], cache.values[i] = self._layer(i, hidden, key, value)
         cache.advance(count)
-        return self.head(hidden if every_position else hidden[:, -1:])
+        return self.head(self.norm(hidden if every_position else hidden[:, -1:]))
 
     def embed(self, ids: np.ndarray) -> np.ndarray:
         """Return [batch, sequence, hidden_size] in the type of the graph; see `Decoder.embed`."""
@@ -54,9 +54,13 @@ class LegacyDecoder(Decoder):
             filled[:, :, past : grown.shape[2]] = grown[:, :, past:]
         return made.astype(np.float32, copy=False)
 
+    def norm(self, hidden: np.ndarray) -> np.ndarray:
+        """Return what the last layer made, normed; see `Decoder.norm`."""
+        return self._run_one(self._norm, hidden)
+
     def head(self, hidden: np.ndarray) -> np.ndarray:
-        """Return the logits of what the last layer made, normed first; see `Decoder.head`."""
-        return self._run_one(self.config.head, self._run_one(self._norm, hidden)).astype(np.float32, copy=False)
+        """Return the logits; see `Decoder.head`."""
+        return self._run_one(self.config.head, hidden).astype(np.float32, copy=False)
 
     def _layer(self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return hidden_out, past_key and past_value of a stretch that follows the keys and values given."""

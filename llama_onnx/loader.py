@@ -42,7 +42,7 @@ class Held:
     resident: bool
     shard: Shard | None = None
     session: Session | None = None
-    in_use: bool = False
+    users: int = 0
     loading: bool = False
     fresh: bool = False
 
@@ -100,7 +100,7 @@ class Loader:
             yield held.session
         finally:
             with self._changed:
-                held.in_use = False
+                held.users -= 1
                 self._changed.notify_all()
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class Loader:
             if held is None:
                 error, self._error = self._error, None
                 raise error or AssertionError("neither loaded nor failed")
-            held.in_use = True
+            held.users += 1
             if not held.fresh:
                 self._stats.hits += 1
             held.fresh = False
@@ -184,7 +184,7 @@ class Loader:
         """Return the place whose shard is needed last, if that is later than this one is needed."""
         best, latest = None, distance
         for held in self._held:
-            if held.resident or held.in_use or held.loading or held.place.kind not in (None, shard.kind):
+            if held.resident or held.users or held.loading or held.place.kind not in (None, shard.kind):
                 continue
             if held.session is None or held.shard is None:
                 return held

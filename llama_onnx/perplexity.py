@@ -82,7 +82,10 @@ def perplexity(
     stride = stride or max(1, ctx // 2)
     check_windows(ctx, stride, decoder.config.context_length)
     views = windows(ids, ctx, stride)
-    nlls = np.concatenate(list(token_nlls(decoder, views, on_progress)))
+    try:
+        nlls = np.concatenate(list(token_nlls(decoder, views, on_progress)))
+    finally:
+        decoder.pool.reserve(0)
     spread = float(nlls.std(ddof=1)) / math.sqrt(len(nlls)) if len(nlls) > 1 else 0.0
     return Perplexity(float(nlls.mean()), spread, len(nlls), len(views), ctx, stride)
 

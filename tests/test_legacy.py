@@ -78,7 +78,7 @@ def test_layers_run_on_their_own_as_in_forward(layouts: dict[tuple[np.dtype, boo
     for i, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
         first = decoder.layer(i, hidden[:, :30], key, value)
         hidden = np.concatenate([first, decoder.layer(i, hidden[:, 30:], key, value, past=30)], axis=1)
-    assert np.abs(decoder.head(hidden)[0] - decoder.logits(IDS)).max() <= 1e-4
+    assert np.abs(decoder.head(decoder.norm(hidden))[0] - decoder.logits(IDS)).max() <= 1e-4
 
 
 def test_batch_of_prompts_is_computed_together(layouts: dict[tuple[np.dtype, bool], Path]) -> None:

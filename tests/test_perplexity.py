@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FIXTURES, STORIES, decoder_of, run, smallest_decoder
+from conftest import FIXTURES, STORIES, decoder_of, make_checkpoint, run, smallest_decoder
 
 from llama_onnx import layerwise
 from llama_onnx.config import read_config
@@ -17,6 +17,7 @@ from llama_onnx.decoder import Decoder
 from llama_onnx.errors import PoolTooSmallError, RequestError
 from llama_onnx.perplexity import check_windows, log_likelihoods, perplexity, token_nlls, windows
 from llama_onnx.pool import MemoryPool, charge_of
+from llama_onnx.streaming import StreamingPool
 from tools.export_onnx import export
 
 CASES: list[dict[str, Any]] = json.loads((FIXTURES / "perplexity.json").read_text())
@@ -80,6 +81,26 @@ def test_a_group_of_windows_loads_each_shard_once_and_gives_its_memory_back(mode
     assert stats.misses == len(decoder.config.shards)
     assert stats.peak_resident_bytes <= max(map(charge_of, decoder.config.shards))
     assert decoder.pool.budget == budget
+
+
+@pytest.mark.parametrize("use_slots", [False, True])
+def test_a_group_of_windows_passes_a_streamed_layer_while_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_slots: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    export(make_checkpoint(tmp_path / "checkpoint", num_hidden_layers=12), tmp_path / "model")
+    config = read_config(tmp_path / "model")
+    ids = np.random.default_rng(0).integers(3, 300, 400)
+    views, plain = windows(ids, 64, 32), decoder_of(tmp_path / "model")
+    beside = layerwise._bytes_beside(plain, [view.ids for view in views])
+    budget = sum(map(charge_of, (config.embed, *config.layers[:6], config.head))) + beside
+    pool = StreamingPool(config, budget, use_slots=use_slots)
+    found = list(token_nlls(Decoder(config, pool), views))
+    assert len(views) == 12
+    assert pool.streams_through == ("slots" if use_slots else "sessions")
+    assert pool.stats.misses <= len(config.shards) + 2  # each once, and what the loader reads ahead for the next round
+    pool.close()
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(list(token_nlls(plain, views))), atol=1e-5)
 
 
 def test_groups_shrink_until_they_fit_the_pool(model: Path) -> None:
@@ -176,3 +197,13 @@ def test_what_cannot_be_scored_is_one_line(
 def test_a_text_of_one_token_is_refused() -> None:
     with pytest.raises(RequestError, match="at least 2"):
         windows([1], 8, 8)
+
+
+def test_a_common_start_that_is_turned_by_different_rope_factors_is_computed_for_each(tmp_path: Path) -> None:
+    export(FIXTURES / "phi3-longrope-beyond-partial", tmp_path / "model")
+    decoder = decoder_of(tmp_path / "model")
+    ids = np.random.default_rng(0).integers(3, 90, 70)
+    group = [ids[:40], np.concatenate([ids[:30], ids[:30]])]  # 48 tokens is where the factors change
+    assert len({decoder.rope_offset(len(sequence)) for sequence in group}) == 2
+    for sequence, hidden in zip(group, layerwise.final_hidden(decoder, group, 30), strict=True):
+        np.testing.assert_allclose(decoder.head(hidden)[0], decoder.logits(sequence)[30:], atol=5e-5)

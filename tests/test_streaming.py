@@ -296,7 +296,7 @@ def test_shard_in_use_is_never_overwritten() -> None:
         with loader.use(circle[1]), loader._changed:
             loader._changed.wait(0.05)
         assert (first, loader.places()[0].shard or loader.places()[1].shard) is not None
-        assert any(h.shard is circle[0] and h.in_use for h in loader.places())
+        assert any(h.shard is circle[0] and h.users for h in loader.places())
     loader.close()
 
 

@@ -30,8 +30,11 @@ class Reference(Protocol):
     def walk(self, group: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """Yield the states float32 [1, S, hidden] of all windows int64 [S]: after embed, after layer 0, 1, …"""
 
+    def norm(self, hidden: np.ndarray) -> np.ndarray:
+        """Return states that came last as `head` takes them, which may have the norm in it."""
+
     def head(self, hidden: np.ndarray) -> np.ndarray:
-        """Return logits float32 [S, vocab] of states that came last, [1, S, hidden]."""
+        """Return logits float32 [S, vocab] of what `norm` gave, [1, S, hidden]."""
 
 
 class OnnxModel:
@@ -61,6 +64,10 @@ class OnnxModel:
         count = hidden.shape[1]
         key, value = layerwise.layer_cache(self.decoder, count)
         return self.decoder.layer(i, hidden, key, value, 0, self.decoder.rope_offset(count))
+
+    def norm(self, hidden: np.ndarray) -> np.ndarray:
+        """See `Reference`."""
+        return self.decoder.norm(hidden)
 
     def head(self, hidden: np.ndarray) -> np.ndarray:
         """See `Reference`."""
@@ -116,6 +123,10 @@ class TorchModel:
         made = [self._states(ids) for ids in group]
         for place in range(self.sizes["num_layers"] + 1):
             yield [states[place] for states in made]
+
+    def norm(self, hidden: np.ndarray) -> np.ndarray:
+        """See `Reference`."""
+        return hidden
 
     def head(self, hidden: np.ndarray) -> np.ndarray:
         """See `Reference`: the final norm, the head, and the cap that Gemma 2 puts on logits."""

@@ -92,6 +92,10 @@ def _compare_group(
         before = after
         advance()
 
+    # Each norm of its own is loaded once for all windows, and each head after it.
+    ends = [[outcome.model.norm(hidden) for hidden in states] for outcome, states in zip(outcomes, own, strict=True)]
+    local = [[outcome.model.norm(hidden) for hidden in before] for outcome in outcomes]
+    before = [reference.norm(hidden) for hidden in before]
     size = layerwise.positions_at_once(reference.sizes["vocab_size"])
     for n, view in enumerate(views):
         for start in range(0, len(view.ids), size):
@@ -99,10 +103,10 @@ def _compare_group(
             expected = reference.head(before[n][:, part])
             scored = slice(max(view.first_scored - 1, start), min(len(view.ids) - 1, start + size))
             inside = slice(scored.start - start, scored.stop - start)
-            for outcome, states in zip(outcomes, own, strict=True):
+            for outcome, end, given in zip(outcomes, ends, local, strict=True):
                 errors = outcome.shards[-1]
-                errors.local.add(expected, outcome.model.head(before[n][:, part]))
-                logits = outcome.model.head(states[n][:, part])
+                errors.local.add(expected, outcome.model.head(given[n][:, part]))
+                logits = outcome.model.head(end[n][:, part])
                 errors.accumulated.add(expected, logits)
                 if scored.start < scored.stop:
                     targets = view.ids[scored.start + 1 : scored.stop + 1]
