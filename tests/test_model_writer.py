@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from test_export import files_of, resumed_shards
 import llama_onnx
 from llama_onnx.config import read_config
 from llama_onnx.errors import ModelDirectoryError
-from tools import model_writer
+from tools import graph, model_writer
 from tools.architectures import read_spec
 from tools.architectures.blocks import Precision, least_bytes
 from tools.export_onnx import export
@@ -79,6 +80,20 @@ def test_disk_that_is_read_only_is_told(checkpoint: Path, mount: Mount) -> None:
     disk = mount("ro")
     with pytest.raises(ModelDirectoryError, match=r"cannot be written \(Read-only file system\)"):
         export(checkpoint, disk / "out")
+
+
+@pytest.mark.parametrize("platform", ["linux", "other"])
+def test_files_written_back_as_they_grow_are_the_same(
+    checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    written = []
+    real = graph.write_back
+    monkeypatch.setattr(graph, "write_back", lambda file: (written.append(file.name), real(file)))
+    monkeypatch.setattr(graph, "STRETCH", 5000)
+    monkeypatch.setattr(graph.sys, "platform", platform if platform == "other" else sys.platform)
+    export(checkpoint, tmp_path / "out")
+    assert len(written) > 20
+    assert files_of(tmp_path / "out") == files_of(model)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])

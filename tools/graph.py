@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -18,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from llama_onnx import __version__
 
 ALIGNMENT = 4096  # ONNX Runtime maps an aligned tensor in place; a page is also what direct reads want
-STRETCH = 32 << 20  # bytes written before they are brought to the disk
+STRETCH = 8 << 20  # bytes written before they are brought to the disk
+SYNC_WRITE, SYNC_WRITE_AND_WAIT = 2, 7  # flags of sync_file_range(2)
 OPSET = 21
 IR_VERSION = 10  # read by every ONNX Runtime that has the operators used here
 MICROSOFT = "com.microsoft"
@@ -83,10 +86,9 @@ class WeightFile:
     def _write_tensor(self, padding: bytes, data: memoryview) -> None:
         self._write(padding)
         for start in range(0, len(data), STRETCH):
-            part = data[start : start + STRETCH]
-            self._write(part)
-            if len(part) == STRETCH:
-                flush_and_drop(self._file)
+            self._write(data[start : start + STRETCH])
+            if len(data) - start >= STRETCH:
+                write_back(self._file)
 
     def _hash_tensor(self, padding: bytes, data: memoryview) -> None:
         self._hash.update(padding)
@@ -96,12 +98,19 @@ class WeightFile:
         self._file.write(data)
 
 
-def flush_and_drop(file: IO[bytes]) -> None:
-    """Bring what was written to the disk and take it out of the page cache, where the system can."""
+def write_back(file: IO[bytes]) -> None:
+    """Start bringing the last stretch of a growing file to the disk; wait for what is before it and drop that from the
+    page cache. Where the system has no such call, the whole file is flushed."""
     file.flush()
-    getattr(os, "fdatasync", os.fsync)(file.fileno())
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    descriptor, end = file.fileno(), file.tell()
+    last = max(end - STRETCH, 0)
+    if sys.platform == "linux":
+        sync = ctypes.CDLL(None).sync_file_range
+        sync.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+        if sync(descriptor, last, end - last, SYNC_WRITE) == 0 and sync(descriptor, 0, last, SYNC_WRITE_AND_WAIT) == 0:
+            os.posix_fadvise(descriptor, 0, last, os.POSIX_FADV_DONTNEED)
+            return
+    os.fsync(descriptor)
 
 
 class Graph:
