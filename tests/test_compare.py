@@ -19,7 +19,7 @@ from llama_onnx.errors import LlamaOnnxError
 from llama_onnx.perplexity import perplexity, windows
 from llama_onnx.pool import charge_of
 from tools import compare_precision
-from tools.comparison import charts
+from tools.comparison import charts, weights
 from tools.comparison.metrics import Distribution, Error
 from tools.comparison.models import OnnxModel, TorchModel
 from tools.comparison.page import page
@@ -206,6 +206,15 @@ def test_weights_are_read_as_the_operators_compute_with_them(checkpoint: Path, p
             if name != "fp16" and "embed" not in key:
                 wanted = dequantize(quantize_rtn(expected[key], 8 if name == "int8" else 4, 32))
             np.testing.assert_allclose(array, wanted, atol=1e-6, err_msg=f"{name} {key}")
+
+
+def test_histograms_count_what_numpy_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = (np.random.default_rng(0).standard_normal((50, 41)) * 4).astype(np.float32)
+    values[0, 0] = np.nan
+    expected, _ = np.histogram(values, weights.BINS, (-weights.RANGE * 2, weights.RANGE * 2))
+    for size in (7, 1 << 17):
+        monkeypatch.setattr(weights, "BLOCK", size)
+        assert np.abs(weights._histogram(values, 2.0) - expected).sum() <= 2  # on an edge, rounding decides
 
 
 def test_a_head_that_shares_the_embedding_is_compared_as_a_head(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 1 << 20  # numbers that are float64 at one time
+BLOCK = 1 << 17  # numbers that are float64 at one time: as many as a cache holds
 PERCENTILES = {"max": 100.0, "99.9%": 99.9, "99%": 99.0, "95%": 95.0, "90%": 90.0, "median": 50.0}
 
 
