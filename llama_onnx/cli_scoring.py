@@ -13,7 +13,7 @@ import numpy as np
 
 from .errors import RequestError
 from .evaluate import SubjectResult, evaluate_subject, subjects_of
-from .model import load
+from .model import LanguageModel, load
 from .perplexity import perplexity
 
 
@@ -99,7 +99,7 @@ def _perplexity(options: argparse.Namespace) -> None:
     for name in ("ctx_size", "stride"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise RequestError(f"--{name.removesuffix('_size')} must be at least 1")
-    lm = load(options.model, options.poolsize, threads=options.threads)
+    lm = _load(options, None)
     progress = Progress("perplexity")
     try:
         result = perplexity(lm.decoder, lm.tokenizer.encode(text), options.ctx_size, options.stride, progress)
@@ -123,7 +123,7 @@ def _eval(options: argparse.Namespace) -> None:
     unknown = sorted(set(options.subject) - set(names))
     if unknown:
         raise RequestError(f"{options.mmlu}: no subject {unknown[0]!r}; there are {', '.join(names)[:200]}")
-    lm = load(options.model, options.poolsize, options.ctx_size, options.threads)
+    lm = _load(options, options.ctx_size)
     results: list[SubjectResult] = []
     for name in options.subject or names:
         progress = Progress(name)
@@ -150,7 +150,18 @@ def _eval(options: argparse.Namespace) -> None:
         _print_pool(lm)
 
 
-def _print_pool(lm: Any) -> None:
+def _load(options: argparse.Namespace, ctx_size: int | None) -> LanguageModel:
+    packing = Progress("packing shards for this machine")
+    try:
+        return load(
+            options.model, options.poolsize, ctx_size, options.threads, options.pool_policy,
+            lambda done, total: packing(done / max(total, 1)),
+        )  # fmt: skip
+    finally:
+        packing.close()
+
+
+def _print_pool(lm: LanguageModel) -> None:
     stats = lm.stats()
     figures = ", ".join(f"{name} {stats['pool'][name]}" for name in ("hits", "misses", "evictions", "loaded_bytes"))
     print(f"[ pool {figures} | peak memory {stats['peak_memory']} bytes ]", file=sys.stderr)

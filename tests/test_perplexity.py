@@ -165,6 +165,9 @@ def test_verb_prints_one_line_and_the_same_as_json(model: Path, tmp_path: Path) 
     figures = json.loads(run(*VERB, *options, "--json").stdout)
     assert done.stdout.split()[1] == f"{figures['perplexity']:.4f}"
     assert (figures["ctx"], figures["stride"]) == (64, 16)
+    lru = run(*VERB, *options[:-2], "--pool-policy", "lru", "-v")
+    assert lru.stdout == done.stdout
+    assert lru.stderr.startswith("[ pool hits ")
     piped = run(*VERB, "-m", model, "--text", "-", "--ctx", "64", "--stride", "16", input=text.read_text())
     assert piped.stdout == done.stdout
 
