@@ -4,13 +4,15 @@ BIN := .venv/bin
 
 .PHONY: demo test lint clean
 
-demo: .venv/tools
-	@echo "No trained model is in the repository yet: this makes a tiny random one, whose text is noise."
-	$(BIN)/python tools/random_checkpoint.py tiny build/checkpoint
-	$(BIN)/python tools/export_onnx.py build/checkpoint build/model
-	$(BIN)/python demo.py build/model "Once upon a time" --max 40 --seed 1
-	@echo "The same again with one layer in memory at a time:"
-	$(BIN)/python demo.py build/model "Once upon a time" --max 40 --seed 1 --poolsize min
+PROMPT ?= Write a story about a dog named Max
+
+demo: .venv/run
+	@echo '> $(PROMPT)'
+	@$(BIN)/python demo.py "$(PROMPT)" --seed 1
+	@echo
+	@echo 'The same again in a pool that holds one shard at a time, so that each is loaded anew for every token:'
+	@echo '> $(PROMPT)'
+	@$(BIN)/python demo.py "$(PROMPT)" --seed 1 --poolsize min
 
 test: .venv/dev
 	$(BIN)/python -m pytest
@@ -23,11 +25,11 @@ lint: .venv/dev
 clean:
 	rm -rf .venv build .pytest_cache .ruff_cache .mypy_cache
 
-.venv/tools: requirements.txt tools/requirements.txt
+.venv/run: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tools/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/dev: .venv/tools requirements-dev.txt
+.venv/dev: .venv/run tools/requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
