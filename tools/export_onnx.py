@@ -35,7 +35,8 @@ from tools.architectures.blocks import (
     least_bytes,
     write_rope,
 )
-from tools.architectures.ops import get_ops
+from tools.architectures.ops import Ops, get_ops
+from tools.graph import Graph
 from tools.model_writer import ModelWriter
 from tools.nbits import check_format
 from tools.progress import progress, report
@@ -62,30 +63,72 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
     if precision.bits:
         check_format(precision.bits, block_size)
     checkpoint = open_checkpoint(source)
+    spec = checked_spec(checkpoint)
+    weights = Weights(checkpoint, precision, report)
+    key = {"source": fingerprint(checkpoint), "precision": vars(precision), "ops": ops}
+    with ModelWriter(out, key, checkpoint.source, least_bytes(spec, precision)) as writer:
+        share = spec.tied_embeddings and not precision.bits  # a quantised head has values of its own
+        model = write_shards(writer, checkpoint, spec, weights, style, share, f"exporting {out.name}")
+        writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})
+
+
+def checked_spec(checkpoint: Checkpoint) -> DecoderSpec:
+    """Return the spec of a checkpoint that has all the tensors it needs, and no others.
+
+    Raises:
+        ModelDirectoryError: an architecture that is not known, or tensors that do not fit it.
+    """
     spec = read_spec(checkpoint.config)
     if spec.tied_embeddings and _has_head_of_its_own(checkpoint):
         spec = replace(spec, tied_embeddings=False)
     _check_names(checkpoint, spec)
-    share = spec.tied_embeddings and not precision.bits  # a quantised head has values of its own
-    model = _manifest_model(checkpoint, spec)
-    weights = Weights(checkpoint, precision, report)
-    key = {"source": _fingerprint(checkpoint), "precision": vars(precision), "ops": ops}
-    with ModelWriter(out, key, checkpoint.source, least_bytes(spec, precision)) as writer:
-        writer.copy(checkpoint.files)
-        _check_tokenizer(writer.folder, model)
-        rope: dict[str, list[TensorProto]] = {}
-        writer.data_file(ROPE_FILE, lambda file: rope.update(write_rope(file, spec)))
-        for step in progress(["embed", *range(spec.num_layers), "head"], f"exporting {out.name}"):
-            if step == "embed":
-                writer.shard("embed", partial(build_embed, spec=spec, weights=weights))
-            elif step == "head":
-                embedding = writer.tensors("embed")[EMBEDDING] if share else None
-                build = partial(build_head, spec=spec, weights=weights, tied=embedding, ops=style)
-                writer.shard("head", build, ["embed.bin"] if share else [])
-            else:
-                build = partial(build_layer, spec=spec, weights=weights, i=step, rope=rope, ops=style)
-                writer.shard(f"decoder-{step:02d}", build, [ROPE_FILE])
-        writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})
+    return spec
+
+
+def write_shards(
+    writer: ModelWriter,
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    weights: Weights,
+    style: Ops,
+    share: bool,
+    title: str,
+) -> dict[str, Any]:
+    """Write everything but the manifest, and return what the manifest says of the model.
+
+    Args:
+        writer: of the model directory.
+        checkpoint: its auxiliary files are copied.
+        spec: of the model.
+        weights: its tensors; told of each shard that is to be built.
+        style: of the graphs.
+        share: the head reads the embedding's file.
+        title: of the progress bar.
+    """
+    model = manifest_model(checkpoint, spec)
+    writer.copy(checkpoint.files)
+    _check_tokenizer(writer.folder, model)
+    rope: dict[str, list[TensorProto]] = {}
+    writer.data_file(ROPE_FILE, lambda file: rope.update(write_rope(file, spec)))
+
+    def build(g: Graph, step: str | int) -> None:
+        weights.begin(step, rope)
+        if step == "embed":
+            build_embed(g, spec, weights, style)
+        elif step == "head":
+            build_head(g, spec, weights, writer.tensors("embed")[EMBEDDING] if share else None, style)
+        else:
+            build_layer(g, spec, weights, int(step), rope, style)
+        weights.end(step)
+
+    for step in progress(["embed", *range(spec.num_layers), "head"], title):
+        if step == "embed":
+            writer.shard("embed", partial(build, step=step))
+        elif step == "head":
+            writer.shard("head", partial(build, step=step), ["embed.bin"] if share else [])
+        else:
+            writer.shard(f"decoder-{step:02d}", partial(build, step=step), [ROPE_FILE])
+    return model
 
 
 def _has_head_of_its_own(checkpoint: Checkpoint) -> bool:
@@ -113,7 +156,7 @@ def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
         )
 
 
-def _manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
+def manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
     generation, tokenizer, fast = (
         auxiliary_json(checkpoint, name)
         for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json")
@@ -145,7 +188,8 @@ def _check_tokenizer(folder: Path, model: dict[str, Any]) -> None:
             open_tokenizer(folder, model["vocab_size"], model["bos_token_id"], model["eos_token_ids"])
 
 
-def _fingerprint(checkpoint: Checkpoint) -> list[Any]:
+def fingerprint(checkpoint: Checkpoint) -> list[Any]:
+    """Return what identifies a checkpoint: names, sizes and times of its files."""
     contents = checkpoint.files.items()
     files = [*checkpoint.source, *(content for _, content in contents if isinstance(content, Path))]
     return [
@@ -163,6 +207,7 @@ def main() -> int:
         "source",
         metavar="SOURCE",
         help="Hugging Face directory (safetensors or .bin, GPTQ and AWQ too), Meta directory, GGUF or llama2.c file, "
+        "fp32 or fp16 model directory, "
         "or organisation/name[@revision] on the Hugging Face hub",
     )
     parser.add_argument("out", metavar="OUT", help="model directory to make")

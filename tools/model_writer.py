@@ -21,7 +21,7 @@ from typing import Any
 import onnx
 
 from llama_onnx import __version__
-from llama_onnx.config import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST
+from llama_onnx.config import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST, Shard
 from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError
 from llama_onnx.memory import format_size
 
@@ -87,6 +87,11 @@ class ModelWriter:
                 f"{self.out}: writing failed ({error.strerror}); what is finished is kept, run the same command again"
             ) from None
 
+    @property
+    def resumed(self) -> bool:
+        """Whether an earlier run with the same key left something finished."""
+        return bool(self._finished)
+
     def shard(self, name: str, build: Callable[[Graph], None], shared: Iterable[str] = ()) -> None:
         """Write `name.onnx` and `name.bin`, unless an earlier run has.
 
@@ -118,6 +123,16 @@ class ModelWriter:
         }
         self._add({"shard": entry, "files": {files[0]: file_entry(self.folder / files[0]), files[1]: data}})
         self._write_journal()
+
+    def written(self, name: str) -> Shard:
+        """Return a shard that is written, to run it."""
+        entry = self._shards[name]
+        return Shard(
+            name=f"{self.folder.name}/{name}",
+            path=self.folder / entry["file"],
+            data_files=tuple(entry["data_files"]),
+            **{key: entry[key] for key in ("loaded_bytes", "file_bytes", "quantized")},
+        )
 
     def data_file(self, name: str, write: Callable[[WeightFile], None]) -> None:
         """Write a data file that several shards read."""

@@ -9,6 +9,7 @@ import onnx
 
 from ..graph import Graph, WeightFile
 from ..half import embedding_bytes
+from ..nbits import NBits
 from .activations import activate
 from .ops import Heads, Matrix, Ops, norm_heads
 from .ops_onnx import softcap
@@ -35,18 +36,21 @@ def write_rope(weights: WeightFile, spec: DecoderSpec) -> dict[str, list[onnx.Te
     return tensors
 
 
-def build_embed(g: Graph, spec: DecoderSpec, weights: Weights) -> None:
+def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None:
     """input_ids int64 [batch, sequence] -> hidden float32 [batch, sequence, hidden_size]."""
     g.input("input_ids", np.int64, ["batch", "sequence"])
-    table = weights.table(EMBEDDING, (spec.vocab_size, spec.hidden_size))
-    name = g.weight(EMBEDDING, table, loaded_bytes=embedding_bytes(table, spec.context_length))
+    table = weights.embedding(EMBEDDING, (spec.vocab_size, spec.hidden_size))
     scaled = spec.embedding_scale != 1
     found = ["hidden"] if not scaled else []
-    if table.dtype == FLOAT:
-        rows = g.node("Gather", "/embed_tokens", [name, "input_ids"], found)
+    if isinstance(table, NBits):
+        rows = ops.lookup(g, "/embed_tokens", "input_ids", EMBEDDING, table, found)
     else:
-        rows = g.node("Gather", "/embed_tokens", [name, "input_ids"])
-        rows = g.node("Cast", "/embed_tokens", [rows], found, to=onnx.TensorProto.FLOAT)
+        name = g.weight(EMBEDDING, table, loaded_bytes=embedding_bytes(table, spec.context_length))
+        if table.dtype == FLOAT:
+            rows = g.node("Gather", "/embed_tokens", [name, "input_ids"], found)
+        else:
+            rows = g.node("Gather", "/embed_tokens", [name, "input_ids"])
+            rows = g.node("Cast", "/embed_tokens", [rows], found, to=onnx.TensorProto.FLOAT)
     if scaled:
         g.node("Mul", "/embed_tokens", [rows, g.floats("/embed_tokens/scale", spec.embedding_scale)], ["hidden"])
     g.output("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])

@@ -49,6 +49,9 @@ class Ops(Protocol):
     ) -> str:
         """value · matrixᵀ (+ bias), float32 whatever the matrix [out, in] is stored in. `tensor` names it."""
 
+    def lookup(self, g: Graph, name: str, ids: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
+        """Rows of a quantised matrix as float32 [batch, sequence, size] for ids [batch, sequence]."""
+
     def rms_norm(self, g: Graph, name: str, value: str, gamma: str, epsilon: float) -> str:
         """Zhang and Sennrich 2019: value / sqrt(mean(value²) + epsilon) · gamma."""
 

@@ -52,6 +52,36 @@ class OnnxOps:
         inputs = [value, as_float(g, name, matrix)]
         return g.node("Gemm", name, [*inputs, bias] if bias else inputs, outputs, transB=1)
 
+    def lookup(self, g: Graph, name: str, ids: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
+        """See `Ops`. Rows are taken as they are stored, then made floats: the table itself never is."""
+        if matrix.bits != 8:
+            raise RequestError("standard operators look up rows of 8 bits; use the style 'ort' for 4")
+        stem = tensor.removesuffix("weight")
+        blocks, size = matrix.packed.shape[1:]
+
+        def rows(part: str, array: np.ndarray, shape: list[int]) -> str:
+            found = g.node("Gather", f"{name}/{part}", [g.weight(stem + part, array), ids])
+            if array.dtype != np.float32:
+                found = g.node("Cast", f"{name}/{part}", [found], to=TensorProto.FLOAT)
+            return g.node("Reshape", f"{name}/{part}", [found, g.ints(f"{name}/{part}/shape", [0, 0, blocks, *shape])])
+
+        value = rows("qweight", matrix.packed.reshape(len(matrix.packed), -1), [size])
+        if matrix.zero_points is None:
+            zeros = g.floats(f"{name}/middle", 128)
+        else:
+            zeros = rows("qzeros", matrix.zero_points, [1])
+        centred = g.node("Sub", name, [value, zeros])
+        value = g.node("Mul", name, [centred, rows("scales", matrix.scales, [1])])
+        shape = g.ints(f"{name}/shape", [0, 0, blocks * size])
+        last = outputs if blocks * size == matrix.columns else ()
+        value = g.node("Reshape", name, [value, shape], last)
+        if last:
+            return value
+        bounds = [
+            g.ints(f"{name}/{part}", [place]) for part, place in (("from", 0), ("to", matrix.columns), ("axis", 2))
+        ]
+        return g.node("Slice", name, [value, *bounds], outputs)
+
     def rms_norm(self, g: Graph, name: str, value: str, gamma: str, epsilon: float) -> str:
         """See `Ops`."""
         square = g.node("Pow", name, [value, g.floats(f"{name}/two", 2)])

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import onnx
 
+from llama_onnx.errors import RequestError
+
 from ..graph import MICROSOFT, Graph
 from ..nbits import ACCURACY_LEVEL, NBits
 from .ops import Heads, Matrix, norm_heads
@@ -37,6 +39,18 @@ class OrtOps:
             operand = as_float(g, name, matrix)
             product = g.node("FusedMatMul", name, [value, operand], last, domain=MICROSOFT, transB=1)
         return g.node("Add", name, [product, bias], outputs) if bias else product
+
+    def lookup(self, g: Graph, name: str, ids: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
+        """See `Ops`."""
+        if matrix.bits == 2:
+            raise RequestError("a table to look rows up in has 4 or 8 bits, not 2")
+        stem = tensor.removesuffix("weight")
+        packed = matrix.packed.reshape(len(matrix.packed), -1)[:, : matrix.columns * matrix.bits // 8]
+        inputs = [g.weight(stem + "qweight", packed), ids, g.weight(stem + "scales", matrix.scales)]
+        if matrix.zero_points is not None:
+            inputs.append(g.weight(stem + "qzeros", matrix.zero_points))
+        sizes = {"bits": matrix.bits, "block_size": matrix.block_size, "gather_axis": 0, "quantize_axis": 1}
+        return g.node("GatherBlockQuantized", name, inputs, outputs, domain=MICROSOFT, **sizes)
 
     def rms_norm(self, g: Graph, name: str, value: str, gamma: str, epsilon: float) -> str:
         """See `Ops`."""

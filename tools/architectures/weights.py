@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto
 
 from llama_onnx.errors import ModelDirectoryError
 
@@ -48,6 +49,16 @@ class Weights:
         self._checkpoint = checkpoint
         self._precision = precision
         self._report = report
+
+    def begin(self, step: str | int, rope: Mapping[str, Sequence[TensorProto]]) -> None:
+        """Hear that the shard 'embed', 'head' or of a layer is about to be built, with the tables of rope it reads."""
+
+    def end(self, step: str | int) -> None:
+        """Hear that the shard has been built."""
+
+    def embedding(self, name: str, shape: tuple[int, int]) -> np.ndarray | NBits:
+        """Return the embedding [vocab, hidden]."""
+        return self.table(name, shape)
 
     def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:
         """Return `rows` of a float32 [size]: norm weights and biases stay exact."""
@@ -122,3 +133,12 @@ def pad_heads(array: np.ndarray, heads: int, spec: DecoderSpec, rotary: bool) ->
     wide[:, columns : columns + half] = split[:, half : 2 * half]
     wide[:, 2 * columns : 2 * columns + spec.head_dim - 2 * half] = split[:, 2 * half :]
     return wide.reshape(-1, *array.shape[1:])
+
+
+def positions_of(arrange: Arrange, count: int) -> np.ndarray:
+    """Return int64 [count]: where a rearrangement that adds rows of zeros, as `pad_heads` does, puts each row."""
+    marked = arrange(np.arange(1, count + 1))
+    places = np.empty(count, np.int64)
+    there = np.flatnonzero(marked)
+    places[marked[there] - 1] = there
+    return places

@@ -6,6 +6,8 @@ the best answer to an error at input i is: w_j -= (w_i - q_i) / U_ii · U_ij for
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from llama_onnx.errors import RequestError
@@ -20,61 +22,73 @@ BATCH = 128  # inputs whose updates reach the others in one product
 EXACT = 2048  # up to this many inputs the factorisation is in float64
 
 
-def quantize(
-    matrix: np.ndarray,
-    form: Format,
-    hessian: np.ndarray,
-    damp: float = 0.01,
-    descending: bool = False,
-    search_scales: bool = True,
-) -> NBits:
+@dataclass(frozen=True)
+class Factor:
+    """What GPTQ needs of the inputs; matrices that read the same inputs share it.
+
+    Attributes:
+        upper: U, float32 [in, in], rows and columns in `order`.
+        order: int [in], in which inputs are quantised.
+        importance: float32 [in], the diagonal of the Hessian over its mean.
+    """
+
+    upper: np.ndarray
+    order: np.ndarray
+    importance: np.ndarray
+
+    @property
+    def in_order(self) -> bool:
+        """Whether inputs are quantised as they come."""
+        return bool((np.diff(self.order) > 0).all())
+
+
+def factorise(hessian: np.ndarray, damp: float = 0.01, descending: bool = False) -> Factor:
+    """Return the factor of a Hessian.
+
+    Args:
+        hessian: float32 [in, in], XᵀX of the inputs up to a factor. Overwritten: at 7B it is half a gigabyte.
+        damp: share of the mean diagonal that is added to the diagonal.
+        descending: quantise inputs of large diagonal first.
+    """
+    diagonal = prepare(hessian, damp)
+    order = np.argsort(-diagonal, kind="stable") if descending else np.arange(len(hessian))
+    if descending:
+        hessian = hessian[np.ix_(order, order)]
+    upper = inverse_factor(hessian.astype(np.float64) if len(hessian) <= EXACT else hessian)
+    return Factor(upper.astype(np.float32, copy=False), order, (diagonal / diagonal.mean()).astype(np.float32))
+
+
+def quantize(matrix: np.ndarray, form: Format, factor: Factor, search_scales: bool = True) -> NBits:
     """Quantise float32 [out, in].
+
+    In order, the scale of a block is chosen when its turn comes, from the weights as they are by then; in another order
+    a block's weights have their turns far apart, and all scales are those of the original weights.
 
     Args:
         matrix: the weights.
         form: of the result.
-        hessian: float32 [in, in], XᵀX of the inputs up to a factor. Overwritten: at 7B it is half a gigabyte.
-        damp: share of the mean diagonal that is added to the diagonal.
-        descending: quantise inputs of large diagonal first, with the scales of the original weights; else in order, the
-            scale of a block chosen when its turn comes, from the weights as they are by then.
-        search_scales: choose scales by weighted least squares, not by the range.
+        factor: see `factorise`.
+        search_scales: choose scales by least squares, weighted with the inputs' importance, not by the range.
     """
-    columns = matrix.shape[1]
-    diagonal = prepare(hessian, damp)
-    order = np.argsort(-diagonal, kind="stable") if descending else np.arange(columns)
-    if descending:
-        hessian = hessian[np.ix_(order, order)]
-    importance = diagonal / diagonal.mean() if search_scales else None
-    factor = inverse_factor(hessian.astype(np.float64) if columns <= EXACT else hessian)
-    return _round(matrix, form, factor.astype(np.float32, copy=False), order, importance, descending)
-
-
-def _round(
-    matrix: np.ndarray,
-    form: Format,
-    factor: np.ndarray,
-    order: np.ndarray,
-    importance: np.ndarray | None,
-    descending: bool,
-) -> NBits:
+    order, upper, in_order = factor.order, factor.upper, factor.in_order
     rows, columns = matrix.shape
     size, blocks = form.block_size, -(-columns // form.block_size)
     values = np.full((blocks * size, rows), form.middle, np.uint8)
     scales, zeros = np.ones((blocks, rows), np.float32), np.full((blocks, rows), form.middle, np.float32)
-    work = np.array(matrix.T[order] if descending else matrix.T, np.float32, order="C")  # [in, out]
+    work = np.array(matrix.T if in_order else matrix.T[order], np.float32, order="C")  # [in, out]
 
     def choose(block: int, weights: np.ndarray) -> None:
         """Set scales and zero points of a block from weights [block_size or less, out]."""
         by_row = np.ascontiguousarray(weights.T)
-        if importance is None:
+        if not search_scales:
             scales[block], zeros[block] = range_of(by_row, form)
         else:
             inputs = slice(block * size, min((block + 1) * size, columns))
-            scales[block], zeros[block] = search(by_row, form, importance[inputs].astype(np.float32))
+            scales[block], zeros[block] = search(by_row, form, factor.importance[inputs])
         if form.zero_point:  # what lies beyond the columns must count as 0
             values[columns:] = zeros[-1]
 
-    if descending:
+    if not in_order:
         for block in range(blocks):
             choose(block, matrix[:, block * size : (block + 1) * size].T)
     batch = max(BATCH, size)
@@ -84,18 +98,18 @@ def _round(
         for i in range(start, end):
             column = order[i]
             block = column // size
-            if not descending and i % size == 0:
+            if in_order and i % size == 0:
                 choose(block, work[i : min(i + size, columns)])
             scale, zero, weights = scales[block], zeros[block], work[i]
             whole = np.clip(np.rint(weights / scale) + zero, 0, form.highest)
             values[column] = whole
             error = errors[i - start]
             np.subtract(weights, (whole - zero) * scale, out=error)
-            error /= factor[i, i]
-            work[i + 1 : end] -= factor[i, i + 1 : end, None] * error
+            error /= upper[i, i]
+            work[i + 1 : end] -= upper[i, i + 1 : end, None] * error
         for first in range(end, columns, PANEL):  # the rest, once for the whole batch
             last = min(first + PANEL, columns)
-            work[first:last] -= factor[start:end, first:last].T @ errors
+            work[first:last] -= upper[start:end, first:last].T @ errors
     del work
     packed = np.ascontiguousarray(values.T).reshape(rows, blocks, size)
     return pack(packed, np.ascontiguousarray(scales.T), np.ascontiguousarray(zeros.T), form, columns)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..nbits import NBits
-from .common import Format, nonzero, quantize_with, to_blocks
+from ..nbits import NBits, quantize_rtn
+from .common import Format, nonzero
 
 
 def quantize(matrix: np.ndarray, form: Format) -> NBits:
-    """Quantise float32 [out, in]. See `range_of` for the scales."""
-    return quantize_with(matrix, *range_of(to_blocks(matrix, form.block_size), form), form)
+    """Quantise float32 [out, in] with the scales of `range_of`."""
+    return quantize_rtn(matrix, form.bits, form.block_size, form.zero_point)
 
 
 def range_of(blocks: np.ndarray, form: Format, shrink: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from llama_onnx.config import MANIFEST
 from llama_onnx.errors import ModelDirectoryError
 
 from ..nbits import NBits
@@ -51,8 +52,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a checkpoint in any format that is known here.
 
     Args:
-        path: a Hugging Face or Meta directory, a GGUF or llama2.c file, or, if nothing of that name exists, a model on
-            the Hugging Face hub: `organisation/name` or `organisation/name@revision`.
+        path: a Hugging Face or Meta directory, a model directory of this project, a GGUF or llama2.c file, or, if
+            nothing of that name exists, a model on the Hugging Face hub: `organisation/name` or
+            `organisation/name@revision`.
 
     Raises:
         ModelDirectoryError: nothing there, or nothing that can be read.
@@ -84,6 +86,10 @@ def _open_directory(directory: Path) -> Checkpoint:
     from .safetensors import SafetensorsFile
     from .torch_file import TorchFile
 
+    if (directory / MANIFEST).is_file():
+        from .model_directory import ModelDirectoryCheckpoint
+
+        return ModelDirectoryCheckpoint(directory)
     for weights in ("model.safetensors", "pytorch_model.bin"):
         if (directory / weights).is_file() or (directory / f"{weights}.index.json").is_file():
             return HuggingFaceCheckpoint(
