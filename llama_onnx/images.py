@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import ModelConfig, Shard
-from .errors import LlamaOnnxError
+from .errors import LlamaOnnxError, ModelDirectoryError
 from .onnx_file import read_graph
 from .session import pack
 
@@ -73,11 +73,14 @@ class Images:
         """Return the image of a shard, packing it first if there is none that is up to date.
 
         Raises:
-            LlamaOnnxError: there is no room for it, or ONNX Runtime cannot pack the shard.
+            LlamaOnnxError: there is no room for it, or the shard cannot be read or packed.
         """
         if not shard.quantized:
             data = shard.path.with_suffix(".bin")
-            size = round_up(data.stat().st_size)
+            try:
+                size = round_up(data.stat().st_size)
+            except OSError as error:
+                raise ModelDirectoryError(f"{data}: cannot be read ({error.strerror}); copy the model again") from None
             return Image(data, shard.path, data, (Region(0, size),))
         return self._read(shard) or self._make(shard)
 

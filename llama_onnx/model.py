@@ -152,7 +152,7 @@ def _make_pool(config: ModelConfig, poolsize: str | float | None, policy: str, p
     if policy not in POOL_POLICIES:
         raise RequestError(f"pool policy {policy!r} is not known; these are: {', '.join(POOL_POLICIES)}")
     if poolsize == SMALLEST_POOL:
-        return MemoryPool.smallest(config.shards)
+        return MemoryPool.smallest(config.shards) if policy == "lru" else StreamingPool(config, None, progress=progress)
     used = process_bytes() + WARM_UP_BYTES
     loading = max(shard.loading_bytes for shard in config.shards)
     promise = used + int(AUTOMATIC_SHARE * available_bytes()) if poolsize is None else parse_size(poolsize)

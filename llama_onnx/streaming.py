@@ -43,7 +43,7 @@ class StreamingPool:
     def __init__(
         self,
         config: ModelConfig,
-        budget: int,
+        budget: int | None,
         fixed_bytes: int = 0,
         progress: Progress = lambda done, total: None,
         use_slots: bool = True,
@@ -52,7 +52,8 @@ class StreamingPool:
 
         Args:
             config: of the model.
-            budget: bytes that loaded shards and the reserved bytes may take together.
+            budget: bytes that loaded shards and the reserved bytes may take together; None for as few as possible,
+                with one layer at a time and what is reserved on top.
             fixed_bytes: what the rest of the process takes; only named in error messages.
             progress: told (done, total) while packed images are made for the first time.
             use_slots: False streams through a session per load.
@@ -60,19 +61,21 @@ class StreamingPool:
         Raises:
             PoolTooSmallError: embed, head and one layer do not fit beside each other.
         """
-        self.budget = budget
+        self.budget = 0 if budget is None else budget
         self.stats = PoolStats()
+        self._smallest = budget is None
         self._config = config
         self._fixed_bytes = fixed_bytes
         self._progress = progress
         self._reserved = 0
         self._working = 0
-        self._fold = sum(self._charge(shard, fold=True) for shard in config.shards) <= budget
+        self._fold = sum(self._charge(shard, fold=True) for shard in config.shards) <= self.budget
         if not self._fold:  # then float16 weights are cast as they run, one shard at a time
             self._working = max(shard.casting_bytes for shard in config.shards)
         self._loader = Loader(config.shards, self.stats)
         self._use_slots = use_slots and all(shard.kind for shard in config.layers)  # until they are tried in vain
         self._slots: SlotFolder | None = None
+        self._image_bytes: dict[str, int] = {}  # by kind
         self._plan = Plan(frozenset(), ())
         self._plan_holds_from = self._plan_holds_to = 0  # for how much reserved memory it is the best one
         self._window: list[Held] = []
@@ -94,7 +97,9 @@ class StreamingPool:
         Raises:
             PoolTooSmallError: embed, head and one layer would not fit any more; nothing has changed then.
         """
-        if not self._plan_holds_from <= size <= self._plan_holds_to:
+        if self._smallest:
+            self.budget += size - self._reserved
+        elif not self._plan_holds_from <= size <= self._plan_holds_to:
             plan = self._make_plan(size)
             if plan != self._plan:
                 self._apply(plan)
@@ -123,15 +128,17 @@ class StreamingPool:
         if self._use_slots and not self._slots:
             self._slots = self._try_slots()
             self._use_slots = self._slots is not None
-        if self._slots:
-            return self._slots.images.get(shard).bytes + SESSION_BYTES
-        return self._charge(shard, self._fold)
+        if self._slots and shard.kind not in self._image_bytes:
+            self._image_bytes[shard.kind] = self._slots.images.get(shard).bytes
+        return self._image_bytes[shard.kind] + SESSION_BYTES if self._slots else self._charge(shard, self._fold)
 
     def _make_plan(self, reserved: int) -> Plan:
         """Keep as many layers as fit beside what is reserved and the places that the others need."""
         config, whole = self._config, self.budget - self._working
         budget = whole - reserved
         larger = whole + 1  # what the next larger plan needs: there is none larger than all
+        if self._smallest:
+            budget = -1
         others = [shard for shard in config.shards if shard not in config.layers]
         ends = sum(self._charge(shard, self._fold) for shard in others)
         staying = list(config.layers)
@@ -145,20 +152,16 @@ class StreamingPool:
             needed = ends + sum(self._charge(one, self._fold) for one in staying)
             needed += sum(count * self._place_charge(by_kind[kind]) for kind, count in places.items())
             if needed <= budget:
-                self._plan_holds_from, self._plan_holds_to = (
-                    self.budget - self._working - larger + 1,
-                    self.budget - self._working - needed,
-                )
-                residents = frozenset(one.name for one in (*others, *staying))
-                return Plan(residents, tuple(sorted(places.items())))
+                self._plan_holds_from, self._plan_holds_to = whole - larger + 1, whole - needed
+                return Plan(frozenset(one.name for one in (*others, *staying)), tuple(sorted(places.items())))
             larger = needed
         places = dict.fromkeys(places, 1)
         needed = ends + sum(self._place_charge(by_kind[kind]) for kind in places)
-        if needed <= budget:
-            self._plan_holds_from, self._plan_holds_to = (
-                self.budget - self._working - larger + 1,
-                self.budget - self._working - needed,
-            )
+        if self._smallest:
+            self.budget = needed + self._working
+        elif needed <= budget:
+            self._plan_holds_from, self._plan_holds_to = whole - larger + 1, whole - needed
+        if needed <= budget or self._smallest:
             return Plan(frozenset(one.name for one in others), tuple(sorted(places.items())))
         enough = needed + self._fixed_bytes + self._working + reserved
         raise PoolTooSmallError(

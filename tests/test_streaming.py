@@ -164,6 +164,20 @@ def test_growing_cache_makes_residents_go_and_results_stay(models: dict[str, Pat
     pool.close()
 
 
+@pytest.mark.parametrize("use_slots", [True, False])
+@pytest.mark.parametrize("dtype", ["fp32", "int4"])
+def test_smallest_pool_streams_every_layer_through_one_place(
+    models: dict[str, Path], dtype: str, use_slots: bool
+) -> None:
+    config = read_config(models[dtype])
+    pool = StreamingPool(config, None, use_slots=use_slots)
+    np.testing.assert_array_equal(generate(Decoder(config, pool)), generate(decoder_of(models[dtype])))
+    assert pool.as_dict()["residents"] == 2  # embedding and head
+    assert len(pool._window) == 1
+    assert pool.stats.resident_bytes <= pool.budget
+    pool.close()
+
+
 def test_too_small_a_budget_says_what_is_needed(models: dict[str, Path]) -> None:
     config = read_config(models["fp32"])
     with pytest.raises(PoolTooSmallError, match="give a poolsize of at least"):
