@@ -10,7 +10,7 @@ demo: .venv/run
 	@echo '> $(PROMPT)'
 	@$(BIN)/python demo.py "$(PROMPT)" --seed 1
 	@echo
-	@echo 'The same again in a pool that holds one shard at a time, so that each is loaded anew for every token:'
+	@echo 'The same again with one layer in memory at a time, each read anew for every token:'
 	@echo '> $(PROMPT)'
 	@$(BIN)/python demo.py "$(PROMPT)" --seed 1 --poolsize min
 
