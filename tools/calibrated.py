@@ -20,7 +20,7 @@ from tools.architectures.blocks import ROPE_FILE, Weights, build_head, build_lay
 from tools.architectures.ops import get_ops
 from tools.architectures.spec import FINAL_NORM
 from tools.bits import FLOAT_BITS, HEAD
-from tools.calibration import HiddenStates, InputStatistics
+from tools.calibration import HiddenStates, InputStatistics, spread
 from tools.graph import Graph, WeightFile
 from tools.model_writer import ModelWriter
 from tools.nbits import NBits, dequantize
@@ -177,7 +177,7 @@ class LayerQuantizer:
         if settings.algo == "awq_lite":
             return rtn.quantize(scaled, form)
         sample = statistics.sample
-        sample = sample[np.linspace(0, len(sample) - 1, min(CLIP_TOKENS, len(sample))).round().astype(int)]
+        sample = sample[spread(len(sample), CLIP_TOKENS)]
         return awq.clip_ranges(scaled, form, sample / t, settings.clip_step, settings.clip_min)
 
     def _can_divide(self, group: Group) -> bool:

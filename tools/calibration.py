@@ -106,10 +106,19 @@ class InputStatistics:
         """Count inputs float32 [tokens, in], and keep so many of them."""
         self.tokens += len(inputs)
         self._sum += np.abs(inputs).sum(0, dtype=np.float64)
-        self._kept.append(inputs[np.linspace(0, len(inputs) - 1, min(keep, len(inputs))).round().astype(int)])
+        self._kept.append(inputs[spread(len(inputs), keep)])
         if self.hessian is not None:
             for start in range(0, self.width, PANEL):  # the product as a whole would be as large as the matrix again
                 self.hessian[start : start + PANEL] += inputs[:, start : start + PANEL].T @ inputs
+
+
+def spread(length: int, count: int) -> np.ndarray:
+    """Return int [≤ count]: places in the middle of equal stretches of `length`.
+
+    Neither end is favoured: what a model makes of BOS is far from anything else, and would weigh too much.
+    """
+    count = min(count, length)
+    return ((np.arange(count) + 0.5) * length / max(count, 1)).astype(int)
 
 
 class HiddenStates:
