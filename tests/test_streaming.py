@@ -318,10 +318,9 @@ def test_failing_load_is_told_where_it_is_needed_and_tried_again() -> None:
 def test_shard_in_use_is_never_overwritten() -> None:
     log: list[str] = []
     loader, circle = loader_of(4, 2, log)
-    with loader.use(circle[0]) as first:
+    with loader.use(circle[0]):
         with loader.use(circle[1]), loader._changed:
             loader._changed.wait(0.05)
-        assert (first, loader.places()[0].shard or loader.places()[1].shard) is not None
         assert any(h.shard is circle[0] and h.users for h in loader.places())
     loader.close()
 
