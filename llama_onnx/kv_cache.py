@@ -6,12 +6,13 @@ import numpy as np
 
 from .config import ModelConfig
 from .errors import RequestError
+from .memory import lazy_zeros
 
 
 class KVCache:
     """Keys and values, float32 [batch, kv_heads, capacity, head_dim] for each layer, and how many tokens are in.
 
-    Untouched memory of a fresh zeroed array takes no room, so a large capacity costs only what is filled.
+    Memory that was never written takes no room, so a large capacity costs only what is filled.
     """
 
     def __init__(self, config: ModelConfig, capacity: int, batch: int = 1) -> None:
@@ -27,8 +28,8 @@ class KVCache:
         self.length = 0
         self.ids = np.zeros((batch, capacity), np.int64)  # the tokens that are in
         self.rope_offset = 0  # the row of the rope tables by which the key at position 0 was turned
-        self.keys = [np.zeros(shape, np.float32) for _ in config.layers]
-        self.values = [np.zeros(shape, np.float32) for _ in config.layers]
+        self.keys = [lazy_zeros(shape) for _ in config.layers]
+        self.values = [lazy_zeros(shape) for _ in config.layers]
         self._bytes_per_token = batch * config.cache_bytes_per_token
 
     def used_bytes_after(self, count: int) -> int:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import mmap
 import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from .errors import RequestError
 
@@ -85,6 +89,21 @@ def return_what_is_freed() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # not glibc
             ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MIB)
+
+
+def lazy_zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """Return an array of zeros of which only the pages that were written take memory.
+
+    numpy asks for huge pages where an array has 4 MB or more: one number written then takes 2 MB.
+    """
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if sys.platform != "linux":
+        return np.zeros(shape, dtype)
+    pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError, AttributeError):  # a kernel that has no huge pages
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype, math.prod(shape)).reshape(shape)
 
 
 def trim() -> None:

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from llama_onnx.errors import RequestError
-from llama_onnx.memory import GIB, MIB, available_bytes, format_size, parse_size, peak_bytes, process_bytes
+from llama_onnx.memory import (
+    GIB,
+    MIB,
+    available_bytes,
+    format_size,
+    lazy_zeros,
+    parse_size,
+    peak_bytes,
+    process_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,3 +53,12 @@ def test_process_and_peak_follow_what_is_touched() -> None:
     del block
     assert peak_bytes() - before > 60 * MIB
     assert 0 < available_bytes() < 1 << 50
+
+
+def test_zeros_take_memory_where_they_are_written_and_nowhere_else() -> None:
+    before = process_bytes()
+    block = lazy_zeros((64, MIB), np.uint8)  # 64 MB, written at the start of every megabyte
+    block[:, 0] = 1
+    assert process_bytes() - before < 4 * MIB
+    assert block.sum() == 64
+    assert lazy_zeros((2, 3)).tolist() == np.zeros((2, 3)).tolist()
