@@ -61,8 +61,8 @@ class Decoder:
 
         # 2. Each layer reads one hidden buffer and writes the other, and extends its own keys and values in place.
         for i, layer in enumerate(self.config.layers):
-            with self.pool.use(layer) as shard:
-                step.layer(shard, i, cache.keys[i], cache.values[i])
+            with self.pool.use(layer) as shard, cache.layer(i, count) as (key, value):
+                step.layer(shard, i, key, value)
         cache.advance(count)
 
         # 3. The last vectors become scores for the next token.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from .config import ModelConfig
@@ -31,6 +34,15 @@ class KVCache:
         self.keys = [lazy_zeros(shape) for _ in config.layers]
         self.values = [lazy_zeros(shape) for _ in config.layers]
         self._bytes_per_token = batch * config.cache_bytes_per_token
+
+    @contextmanager
+    def layer(self, i: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Lend the keys and values of layer `i`, which writes those of the `count` tokens that come next.
+
+        Both are float32 [batch, kv_heads, capacity, head_dim] and the same arrays every time, so that they stay bound.
+        One layer is lent at a time; what it wrote is kept when the block ends without an error.
+        """
+        yield self.keys[i], self.values[i]
 
     def used_bytes_after(self, count: int) -> int:
         """Bytes that the tokens which are in and `count` more take, in all layers."""
