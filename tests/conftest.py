@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,9 @@ from llama_onnx.config import ModelConfig, read_config
 from llama_onnx.decoder import Decoder
 from llama_onnx.pool import MemoryPool
 from tools.export_onnx import export
+
+# A shell that starts the tests in the background has this signal ignored, and so would every process they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VOCAB = 320
 TEXT = """the quick brown fox jumps over the lazy dog and runs into the deep dark forest
@@ -121,6 +127,14 @@ def run(*arguments: str | Path, input: str | None = None, cwd: Path = ROOT) -> s
     """Run a Python command of the project as a user would."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, input=input, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disk_is_not_waited_for() -> Iterator[None]:
+    """What tests write need not survive a power cut, and hundreds of exports that do wait for the disk keep it busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -209,3 +209,20 @@ def test_leftovers_of_other_options_make_room_at_once(
             export(checkpoint, tmp_path / "out")
     with ModelWriter(tmp_path / "out", {}):
         assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["lock"]
+
+
+def test_every_file_is_on_the_disk_before_the_model_has_its_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+    real = model_writer._replace
+
+    def replace(folder: Path, out: Path) -> None:
+        assert {path.stat().st_ino for path in folder.iterdir()} <= flushed
+        real(folder, out)
+        assert tmp_path.stat().st_ino in flushed  # and then the name
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.add(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(model_writer, "_replace", replace)
+    export(checkpoint, tmp_path / "out")
+    assert flushed
