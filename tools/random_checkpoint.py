@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from llama_onnx.cli import guard
+from llama_onnx.errors import RequestError
 from tools.progress import progress
 from tools.readers.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, Piece, sentencepiece_model
 
@@ -27,11 +28,22 @@ SHAPES = {
 }
 CONTEXT = 2048
 SPREAD = 0.02  # of the weights
+CYCLE_START = 300  # the first token of a cycle
+LOUD = 64.0  # how large the vectors of a cycle are: far larger than what the layers add to them
 
 
-def write_checkpoint(shape: str, out: Path, seed: int = 0) -> None:
-    """Write `config.json`, `tokenizer.model` and float16 safetensors, one file per layer, into the directory `out`."""
+def write_checkpoint(shape: str, out: Path, seed: int = 0, cycle: int | None = None) -> None:
+    """Write `config.json`, `tokenizer.model` and float16 safetensors, one file per layer, into the directory `out`.
+
+    With `cycle`, greedy text goes round the tokens 300 … 300 + cycle - 1 for ever: a text that repeats itself, for
+    measuring what guessing from the text is worth. All layers are computed as ever, what they add is drowned.
+
+    Raises:
+        RequestError: the vocabulary is too small for the cycle.
+    """
     hidden, wide, layers, heads, kv_heads, vocab = SHAPES[shape]
+    if cycle is not None and not 1 <= cycle <= vocab - CYCLE_START:
+        raise RequestError(f"a cycle of {shape} has 1 to {vocab - CYCLE_START} tokens, not {cycle}")
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     noise = (rng.standard_normal(1 << 24, dtype=np.float32) * SPREAD).astype(np.float16)
@@ -60,6 +72,11 @@ def write_checkpoint(shape: str, out: Path, seed: int = 0) -> None:
         norms = ("input_layernorm", "post_attention_layernorm")
         save(f"model-{i:05d}.safetensors", {**layer, **{f"model.layers.{i}.{name}.weight": ones for name in norms}})
     ends = {"model.embed_tokens.weight": matrix(vocab, hidden), "lm_head.weight": matrix(vocab, hidden)}
+    if cycle:
+        token = CYCLE_START + np.arange(cycle)
+        vectors = np.sign(rng.standard_normal((cycle, hidden))).astype(np.float16)
+        ends["model.embed_tokens.weight"][token] = LOUD * vectors
+        ends["lm_head.weight"][np.roll(token, -1)] = 2 * SPREAD * vectors
     save("model-ends.safetensors", {**ends, "model.norm.weight": ones})
     (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": file_of}))
     (out / "config.json").write_text(json.dumps(_config(shape), indent=1))
@@ -112,8 +129,9 @@ def main() -> int:
     )
     parser.add_argument("shape", choices=SHAPES, help="whose shape")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to write")
+    parser.add_argument("--cycle", type=int, metavar="N", help="make greedy text repeat itself every N tokens")
     options = parser.parse_args()
-    return guard(lambda: write_checkpoint(options.shape, options.out))
+    return guard(lambda: write_checkpoint(options.shape, options.out, cycle=options.cycle))
 
 
 if __name__ == "__main__":

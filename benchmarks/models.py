@@ -1,0 +1,56 @@
+"""The models that are measured: random weights in real shapes, made once in a work directory, for us and for the peers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import peer_models
+from tools.export_onnx import export
+from tools.random_checkpoint import write_checkpoint
+
+WORK = Path("build/benchmarks")
+
+
+def checkpoint(work: Path, shape: str, cycle: int | None = None) -> Path:
+    """Return a checkpoint of a shape of `tools/random_checkpoint.py`."""
+    name = shape if cycle is None else f"{shape}-cycle{cycle}"
+    return _made(work / name, "model.safetensors.index.json", lambda out: write_checkpoint(shape, out, cycle=cycle))
+
+
+def model_directory(work: Path, source: Path, dtype: str, block_size: int = 128) -> Path:
+    """Return a model directory of this project, exported from a checkpoint."""
+    out = work / f"{source.name}-{dtype}"
+    return _made(out, "manifest.json", lambda out: export(source, out, dtype, block_size))
+
+
+def gguf(work: Path, source: Path, kind: str) -> Path:
+    """Return a GGUF file quantised by llama.cpp."""
+    half = work / f"{source.name}-f16.gguf"
+    out = work / f"{source.name}-{kind}.gguf"
+    if not out.exists():
+        if not half.exists():
+            _say(half)
+            peer_models.write_gguf(source, half.with_suffix(".tmp"))
+            half.with_suffix(".tmp").rename(half)
+        _say(out)
+        peer_models.quantize_gguf(half, out.with_suffix(".tmp"), kind)
+        out.with_suffix(".tmp").rename(out)
+    return out
+
+
+def genai(work: Path, source: Path, threads: int) -> Path:
+    """Return a 4-bit model folder of onnxruntime-genai."""
+    out = work / f"{source.name}-genai"
+    return _made(out, "genai_config.json", lambda out: peer_models.build_genai(source, out, threads))
+
+
+def _made(out: Path, last: str, make) -> Path:  # type: ignore[no-untyped-def]
+    if not (out / last).exists():
+        _say(out)
+        make(out)
+    return out
+
+
+def _say(path: Path) -> None:
+    print(f"making {path}", file=sys.stderr, flush=True)

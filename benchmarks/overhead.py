@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""What the loop itself costs: everything of a decode step that is not ONNX Runtime computing.
+
+    python benchmarks/overhead.py models/demo models/tinyllama-int4
+
+Text is generated as a user gets it, streamed, sampled (top-k 40, top-p 0.95) and detokenized, with every run of a
+session timed; the rest of the time is the loop's. Medians over the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from report import about, save, table
+
+import llama_onnx
+from llama_onnx.session import Session
+
+
+class Timed:
+    """An ONNX Runtime session that adds up the time it computes."""
+
+    seconds = 0.0
+
+    def __init__(self, session: Any) -> None:
+        self._run = session.run_with_iobinding
+        self._session = session
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """Run and take the time."""
+        began = time.perf_counter()
+        self._run(binding)
+        Timed.seconds += time.perf_counter() - began
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def measure(directory: Path, new: int, threads: int | None) -> dict[str, Any]:
+    """Return the median seconds of a step and of what the loop takes of it, in one model."""
+    make = Session.__init__
+
+    def timed(self: Session, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        self._session = Timed(self._session)
+
+    Session.__init__ = timed  # type: ignore[method-assign]
+    try:
+        lm = llama_onnx.load(directory, threads=threads)
+        params = llama_onnx.SamplingParams(temperature=1.0, top_k=40, top_p=0.95, max_tokens=new, seed=1)
+        steps, loops = [], []
+        while len(steps) < new:
+            began, Timed.seconds = time.perf_counter(), 0.0
+            for place, _ in enumerate(lm.stream_generate("Once upon a time there was a dog", params)):
+                now = time.perf_counter()
+                if place > 1:  # the prompt's pass, and the step that makes the bindings
+                    steps.append(now - began)
+                    loops.append(now - began - Timed.seconds)
+                began, Timed.seconds = now, 0.0
+    finally:
+        Session.__init__ = make  # type: ignore[method-assign]
+    step, loop = float(np.median(steps)), float(np.median(loops))
+    layers = lm.config.num_layers
+    return {
+        "model": directory.name,
+        "layers": layers,
+        "steps": len(steps),
+        "step_seconds": step,
+        "loop_seconds": loop,
+        "share": loop / step,
+        "per_layer": loop / layers,
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument("-n", "--new", type=int, default=100, metavar="N", help="steps (default: %(default)s)")
+    parser.add_argument("-t", "--threads", type=int, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    options = parser.parse_args()
+    rows = [measure(directory, options.new, options.threads) for directory in options.models]
+    print(
+        table(
+            ("model", "layers", "step", "loop", "share", "a layer"),
+            [
+                (
+                    row["model"],
+                    row["layers"],
+                    f"{1e3 * row['step_seconds']:.2f} ms",
+                    f"{1e6 * row['loop_seconds']:.0f} µs",
+                    f"{100 * row['share']:.1f} %",
+                    f"{1e6 * row['per_layer']:.1f} µs",
+                )
+                for row in rows
+            ],
+        )
+    )
+    save(options.json, {"about": about(), "models": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What every benchmark says of itself: machine, versions, command; tables for people, JSON, and plots."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PACKAGES = ("onnxruntime", "numpy", "llama-cpp-python", "onnxruntime-genai")
+OURS, THEIRS = "#2a78b5", ("#c06a2b", "#7d8a96", "#8a5fa8")
+
+
+def about() -> dict[str, Any]:
+    """Return where and how the figures came about."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": " ".join(["python", *(Path(arg).name if i == 0 else arg for i, arg in enumerate(sys.argv))]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "versions": versions,
+    }
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def save(path: Path | None, figures: dict[str, Any]) -> None:
+    """Write JSON, if a path is given."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def memory_bandwidth(size: int = 1 << 28, repeats: int = 5) -> float:
+    """Return bytes per second that all cores together read from memory: every sum of a part, the best of a few."""
+    data = np.ones(size // 4, np.float32)
+    parts = np.array_split(data, os.cpu_count() or 1)
+    best = np.inf
+    for _ in range(repeats):
+        threads = [threading.Thread(target=part.max) for part in parts]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        best = min(best, time.perf_counter() - began)
+    return data.nbytes / best
+
+
+def disk_bandwidth(paths: Sequence[Path], piece: int = 8 << 20) -> float:
+    """Return bytes per second of direct reads through files, one large piece after another."""
+    import mmap
+
+    memory = mmap.mmap(-1, piece)
+    memory.write(bytes(piece))  # pages that are there
+    total, began = 0, time.perf_counter()
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        try:
+            place = 0
+            while count := os.preadv(descriptor, [memory], place):
+                place += count
+                if count % 4096:
+                    break
+            total += place
+        finally:
+            os.close(descriptor)
+    return total / (time.perf_counter() - began)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as info:
+            return next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "")
+    except OSError:
+        return platform.machine()
