@@ -114,7 +114,13 @@ def ours(path: str, threads: int, poolsize: str | None = None, policy: str = "re
             marks.append(time.perf_counter())
         after = lm.stats()
         moved = {key: after["pool"][key] - before[key] for key in ("hits", "misses", "loaded_bytes")}
-        return {**_figures(marks), "tokens": tokens, "peak_memory": after["peak_memory"], "pool": after["pool"], **moved}
+        return {
+            **_figures(marks),
+            "tokens": tokens,
+            "peak_memory": after["peak_memory"],
+            "pool": after["pool"],
+            **moved,
+        }
 
     return run
 

@@ -302,7 +302,9 @@ def lookup(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                         _say(f"{text}, {name}: {seconds[name][-1]:.3f} s/token")
         if tokens["with"] != tokens["without"]:
             raise SystemExit("prompt lookup changed the text")
-        rows.append({"text": text, "memory": memory, **{name: float(np.median(times)) for name, times in seconds.items()}})
+        rows.append(
+            {"text": text, "memory": memory, **{name: float(np.median(times)) for name, times in seconds.items()}}
+        )
     names = [name for name in rows[0] if name not in ("text", "memory")]
     print(
         table(

@@ -117,7 +117,9 @@ def _gguf_tensors(checkpoint: Checkpoint) -> dict[str, str]:
     if head == "lm_head.weight":
         names[head] = "output.weight"
     for i in range(checkpoint.config["num_hidden_layers"]):
-        names.update({f"model.layers.{i}.{ours}.weight": f"blk.{i}.{theirs}.weight" for ours, theirs in GGUF_NAMES.items()})
+        names.update(
+            {f"model.layers.{i}.{ours}.weight": f"blk.{i}.{theirs}.weight" for ours, theirs in GGUF_NAMES.items()}
+        )
     return names
 
 
@@ -127,9 +129,7 @@ def _add_tokens(writer, checkpoint: Checkpoint) -> None:  # type: ignore[no-unty
     pieces.LoadFromSerializedProto(content.read_bytes() if isinstance(content, Path) else content)
     count = checkpoint.config["vocab_size"]
     known = range(min(count, len(pieces)))
-    kinds = [
-        2 if pieces.IsUnknown(i) else 3 if pieces.IsControl(i) else 6 if pieces.IsByte(i) else 1 for i in known
-    ]
+    kinds = [2 if pieces.IsUnknown(i) else 3 if pieces.IsControl(i) else 6 if pieces.IsByte(i) else 1 for i in known]
     more = count - len(known)
     writer.add_tokenizer_model("llama")
     writer.add_token_list([pieces.IdToPiece(i) for i in known] + [f"<unused{i}>" for i in range(more)])

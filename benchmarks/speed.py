@@ -96,14 +96,20 @@ def plot(path: Path, result: dict[str, Any]) -> None:
         axis.spines["bottom"].set_visible(False)
         axis.margins(x=0.12)
     axes[0].invert_yaxis()
-    figure.suptitle(f"{result['shape']}, {result['prompt']} + {result['new']} tokens, {result['threads']} threads", x=0.01, ha="left")
+    figure.suptitle(
+        f"{result['shape']}, {result['prompt']} + {result['new']} tokens, {result['threads']} threads",
+        x=0.01,
+        ha="left",
+    )
     figure.savefig(path, dpi=130)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="tinyllama-1.1b", help="of tools/random_checkpoint.py (default: %(default)s)")
+    parser.add_argument(
+        "--shape", default="tinyllama-1.1b", help="of tools/random_checkpoint.py (default: %(default)s)"
+    )
     parser.add_argument("--work", type=Path, default=models.WORK, metavar="DIR", help="where models are made and kept")
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens (default: %(default)s)")
     parser.add_argument("--new", type=int, default=33, metavar="N", help="tokens (default: %(default)s)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,7 @@ class Loader:
         self._index = {shard.name: i for i, shard in enumerate(circle)}
         self._stats = stats
         self._held: list[Held] = []
+        self._staying: dict[str, Session] = {}  # residents that were used: these are lent without asking the thread
         self._cursor = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -80,6 +81,7 @@ class Loader:
 
     def remove(self, name: str) -> Held | None:
         """Take the place of a resident shard away and return it."""
+        self._staying.pop(name, None)
         with self._changed:
             held = next((h for h in self._held if h.resident and h.shard and h.shard.name == name), None)
             if held:
@@ -87,13 +89,20 @@ class Loader:
                 self._held.remove(held)
             return held
 
-    @contextmanager
-    def use(self, shard: Shard) -> Iterator[Session]:
+    def use(self, shard: Shard) -> AbstractContextManager[Session]:
         """Lend the session of a shard, waiting for it where necessary.
 
         Raises:
             LlamaOnnxError: it could not be loaded.
         """
+        session = self._staying.get(shard.name)
+        if session is None:
+            return self._lend(shard)
+        self._stats.hits += 1
+        return nullcontext(session)
+
+    @contextmanager
+    def _lend(self, shard: Shard) -> Iterator[Session]:
         held = self._await(shard)
         try:
             assert held.session is not None
@@ -110,6 +119,7 @@ class Loader:
             self._changed.notify_all()
         if self._thread:
             self._thread.join()
+        self._staying.clear()
         for held in self._held:
             held.session = None
             held.place.clear()
@@ -129,6 +139,8 @@ class Loader:
             if not held.fresh:
                 self._stats.hits += 1
             held.fresh = False
+            if held.resident and held.session:
+                self._staying[shard.name] = held.session
             self._cursor = (self._cursor + 1) % len(self._circle)  # load ahead while this one is computed
             self._changed.notify_all()
             return held

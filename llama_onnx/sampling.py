@@ -86,11 +86,13 @@ def sample(
     if params.temperature == 0:
         token = int(np.argmax(filtered))
     else:
-        filtered = apply_temperature(filtered, params.temperature)
+        # A temperature keeps the order, so the top k are found before it, and the rest is done with few.
         filtered = keep_top_k(filtered, params.top_k)
+        candidates = np.flatnonzero(filtered > -np.inf)
+        filtered = apply_temperature(filtered[candidates], params.temperature)
         filtered = keep_top_p(filtered, params.top_p)
         filtered = keep_min_p(filtered, params.min_p)
-        token = draw(filtered, rng)
+        token = int(candidates[draw(filtered, rng)])
     return token, float(logits[token] - log_sum_exp(logits))
 
 
@@ -163,8 +165,8 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 def log_sum_exp(logits: np.ndarray) -> float:
     """Return log Σ exp(logits) of float [vocab], without overflow."""
-    top = float(np.max(logits))
-    return top + math.log(float(np.exp(logits.astype(np.float64) - top).sum()))
+    top = np.max(logits)
+    return float(top) + math.log(np.exp(logits - top).sum(dtype=np.float64))
 
 
 def _keep(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
