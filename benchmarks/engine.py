@@ -176,7 +176,7 @@ def genai(path: str, threads: int, ctx: int = 512) -> Run:
     return run
 
 
-ENGINES = {"ours": ours, "llama.cpp": llama_cpp, "genai": genai}
+ENGINES: dict[str, Callable[..., Run]] = {"ours": ours, "llama.cpp": llama_cpp, "genai": genai}
 
 
 def _figures(marks: list[float]) -> dict[str, float]:

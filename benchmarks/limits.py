@@ -1,4 +1,4 @@
-"""A memory limit that counts everything a process makes the kernel hold, its page cache too: a cgroup, which needs root."""
+"""A memory limit that counts all a process makes the kernel hold, page cache too: a cgroup, which needs root."""
 
 from __future__ import annotations
 

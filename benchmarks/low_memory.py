@@ -24,8 +24,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import limits
-import models
 import numpy as np
+import subjects
 from engine import Engine, random_prompt
 from peer_models import installed
 from report import about, disk_bandwidth, save, table
@@ -77,8 +77,8 @@ def seconds_per_token(answer: dict[str, Any]) -> float:
 
 def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Compare with llama.cpp in the same memory, and with what the disk allows."""
-    source = models.checkpoint(work, options.shape)
-    path = models.model_directory(work, source, "int4")
+    source = subjects.checkpoint(work, options.shape)
+    path = subjects.model_directory(work, source, "int4")
     images = image_files(path)
     needed = pass_bytes(path)
     rows = []
@@ -86,7 +86,7 @@ def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             sides = {"ours int4": stack.enter_context(engine(memory, options.ctx, **ours(path, memory)))}
             if installed("llama_cpp"):
-                gguf = str(models.gguf(work, source, "Q4_0"))
+                gguf = str(subjects.gguf(work, source, "Q4_0"))
                 sides["llama.cpp Q4_0"] = stack.enter_context(
                     engine(memory, options.ctx, engine="llama.cpp", path=gguf, repack=False)
                 )
@@ -149,7 +149,7 @@ def _beside(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, str]:
 
 def sizes(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Go through pool sizes, then through some of them with plain LRU."""
-    path = models.model_directory(work, models.checkpoint(work, options.shape), "int4")
+    path = subjects.model_directory(work, subjects.checkpoint(work, options.shape), "int4")
     rows = []
     for policy, memory in [*(("resident", size) for size in options.sizes), *(("lru", size) for size in options.lru)]:
         try:
@@ -222,12 +222,12 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def promise(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run prompt 256 + 64 tokens where memory is what the pool was told."""
-    source = models.checkpoint(work, options.shape)
+    source = subjects.checkpoint(work, options.shape)
     rows = []
     for dtype, memory in (("int4", 2.0), ("int4", 1.0), ("fp16", 2.0)):
         if dtype not in options.dtype:
             continue
-        path = models.model_directory(work, source, dtype)
+        path = subjects.model_directory(work, source, dtype)
         with engine(memory, 512, **ours(path, memory)) as (side, limit):
             answer = side.ask(prompt=options.prompt, new=options.new)
             rows.append(
@@ -264,16 +264,16 @@ def promise(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def lookup(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Compare with and without prompt lookup, and with llama.cpp, on text that repeats its input and on text that does not.
+    """Compare with and without prompt lookup, and with llama.cpp, where text repeats its input and where it does not.
 
     The model has the same shape and does the same work as any other; its weights are such that its greedy text goes
     round a cycle. A prompt that holds the cycle is repeated, with every tenth word of the prompt replaced: an edit.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     rng = np.random.default_rng(1)
     for text, cycle in (("repeats", CYCLE), ("edits", CYCLE), ("is new", None)):
-        source = models.checkpoint(work, options.shape, cycle)
-        path = models.model_directory(work, source, "int4")
+        source = subjects.checkpoint(work, options.shape, cycle)
+        path = subjects.model_directory(work, source, "int4")
         prompt = random_prompt(options.prompt, 30000)
         if cycle:
             first = 300
@@ -287,7 +287,7 @@ def lookup(work: Path, options: argparse.Namespace) -> dict[str, Any]:
             side, _ = stack.enter_context(engine(memory, options.ctx, **description))
             sides = {"without": (side, 0), "with": (side, 8)}
             if installed("llama_cpp") and options.peer:
-                gguf = str(models.gguf(work, source, "Q4_0"))
+                gguf = str(subjects.gguf(work, source, "Q4_0"))
                 theirs = engine(memory, options.ctx, engine="llama.cpp", path=gguf, repack=memory is None)
                 sides["llama.cpp Q4_0"] = (stack.enter_context(theirs)[0], 0)
             seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -302,16 +302,16 @@ def lookup(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                         _say(f"{text}, {name}: {seconds[name][-1]:.3f} s/token")
         if tokens["with"] != tokens["without"]:
             raise SystemExit("prompt lookup changed the text")
-        rows.append(
-            {"text": text, "memory": memory, **{name: float(np.median(times)) for name, times in seconds.items()}}
-        )
-    names = [name for name in rows[0] if name not in ("text", "memory")]
+        medians = {name: float(np.median(times)) for name, times in seconds.items()}
+        rows.append({"text": text, "memory": memory, "seconds_per_token": medians})
+    names = list(medians)
     print(
         table(
             ("the text", *(f"{name}, s/token" for name in names), "with is faster by"),
             [
-                (row["text"], *(f"{row[name]:.3f}" for name in names), f"{row['without'] / row['with']:.2f} x")
+                (row["text"], *(f"{times[name]:.3f}" for name in names), f"{times['without'] / times['with']:.2f} x")
                 for row in rows
+                for times in [row["seconds_per_token"]]
             ],
         )
     )
@@ -327,7 +327,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("peers", "sizes", "promise", "lookup"))
     parser.add_argument("--shape", default="llama-7b", help="of tools/random_checkpoint.py (default: %(default)s)")
-    parser.add_argument("--work", type=Path, default=models.WORK, metavar="DIR", help="where models are made and kept")
+    parser.add_argument(
+        "--work", type=Path, default=subjects.WORK, metavar="DIR", help="where models are made and kept"
+    )
     parser.add_argument("--prompt", type=int, metavar="N", help="tokens (default: 16; promise: 256)")
     parser.add_argument("--new", type=int, metavar="N", help="tokens (default: 9; promise and lookup: 64)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default: %(default)s")

@@ -55,7 +55,8 @@ def measure(directory: Path, new: int, threads: int | None) -> dict[str, Any]:
     try:
         lm = llama_onnx.load(directory, threads=threads)
         params = llama_onnx.SamplingParams(temperature=1.0, top_k=40, top_p=0.95, max_tokens=new, seed=1)
-        steps, loops = [], []
+        steps: list[float] = []
+        loops: list[float] = []
         while len(steps) < new:
             began, Timed.seconds = time.perf_counter(), 0.0
             for place, _ in enumerate(lm.stream_generate("Once upon a time there was a dog", params)):

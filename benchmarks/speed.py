@@ -17,8 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import models
 import numpy as np
+import subjects
 from engine import Engine
 from peer_models import installed
 from report import OURS, THEIRS, about, memory_bandwidth, save, table
@@ -37,15 +37,15 @@ RATIOS = (
 
 def engines(work: Path, shape: str, threads: int) -> dict[str, dict[str, Any]]:
     """Return what to start by name, with the bytes of weights that a token needs, making models that are missing."""
-    source = models.checkpoint(work, shape)
+    source = subjects.checkpoint(work, shape)
     found: dict[str, dict[str, Any]] = {}
     for dtype in OURS_BY_DTYPE:
-        found[f"ours {dtype}"] = {"engine": "ours", "path": str(models.model_directory(work, source, dtype))}
+        found[f"ours {dtype}"] = {"engine": "ours", "path": str(subjects.model_directory(work, source, dtype))}
     for engine, kind in PEERS:
         if engine == "llama.cpp" and installed("llama_cpp"):
-            found[f"{engine} {kind}"] = {"engine": engine, "path": str(models.gguf(work, source, kind))}
+            found[f"{engine} {kind}"] = {"engine": engine, "path": str(subjects.gguf(work, source, kind))}
         elif engine == "genai" and installed("onnxruntime_genai"):
-            found[f"{engine} {kind}"] = {"engine": engine, "path": str(models.genai(work, source, threads))}
+            found[f"{engine} {kind}"] = {"engine": engine, "path": str(subjects.genai(work, source, threads))}
         else:
             print(f"{engine}: not installed, left out", file=sys.stderr)
     return found
@@ -110,7 +110,9 @@ def main() -> None:
     parser.add_argument(
         "--shape", default="tinyllama-1.1b", help="of tools/random_checkpoint.py (default: %(default)s)"
     )
-    parser.add_argument("--work", type=Path, default=models.WORK, metavar="DIR", help="where models are made and kept")
+    parser.add_argument(
+        "--work", type=Path, default=subjects.WORK, metavar="DIR", help="where models are made and kept"
+    )
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens (default: %(default)s)")
     parser.add_argument("--new", type=int, default=33, metavar="N", help="tokens (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
@@ -130,7 +132,7 @@ def main() -> None:
         for engine in started.values():
             engine.close()
     bandwidth = max(bandwidth, memory_bandwidth())
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, runs in figures.items():
         size = weight_bytes(descriptions[name])
         decode = float(np.median(runs["decode"]))

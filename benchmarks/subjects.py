@@ -1,11 +1,13 @@
-"""The models that are measured: random weights in real shapes, made once in a work directory, for us and for the peers."""
+"""The models that are measured: random weights in real shapes, made once, for us and for the peers."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import peer_models
+
 from tools.export_onnx import export
 from tools.random_checkpoint import write_checkpoint
 
@@ -45,7 +47,7 @@ def genai(work: Path, source: Path, threads: int) -> Path:
     return _made(out, "genai_config.json", lambda out: peer_models.build_genai(source, out, threads))
 
 
-def _made(out: Path, last: str, make) -> Path:  # type: ignore[no-untyped-def]
+def _made(out: Path, last: str, make: Callable[[Path], None]) -> Path:
     if not (out / last).exists():
         _say(out)
         make(out)
