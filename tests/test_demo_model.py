@@ -19,6 +19,8 @@ from conftest import ROOT, run
 
 import llama_onnx
 from llama_onnx import LanguageModel, SamplingParams
+from llama_onnx.kv_cache import KVCache
+from llama_onnx.sampling import sample
 from tools.convert_fp16 import convert
 from tools.export_onnx import export
 
@@ -72,22 +74,49 @@ def test_simple_facts_of_its_world_are_answered(lm: LanguageModel, question: str
     assert word in answer(lm, question).lower()
 
 
+def answers(lm: LanguageModel, prompts: list[list[int]], sampling: list[SamplingParams]) -> list[list[int]]:
+    """Answer prompts side by side in one batch, which is several times faster than one after another.
+
+    The prompts differ in length, so each row is fed with its own until that ends, and with what it says from there on.
+    """
+    rows, rngs = [prompt[:] for prompt in prompts], [np.random.default_rng(params.seed) for params in sampling]
+    limits = [len(prompt) + params.max_tokens for prompt, params in zip(prompts, sampling, strict=True)]
+    cache = KVCache(lm.config, max(limits), len(rows))
+    ids, going = np.array([row[: min(map(len, prompts))] for row in rows]), set(range(len(rows)))
+    while going:
+        logits = lm.decoder.forward(ids, cache)[:, 0]
+        for i in sorted(going):
+            if len(rows[i]) == cache.length:
+                rows[i].append(sample(logits[i], sampling[i], rngs[i])[0])
+                if rows[i][-1] in lm.config.eos_token_ids or len(rows[i]) == limits[i]:
+                    going.remove(i)
+        ids = np.array([[row[min(cache.length, len(row) - 1)]] for row in rows])
+    return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, NEUTRAL], ids=["greedy", "T=0.8"])
 def test_quality_bar_over_held_out_prompts(lm: LanguageModel, sampling: dict[str, Any]) -> None:
-    prompts = json.loads((MAKER / "held_out_prompts.json").read_text(encoding="utf-8"))
-    assert len(prompts) == 200
+    asked = json.loads((MAKER / "held_out_prompts.json").read_text(encoding="utf-8"))
+    assert len(asked) == 200
+    asked.sort(key=lambda prompt: len(prompt["reference"]))  # a batch ends with its longest answer
     ended, kept, named, calm = 0, 0, 0, 0
-    for seed, prompt in enumerate(prompts):
-        params = SamplingParams(max_tokens=LIMIT, seed=seed, **sampling)
-        steps = list(lm.stream_generate(lm.format(prompt["instruction"]), params))
-        words = "".join(step.text for step in steps).split()
-        runs = Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
-        ended += steps[-1].finish_reason == "stop"
-        calm += max(runs.values(), default=0) <= 3
-        if prompt["name"]:
-            named += 1
-            kept += prompt["name"] in "".join(step.text for step in steps)
+    for start in range(0, 200, 50):
+        batch = asked[start : start + 50]
+        prompts = [lm.format(prompt["instruction"]) for prompt in batch]
+        params = [SamplingParams(max_tokens=LIMIT, seed=start + i, **sampling) for i in range(len(batch))]
+        said = answers(lm, prompts, params)
+        for prompt, tokens in zip(batch, said, strict=True):
+            text = lm.tokenizer.decode(tokens)
+            words = text.split()
+            runs = Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
+            ended += tokens[-1] in lm.config.eos_token_ids
+            calm += max(runs.values(), default=0) <= 3
+            if prompt["name"]:
+                named += 1
+                kept += prompt["name"] in text
+    # What was measured is what a user gets.
+    assert said[-1] == [step.token for step in lm.stream_generate(prompts[-1], params[-1])]
     assert ended == 200
     assert kept >= 0.95 * named
     assert calm >= 0.95 * 200
