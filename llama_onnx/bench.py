@@ -14,7 +14,6 @@ import numpy as np
 from .config import read_config
 from .errors import RequestError
 from .images import Images
-from .kv_cache import KVCache
 from .memory import format_size
 from .model import LanguageModel, load
 
@@ -36,7 +35,7 @@ def measure(lm: LanguageModel, prompt_tokens: int, new_tokens: int, repeats: int
     prompt = np.random.default_rng(0).integers(0, lm.config.vocab_size, (1, prompt_tokens))
     first, prefill, decode = 0.0, [], []
     for run in range(repeats):
-        cache = KVCache(lm.config, prompt_tokens + new_tokens)
+        cache = lm.decoder.new_cache(prompt_tokens + new_tokens)
         times = [time.perf_counter()]
         ids = prompt
         for _ in range(new_tokens):
@@ -62,7 +61,7 @@ def measure(lm: LanguageModel, prompt_tokens: int, new_tokens: int, repeats: int
 
 def add_verbs(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser],
-    add_runtime: Callable[[argparse.ArgumentParser], None],
+    add_runtime: Callable[..., None],
     progress: Progress,
 ) -> None:
     """Add `bench` and `pack` to the command line."""
@@ -78,7 +77,7 @@ def add_verbs(
     verb.add_argument("-n", "--new-tokens", type=int, default=32, metavar="N", help="default: %(default)s")
     verb.add_argument("-r", "--repeats", type=int, default=3, metavar="N", help="default: %(default)s")
     verb.add_argument("--json", action="store_true", help="print JSON")
-    add_runtime(verb)
+    add_runtime(verb, cache_type=True)
     verb = verbs.add_parser(
         "pack",
         help="make ahead what streaming a quantised model needs",
@@ -90,7 +89,10 @@ def add_verbs(
 
 
 def _bench(options: argparse.Namespace, progress: Progress) -> None:
-    lm = load(options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, progress)
+    lm = load(
+        options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, progress,
+        options.cache_type,
+    )  # fmt: skip
     figures = measure(lm, options.prompt_tokens, options.new_tokens, options.repeats)
     if options.json:
         print(json.dumps(figures, indent=1))

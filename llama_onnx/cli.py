@@ -11,6 +11,7 @@ from typing import Any
 from . import __version__, bench, cli_scoring, inspection
 from .errors import LlamaOnnxError, RequestError
 from .generate import Step
+from .kv_cache import CACHE_TYPES
 from .memory import format_size
 from .model import POOL_POLICIES, LanguageModel, load
 from .sampling import SamplingParams
@@ -90,7 +91,10 @@ def _generate(options: argparse.Namespace) -> None:
         prompt_lookup=options.prompt_lookup,
     )
     prompt = _read_stdin() if options.prompt == "-" else options.prompt
-    lm = load(options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, packing_progress)
+    lm = load(
+        options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, packing_progress,
+        options.cache_type,
+    )  # fmt: skip
     print_stream(lm.stream_generate(lm.format(prompt, options.template), params))
     if options.verbose:
         print_stats(lm)
@@ -124,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="text to continue; '-' reads stdin")
     verb.add_argument("--template", choices=CHOICES, default="plain", help=TEMPLATE_HELP)
     _add_sampling(verb)
-    _add_runtime(verb)
+    _add_runtime(verb, cache_type=True)
     cli_scoring.add_verbs(verbs, _add_runtime)
     bench.add_verbs(verbs, _add_runtime, packing_progress)
     inspection.add_verb(verbs)
@@ -154,7 +158,11 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
 
 
-def _add_runtime(parser: argparse.ArgumentParser, ctx: str = "most tokens of prompt and answer together") -> None:
+def _add_runtime(
+    parser: argparse.ArgumentParser,
+    ctx: str = "most tokens of prompt and answer together",
+    cache_type: bool = False,
+) -> None:
     group = parser.add_argument_group("memory and speed")
     group.add_argument("--poolsize", metavar="SIZE", help=POOLSIZE_HELP)
     group.add_argument(
@@ -162,6 +170,11 @@ def _add_runtime(parser: argparse.ArgumentParser, ctx: str = "most tokens of pro
         help="'resident' keeps the layers that fit and reads the others ahead; 'lru' loads each when it is needed "
         "(default: %(default)s)",
     )  # fmt: skip
+    if cache_type:
+        group.add_argument(
+            "--cache-type", choices=CACHE_TYPES, default=CACHE_TYPES[0],
+            help="how keys and values are kept; the smaller, the slower and coarser (default: %(default)s)",
+        )  # fmt: skip
     group.add_argument("-c", "--ctx", "--ctx-size", dest="ctx_size", type=int, metavar="N", help=ctx)
     group.add_argument("-t", "--threads", type=int, metavar="N", help="threads that compute (default: one per core)")
     group.add_argument("-v", "--verbose", action="store_true", help="figures on stderr at the end")

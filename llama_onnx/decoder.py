@@ -19,11 +19,16 @@ CHUNK = 512
 class Decoder:
     """Runs the shards of a model. Knows nothing about text or sampling."""
 
-    def __init__(self, config: ModelConfig, pool: Pool, chunk: int = CHUNK) -> None:
+    def __init__(self, config: ModelConfig, pool: Pool, chunk: int = CHUNK, cache_type: str = "fp32") -> None:
         self.config = config
         self.pool = pool
         self.chunk = chunk
+        self.cache_type = cache_type
         self._decode_pass = _Pass(config, 1, 1, chunk)  # the buffers of every single-token step
+
+    def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
+        """Return an empty cache of the type this decoder is asked to use; see `KVCache`."""
+        return KVCache(self.config, capacity, batch, self.cache_type)
 
     def forward(self, ids: np.ndarray, cache: KVCache, every_position: bool = False) -> np.ndarray:
         """Append tokens to the cache and return logits.
@@ -125,7 +130,7 @@ class Decoder:
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Return float32 [sequence, vocab] for int64 [sequence] in one pass, with a cache of their own."""
-        cache = KVCache(self.config, len(ids))
+        cache = self.new_cache(len(ids))
         try:
             return self.forward(ids[None], cache, every_position=True)[0]
         finally:

@@ -11,7 +11,6 @@ import numpy as np
 from .config import ModelConfig
 from .decoder import Decoder
 from .errors import RequestError
-from .kv_cache import KVCache
 from .lookup import PromptLookup
 from .sampling import SamplingParams, sample
 from .tokenizer import Tokenizer
@@ -77,7 +76,7 @@ def generate_tokens(
     context = min(context or config.context_length, config.context_length)
     check_prompt(prompt, config.vocab_size, context)
     timing = timing if timing is not None else Timing()
-    cache = KVCache(config, min(context, len(prompt) + params.max_tokens))
+    cache = decoder.new_cache(min(context, len(prompt) + params.max_tokens))
     rng = np.random.default_rng(params.seed)
     history = list(prompt)
     lookup, drafted = PromptLookup(params.prompt_lookup), list[int]()

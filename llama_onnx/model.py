@@ -13,6 +13,7 @@ from .config import ModelConfig, read_config
 from .decoder import Decoder
 from .errors import PoolTooSmallError, RequestError
 from .generate import Step, Timing, check_prompt, generate_tokens, stream_text
+from .kv_cache import check_cache_type
 from .legacy_decoder import LegacyDecoder
 from .memory import available_bytes, format_size, parse_size, peak_bytes, process_bytes
 from .pool import MemoryPool, Pool, charge_of
@@ -114,6 +115,7 @@ def load(
     threads: int | None = None,
     pool_policy: str = "resident",
     progress: Progress = lambda done, total: None,
+    cache_type: str = "fp32",
 ) -> LanguageModel:
     """Load a model directory. Shards are loaded when they are first needed.
 
@@ -126,6 +128,7 @@ def load(
         pool_policy: 'resident' keeps the layers that fit and streams the others ahead of the loop; 'lru' loads a shard
             when it is needed, the least recently used one out first.
         progress: told (done, total) while packed images of quantised shards are made, once per machine.
+        cache_type: how keys and values are kept: 'fp32', or smaller at some cost in speed and quality 'fp16', 'int8'.
 
     Raises:
         ModelDirectoryError: the directory is not a whole model.
@@ -140,10 +143,11 @@ def load(
     config = read_config(directory)
     if ctx_size is not None and not 1 <= ctx_size <= config.context_length:
         raise RequestError(f"the context size must be 1 to {config.context_length} (the model's own), not {ctx_size}")
+    check_cache_type(config, cache_type)
     tokenizer = load_tokenizer(config)
     start_runtime(threads)
     pool = _make_pool(config, poolsize, pool_policy, progress)
-    decoder = LegacyDecoder(config, pool) if config.norm else Decoder(config, pool)
+    decoder = LegacyDecoder(config, pool) if config.norm else Decoder(config, pool, cache_type=cache_type)
     return LanguageModel(config, tokenizer, decoder, ctx_size or config.context_length)
 
 
