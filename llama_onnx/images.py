@@ -13,20 +13,26 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from . import trial
 from .config import ModelConfig, Shard
 from .errors import LlamaOnnxError, ModelDirectoryError
-from .onnx_file import read_graph
-from .session import pack
+from .onnx_file import Initializer, read_graph, relocate
+from .session import Session, pack
 
 PAGE = 4096
 FOLDER = ".packed"
-VERSION = 1  # of the layout of an image and its note
+NOTE = "note.json"
+MATRIX, SCALES = ".qweight", ".scales"  # how the initializers of a quantised matrix are named
+TRIED = (1, 3, 40)  # tokens at a time: one and many take other kernels
+VERSION = 2  # of the layout of an image and its note
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,14 @@ class Image:
     """Where the bytes of a shard are, and where they go: `path` holds the regions one after another.
 
     `graph` is the ONNX file to make a slot's session from, and `data` the file it reads; they are those of one shard of
-    the kind. `constant` tells which stretches of the data are the same for all shards of the kind.
+    the kind. `shared` are files that the graph reads as well, whatever the shard: rope tables.
     """
 
     path: Path
     graph: Path
     data: Path
     regions: tuple[Region, ...]
-    constant: tuple[Region, ...] = ()
+    shared: tuple[Path, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -81,7 +87,7 @@ class Images:
                 size = round_up(data.stat().st_size)
             except OSError as error:
                 raise ModelDirectoryError(f"{data}: cannot be read ({error.strerror}); copy the model again") from None
-            return Image(data, shard.path, data, (Region(0, size),))
+            return Image(data, shard.path, data, (Region(0, size),), self._shared(shard))
         return self._read(shard) or self._make(shard)
 
     def missing(self, shards: Sequence[Shard]) -> list[Shard]:
@@ -109,7 +115,7 @@ class Images:
             note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             if note["key"] != self._shard_key(shard) or path.stat().st_size != note["bytes"]:
                 return None
-            image = _image(path, note)
+            image = self._image(shard, path, note)
             return image if image.graph.is_file() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -120,29 +126,72 @@ class Images:
             with tempfile.TemporaryDirectory(prefix=f"scratch-{os.getpid()}-", dir=self.folder) as name:
                 scratch = Path(name)
                 pack(shard, scratch / "slot.onnx", "slot.bin")
-                regions, constant = _regions(scratch / "slot.onnx")
+                packed = read_graph(scratch / "slot.onnx").initializers
+                kind = self.folder / shard.kind
+                if not kind.exists():
+                    self._make_kind(shard, scratch)
+                    (scratch / "kind").rename(kind)
+                unread = set(_shared_tensors(shard))
+                if not json.loads((kind / NOTE).read_text())["scales_are_read"]:
+                    unread |= {tensor.name for tensor in _scales(packed)}
+                regions = _regions(packed, unread)
+                data = scratch / "slot.bin"
                 note = {
                     "key": self._shard_key(shard),
                     "bytes": sum(region.length for region in regions),
                     "regions": [asdict(region) for region in regions],
-                    "constant": [asdict(region) for region in constant],
                     "kind": shard.kind,
                 }
-                _copy_regions(scratch / "slot.bin", regions, path)
-                if not (self.folder / shard.kind).exists():
-                    (scratch / "kind").mkdir()
-                    for file in ("slot.onnx", "slot.bin"):
-                        (scratch / file).rename(scratch / "kind" / file)
-                    (scratch / "kind").rename(self.folder / shard.kind)
+                _copy_regions(data if data.exists() else kind / "slot.bin", regions, path)
             _write(path.with_suffix(".json"), json.dumps(note).encode())  # last: it makes the image valid
         except OSError as error:
             raise LlamaOnnxError(
                 f"{path}: cannot be written ({error.strerror}); free some space, or give a larger poolsize"
             ) from None
-        return _image(path, note)
+        return self._image(shard, path, note)
+
+    def _make_kind(self, shard: Shard, scratch: Path) -> None:
+        """Make what the slots of a kind start from, of the first of its shards that was packed."""
+        graph = scratch / "slot.onnx"
+        relocate(graph, _shared_tensors(shard))  # or every slot would hold its own
+        for file in self._shared(shard):
+            shutil.copyfile(file, scratch / file.name)
+        note = {"scales_are_read": self._are_scales_read(shard, graph)}
+        folder = scratch / "kind"
+        folder.mkdir()
+        for name in ("slot.onnx", "slot.bin"):
+            (scratch / name).rename(folder / name)
+        (folder / NOTE).write_text(json.dumps(note))
+
+    def _are_scales_read(self, shard: Shard, graph: Path) -> bool:
+        """Try out whether the scales of packed matrices are computed from.
+
+        Kernels that pack them along with the matrix never look at the originals again, which are 5 % of the bytes.
+        """
+        session = Session(shard, graph, fold=False)
+        before = [trial.compute(session, self._config, tokens) for tokens in TRIED]
+        with graph.with_name("slot.bin").open("r+b") as file:
+            for tensor in _scales(read_graph(graph).initializers):
+                _, offset, length = tensor.location
+                originals = os.pread(file.fileno(), length, offset)
+                os.pwrite(file.fileno(), bytes(length), offset)  # the session maps the file, and would see it
+                after = [trial.compute(session, self._config, tokens) for tokens in TRIED]
+                os.pwrite(file.fileno(), originals, offset)
+                if not all(map(np.array_equal, before, after)):
+                    return True
+        return False
+
+    def _shared(self, shard: Shard) -> tuple[Path, ...]:
+        own = shard.path.with_suffix(".bin").name
+        return tuple(shard.path.with_name(name) for name in shard.data_files if name != own)
+
+    def _image(self, shard: Shard, path: Path, note: dict[str, Any]) -> Image:
+        kind = path.with_name(note["kind"])
+        regions = tuple(Region(**region) for region in note["regions"])
+        return Image(path, kind / "slot.onnx", kind / "slot.bin", regions, self._shared(shard))
 
     def _shard_key(self, shard: Shard) -> str:
-        return hashlib.sha256(f"{self._key} {shard.digest} {VERSION}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._key} {shard.digest}".encode()).hexdigest()
 
 
 def round_up(size: int) -> int:
@@ -150,28 +199,44 @@ def round_up(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def _image(path: Path, note: dict[str, Any]) -> Image:
-    regions, constant = (tuple(Region(**region) for region in note[name]) for name in ("regions", "constant"))
-    kind = path.with_name(note["kind"])
-    return Image(path, kind / "slot.onnx", kind / "slot.bin", regions, constant)
+def forget_pages(descriptor: int) -> None:
+    """Drop a file's pages from the cache: they must not count as memory."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _regions(graph: Path) -> tuple[list[Region], list[Region]]:
-    """Return which stretches of a packed file are computed from: those of the layer, and those all layers share.
+def _shared_tensors(shard: Shard) -> dict[str, tuple[str, int, int]]:
+    """Return where the initializers of a shard lie that are not its own."""
+    own = shard.path.with_suffix(".bin").name
+    tensors = read_graph(shard.path).initializers
+    return {tensor.name: tensor.location for tensor in tensors if tensor.location[0] not in ("", own)}
 
-    A matrix that was packed is followed by `prepacked_0 = key|offset;length;…`; its original is not read any more.
+
+def _scales(tensors: Sequence[Initializer]) -> list[Initializer]:
+    """Return the scales of the matrices that were packed."""
+    packed = {tensor.name.removesuffix(MATRIX) for tensor in tensors if _packed_spans(tensor)}
+    return [tensor for tensor in tensors if tensor.name.endswith(SCALES) and tensor.name.removesuffix(SCALES) in packed]
+
+
+def _regions(tensors: Sequence[Initializer], unread: Container[str]) -> list[Region]:
+    """Return the stretches of a packed file that hold tensors, but for those that are not read."""
+    spans = [
+        span
+        for tensor in tensors
+        if tensor.name not in unread and tensor.location[0]
+        for span in _packed_spans(tensor) or [tensor.location[1:]]
+    ]
+    return _merged([_whole_pages(offset, length) for offset, length in spans if length])
+
+
+def _packed_spans(tensor: Initializer) -> list[tuple[int, int]]:
+    """Return (offset, length) of what a matrix was packed into; its original is not read any more.
+
+    The file says `prepacked_0 = key|offset;length;…`.
     """
-    own: list[Region] = []
-    shared: list[Region] = []
-    for tensor in read_graph(graph).initializers:
-        external = tensor.external_data
-        packed = [entry.split("|", 1)[1] for name, entry in external.items() if name.startswith("prepacked")]
-        spans = [tuple(map(int, part.split(";")[:2])) for entry in packed for part in entry.split("|")]
-        if not packed:
-            spans = [(int(external["offset"]), int(external["length"]))]
-        regions = own if tensor.name.startswith("model.layers.") else shared
-        regions.extend(_whole_pages(offset, length) for offset, length in spans if length)
-    return _merged(own), _merged(shared)
+    entries = [entry for name, entry in tensor.external_data.items() if name.startswith("prepacked")]
+    parts = [part.split(";") for entry in entries for part in entry.split("|")[1:]]
+    return [(int(part[0]), int(part[1])) for part in parts]
 
 
 def _whole_pages(offset: int, length: int) -> Region:
@@ -199,8 +264,7 @@ def _copy_regions(source: Path, regions: Sequence[Region], target: Path) -> None
             write.write(read.read(region.length).ljust(region.length, b"\0"))
         write.flush()
         os.fsync(write.fileno())
-        if hasattr(os, "posix_fadvise"):  # what was written must not count as memory
-            os.posix_fadvise(write.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        forget_pages(write.fileno())
     temporary.replace(target)
 
 
@@ -220,7 +284,7 @@ def _machine_key() -> str:
             cpu += "".join(sorted({line for line in info if line.startswith(("model name", "flags", "Features"))}))
     except OSError:
         pass
-    return hashlib.sha256(f"{onnxruntime.__version__} {cpu}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{VERSION} {onnxruntime.__version__} {cpu}".encode()).hexdigest()[:16]
 
 
 def _writable_folder(config: ModelConfig, key: str) -> Path:

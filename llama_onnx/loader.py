@@ -73,6 +73,16 @@ class Loader:
         with self._changed:
             return list(self._held)
 
+    def load(self, held: Held) -> None:
+        """Load the shard of a resident place now, on the caller's thread.
+
+        Raises:
+            LlamaOnnxError: it cannot be loaded.
+        """
+        if held.session is None and held.shard:
+            held.session = held.place.fill(held.shard)
+            self._count_load(held)
+
     def take(self, held: Held) -> None:
         """Take a place away, when what is being loaded into it has come."""
         with self._changed:
@@ -171,13 +181,15 @@ class Loader:
             except BaseException as failure:  # must not die silently: the loop would wait for ever
                 error = LlamaOnnxError(f"{shard.path}: cannot be loaded: {failure}")
             with self._changed:
-                held.loading, held.session, held.fresh, self._error = False, session, True, error
-                if session is None:
-                    held.session = None
-                else:
-                    self._stats.misses += 1
-                    self._stats.loaded_bytes += held.charge
+                held.loading, held.session, self._error = False, session, error
+                if session:
+                    self._count_load(held)
                 self._changed.notify_all()
+
+    def _count_load(self, held: Held) -> None:
+        held.fresh = True
+        self._stats.misses += 1
+        self._stats.loaded_bytes += held.charge
 
     def _next(self) -> tuple[Held, Shard] | None:
         """Return the next shard to load and the place to load it into, if there is one."""

@@ -160,14 +160,13 @@ def _make_pool(config: ModelConfig, poolsize: str | float | None, policy: str, p
     used = process_bytes() + WARM_UP_BYTES
     loading = max(shard.loading_bytes for shard in config.shards)
     promise = used + int(AUTOMATIC_SHARE * available_bytes()) if poolsize is None else parse_size(poolsize)
-    budget = promise - used - loading
     if policy == "resident":
         try:
-            return StreamingPool(config, budget, used + loading, progress)
+            return StreamingPool(config, promise - used, used, progress)
         except PoolTooSmallError:  # then perhaps one shard at a time
             pass
     try:
-        return MemoryPool(config.shards, budget, fixed_bytes=used + loading)
+        return MemoryPool(config.shards, promise - used - loading, fixed_bytes=used + loading)
     except PoolTooSmallError:
         largest = max(map(charge_of, config.shards))
         raise PoolTooSmallError(

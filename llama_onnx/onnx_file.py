@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +125,21 @@ def read_graph(path: str | Path) -> Graph:
         raise ModelDirectoryError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def relocate(path: Path, places: Mapping[str, tuple[str, int, int]]) -> None:
+    """Rewrite an ONNX file so that the initializers named lie in other files.
+
+    Args:
+        path: of the ONNX file.
+        places: by initializer, a file beside the ONNX file, and offset and length in it, in bytes.
+
+    Raises:
+        ModelDirectoryError: the file is missing or no ONNX model.
+    """
+    read_graph(path)  # it is whole
+    data = path.read_bytes()
+    path.write_bytes(_Relocation(data, places).model())
+
+
 class _DamagedError(Exception):
     """What is wrong with the bytes."""
 
@@ -143,7 +158,7 @@ class _Field:
 class _Reader:
     """Walks the messages in a mapped file. Each method reads the message at [start, end)."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
         self._data = data
         self._left = MOST_FIELDS
 
@@ -289,6 +304,53 @@ class _Reader:
             return self._data[field.start : field.end].decode()
         except UnicodeDecodeError:
             raise _DamagedError(f"text that is not UTF-8 at byte {field.start}") from None
+
+
+class _Relocation(_Reader):
+    """Copies a model field by field, with other external data for some of its initializers."""
+
+    def __init__(self, data: bytes, places: Mapping[str, tuple[str, int, int]]) -> None:
+        super().__init__(data)
+        self._bytes = data
+        self._places = places
+
+    def model(self) -> bytes:  # type: ignore[override]
+        return self._copy(0, len(self._bytes), 7, self._graph_copy)
+
+    def _graph_copy(self, start: int, end: int) -> bytes:
+        return self._copy(start, end, 5, self._initializer_copy)
+
+    def _initializer_copy(self, start: int, end: int) -> bytes:
+        name = self._initializer(start, end).name
+        if name not in self._places:
+            return self._bytes[start:end]
+        kept = self._copy(start, end, 13, lambda start, end: None)
+        for key, value in zip(("location", "offset", "length"), self._places[name], strict=True):
+            kept += _encoded(13, _encoded(1, key.encode()) + _encoded(2, str(value).encode()))
+        return kept
+
+    def _copy(self, start: int, end: int, number: int, change: Callable[[int, int], bytes | None]) -> bytes:
+        """Copy the message at [start, end), `change` saying what becomes of the bytes of fields `number`, if any."""
+        parts, place = [], start
+        for field in self._fields(start, end):
+            after = field.end if field.wire != VARINT else self._varint(self._varint(place, end)[1], end)[1]
+            if field.number == number and field.wire == BYTES:
+                changed = change(field.start, field.end)
+                parts.append(b"" if changed is None else _encoded(number, changed))
+            else:
+                parts.append(self._bytes[place:after])
+            place = after
+        return b"".join(parts)
+
+
+def _encoded(number: int, payload: bytes) -> bytes:
+    """Return a field of bytes as a message holds it."""
+
+    def varint(value: int) -> bytes:
+        low, rest = value & 0x7F, value >> 7
+        return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+    return varint(number << 3 | BYTES) + varint(len(payload)) + payload
 
 
 def _whole_number(text: str, what: str) -> int:

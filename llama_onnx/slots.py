@@ -7,7 +7,6 @@ load is one large read. This leans on how ONNX Runtime maps files on Linux, so `
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import shutil
@@ -15,21 +14,22 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from . import trial
 from .config import ModelConfig, Shard
 from .errors import LlamaOnnxError
-from .images import PAGE, Image, Images, Region, round_up
+from .images import PAGE, Image, Images, Region, forget_pages, round_up
 from .session import Session
 
 MEMORY = Path("/dev/shm")
 PREFIX = "llama_onnx-"
 LOCK = "lock"
-FEW = 3  # tokens to try a slot with: of a single one, attention ignores queries and keys
 PIECE = 8 << 20  # bytes of one read: large enough for the disk's full speed
-PUNCH_HOLE_KEEP_SIZE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+READERS = 2  # reads at a time
 
 
 class SlotFolder:
@@ -49,49 +49,77 @@ class SlotFolder:
         self.images = images
         self.path, lock = _memory_folder()
         self._count = 0
+        self._spare: list[Slot] = []
         self.close = weakref.finalize(self, _remove, self.path, lock)  # at the end of the process at the latest
 
-    def make(self, shard: Shard) -> Slot:
-        """Make a slot for shards of this one's kind, holding nothing yet.
+    def prepare(self, shard: Shard, count: int) -> None:
+        """Make slots of a shard's kind until `count` are there: making one needs more memory than filling it.
 
         Raises:
             OSError: the memory file system is too small.
             LlamaOnnxError: ONNX Runtime cannot load it.
         """
+        missing = count - sum(slot.kind == shard.kind for slot in self._spare)
+        for _ in range(missing):
+            self._spare.append(self._make(shard))
+        if missing > 0:
+            with self.images.get(shard).data.open("rb") as file:
+                forget_pages(file.fileno())
+
+    def take(self, shard: Shard) -> Slot:
+        """Return an empty slot for shards of this one's kind, making one if none is left.
+
+        Raises:
+            OSError: the memory file system is too small.
+            LlamaOnnxError: ONNX Runtime cannot load it.
+        """
+        self.prepare(shard, 1)
+        return self._spare.pop(next(i for i, slot in enumerate(self._spare) if slot.kind == shard.kind))
+
+    def give_back(self, slot: Slot) -> None:
+        """Take a slot back, without what is in it."""
+        slot.empty()
+        self._spare.append(slot)
+
+    def shared_bytes(self, shard: Shard) -> int:
+        """Return what the files take that slots of this kind share."""
+        return sum(round_up(path.stat().st_size) for path in self.images.get(shard).shared)
+
+    def free_bytes(self) -> int:
+        """Return how many bytes the memory file system still takes."""
+        return shutil.disk_usage(self.path).free
+
+    def making_bytes(self, shard: Shard) -> int:
+        """Return what making one slot takes: the matrices as they were, and packed."""
+        return round_up(self.images.get(shard).data.stat().st_size)
+
+    def _make(self, shard: Shard) -> Slot:
+
         image = self.images.get(shard)
-        free = shutil.disk_usage(self.path).free
+        free = self.free_bytes()
         size = image.data.stat().st_size
         if free < size + PIECE:
             raise OSError(f"{MEMORY} has {free} bytes free, a slot takes {size}")
         self._count += 1
         folder = self.path / str(self._count)
         folder.mkdir()
-        return Slot(shard, image, folder, self._shared_files(shard))
+        return Slot(shard, image, folder, [self._shared_copy(path) for path in image.shared])
 
     def works(self, one: Shard, other: Shard, config: ModelConfig) -> bool:
         """Try out whether overwriting a slot made for `one` with `other` computes what a plain session of it does."""
-        slot = self.make(one)
-        inputs = _few_tokens(config)
-        slot.fill(self.images.get(one))
-        before = _compute(slot.session, inputs, config)
-        slot.fill(self.images.get(other))
-        followed = _compute(slot.session, inputs, config)
-        slot.close()
-        expected = _compute(Session(other, fold=False), inputs, config)
+        expected = trial.compute(Session(other, fold=False), config)
+        slot = self.take(one)
+        before = trial.compute(slot.fill(self.images.get(one)), config)
+        followed = trial.compute(slot.fill(self.images.get(other)), config)
+        self.give_back(slot)
         return np.array_equal(followed, expected) and not np.array_equal(followed, before)
 
-    def _shared_files(self, shard: Shard) -> list[Path]:
-        """Copy the data files that float shards share (rope tables), once for all slots."""
-        if shard.quantized:
-            return []
-        copies = []
-        for name in shard.data_files:
-            if name != shard.path.with_suffix(".bin").name:
-                copy = self.path / name
-                if not copy.exists():
-                    shutil.copyfile(shard.path.with_name(name), copy)
-                copies.append(copy)
-        return copies
+    def _shared_copy(self, path: Path) -> Path:
+        """Copy a data file that all slots read (rope tables), once."""
+        copy = self.path / path.name
+        if not copy.exists():
+            shutil.copyfile(path, copy)
+        return copy
 
 
 class Slot:
@@ -99,22 +127,18 @@ class Slot:
 
     def __init__(self, shard: Shard, image: Image, folder: Path, shared: Sequence[Path]) -> None:
         self.kind = shard.kind
-        self._folder = folder
         self._layout = image.regions
         graph = Path(shutil.copyfile(image.graph, folder / image.graph.name))
         for path in shared:
             os.link(path, folder / path.name)
-        size = round_up(image.data.stat().st_size)
-        descriptor = os.open(folder / image.data.name, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.truncate(descriptor, size)
-            self._memory = mmap.mmap(descriptor, size)
-            # ONNX Runtime packs the originals again and takes the packed ones from the file if they are the same.
-            _read_regions(image.data, [Region(0, size)], self._memory)
-            self.session = Session(shard, graph, fold=False)
-            self._punch_out(descriptor, [*image.regions, *image.constant], size)
-        finally:
-            os.close(descriptor)
+        # ONNX Runtime packs the originals again and takes the packed ones from the file if they are the same.
+        data = Path(shutil.copyfile(image.data, folder / image.data.name))
+        with data.open("r+b") as file:
+            size = round_up(data.stat().st_size)
+            file.truncate(size)
+            self._memory = mmap.mmap(file.fileno(), size)
+        self.session = Session(shard, graph, fold=False)
+        self.empty()
 
     def fill(self, image: Image) -> Session:
         """Read the image of another shard of this kind into the slot and return its session, which is now that shard's.
@@ -127,24 +151,13 @@ class Slot:
         _read_regions(image.path, image.regions, self._memory)
         return self.session
 
-    def close(self) -> None:
-        """Remove the slot's files; their memory is free when the session goes."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _punch_out(self, descriptor: int, kept: Sequence[Region], size: int) -> None:
-        """Give back the memory of what is not computed from: matrices before they were packed."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        place = 0
-        for region in [*sorted(kept, key=lambda region: region.offset), Region(size, 0)]:
-            if region.offset > place:
-                libc.fallocate(
-                    descriptor, PUNCH_HOLE_KEEP_SIZE, ctypes.c_long(place), ctypes.c_long(region.offset - place)
-                )
-            place = max(place, region.offset + region.length)
+    def empty(self) -> None:
+        """Give all memory back. What was read only when the session was made never comes again."""
+        self._memory.madvise(mmap.MADV_REMOVE)
 
 
 class SlotPlace:
-    """A slot as a place that the loader fills; the slot is made when the first shard comes."""
+    """A slot as a place that the loader fills; it is taken when the first shard comes."""
 
     def __init__(self, folder: SlotFolder, shard: Shard) -> None:
         self.kind: str | None = shard.kind
@@ -154,47 +167,40 @@ class SlotPlace:
     def fill(self, shard: Shard) -> Session:
         """Read the shard's image into the slot."""
         if self._slot is None:
-            self._slot = self._folder.make(shard)
+            self._slot = self._folder.take(shard)
         return self._slot.fill(self._folder.images.get(shard))
 
     def clear(self) -> None:
-        """Let go of the slot and its memory."""
+        """Give the slot back, and with it its memory."""
         if self._slot:
-            self._slot.close()
+            self._folder.give_back(self._slot)
         self._slot = None
-
-
-def _few_tokens(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Return inputs of a decoder shard for a few tokens at the start of a sequence."""
-    cache = (1, config.num_kv_heads, 16, config.head_dim)
-    inputs = {
-        "hidden": np.random.default_rng(0).standard_normal((1, FEW, config.hidden_size), dtype=np.float32),
-        "past_key": np.zeros(cache, np.float32),
-        "past_value": np.zeros(cache, np.float32),
-        "seqlens_k": np.full(1, FEW - 1, np.int32),
-        "total_sequence_length": np.full(1, FEW, np.int32),
-    }
-    return inputs if config.rope_switch_length is None else {**inputs, "rope_rows": np.arange(FEW)[None]}
-
-
-def _compute(session: Session, inputs: dict[str, np.ndarray], config: ModelConfig) -> np.ndarray:
-    cache = {"present_key": inputs["past_key"], "present_value": inputs["past_value"]}
-    hidden_out = np.empty((1, FEW, config.hidden_size), np.float32)
-    session.run(inputs, {"hidden_out": hidden_out, **cache})
-    return hidden_out
 
 
 def _read_regions(path: Path, regions: Sequence[Region], memory: mmap.mmap) -> None:
     """Read a file's bytes one after another into regions of memory, past the page cache where the system can."""
+    pieces, place = [], 0
+    for region in regions:
+        pieces += [
+            (region.offset + start, min(PIECE, region.length - start), place + start)
+            for start in range(0, region.length, PIECE)
+        ]
+        place += region.length
     with _Opened(path) as descriptor:
-        place = 0
-        for region in regions:
-            for start in range(0, region.length, PIECE):
-                size = min(PIECE, region.length - start)
-                _read(descriptor, memory, region.offset + start, size, place + start, path)
-                # The session has a mapping of its own: pages of this one would be counted as ours a second time.
-                memory.madvise(mmap.MADV_DONTNEED, region.offset + start, size)
-            place += region.length
+
+        def read(piece: tuple[int, int, int]) -> None:
+            offset, size, place = piece
+            _read(descriptor, memory, offset, size, place, path)
+            # The session has a mapping of its own: pages of this one would be counted as ours a second time.
+            memory.madvise(mmap.MADV_DONTNEED, offset, size)
+
+        if sum(size for _, size, _ in pieces) <= PIECE:
+            for piece in pieces:
+                read(piece)
+            return
+        with ThreadPoolExecutor(READERS) as readers:  # a disk with one request at a time pauses between two
+            for _ in readers.map(read, pieces):
+                pass
 
 
 def _read(descriptor: int, memory: mmap.mmap, offset: int, size: int, place: int, path: Path) -> None:
@@ -231,8 +237,7 @@ class _Opened:
         return self._descriptor
 
     def __exit__(self, *_: object) -> None:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        forget_pages(self._descriptor)
         os.close(self._descriptor)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
@@ -31,10 +31,14 @@ FEW = 4  # up to a quarter of the layers stream through one place, which leaves 
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays and what streams: names of resident shards, and how many places each kind of the others shares."""
+    """What stays and what streams: names of resident shards, and how many places each kind of the others shares.
+
+    It is the best one as long as the reserved bytes are in `holds`.
+    """
 
     residents: frozenset[str]
     places: tuple[tuple[str, int], ...]
+    holds: range = range(0)
 
 
 class StreamingPool:
@@ -52,8 +56,8 @@ class StreamingPool:
 
         Args:
             config: of the model.
-            budget: bytes that loaded shards and the reserved bytes may take together; None for as few as possible,
-                with one layer at a time and what is reserved on top.
+            budget: bytes that loaded shards, what they take while they are loaded, and the reserved bytes may take
+                together; None for as few as possible, with one layer at a time and what is reserved on top.
             fixed_bytes: what the rest of the process takes; only named in error messages.
             progress: told (done, total) while packed images are made for the first time.
             use_slots: False streams through a session per load.
@@ -65,19 +69,23 @@ class StreamingPool:
         self.stats = PoolStats()
         self._smallest = budget is None
         self._config = config
+        self._layers = frozenset(shard.name for shard in config.layers)
         self._fixed_bytes = fixed_bytes
         self._progress = progress
         self._reserved = 0
         self._working = 0
-        self._fold = sum(self._charge(shard, fold=True) for shard in config.shards) <= self.budget
+        self._loading = max(shard.loading_bytes for shard in config.shards)  # while a session is made
+        folded = sum(shard.loaded_bytes + SESSION_BYTES for shard in config.shards)
+        self._fold = folded + self._loading <= self.budget
         if not self._fold:  # then float16 weights are cast as they run, one shard at a time
             self._working = max(shard.casting_bytes for shard in config.shards)
         self._loader = Loader(config.shards, self.stats)
         self._use_slots = use_slots and all(shard.kind for shard in config.layers)  # until they are tried in vain
         self._slots: SlotFolder | None = None
-        self._image_bytes: dict[str, int] = {}  # by kind
+        self._slots_stay = False  # residents are in slots too
+        self._slot_charges: dict[str, int] = {}  # by kind
         self._plan = Plan(frozenset(), ())
-        self._plan_holds_from = self._plan_holds_to = 0  # for how much reserved memory it is the best one
+        self._prepared = False
         self._window: list[Held] = []
         self._at_exit = weakref.finalize(self, self._loader.close)  # at the end of the process at the latest
         self._apply(self._make_plan(0))
@@ -89,6 +97,8 @@ class StreamingPool:
 
     def use(self, shard: Shard) -> AbstractContextManager[Session]:
         """Lend the session of a shard, waiting until it is loaded."""
+        if not self._prepared:
+            self._prepare()
         return self._loader.use(shard)
 
     def reserve(self, size: int) -> None:
@@ -99,10 +109,8 @@ class StreamingPool:
         """
         if self._smallest:
             self.budget += size - self._reserved
-        elif not self._plan_holds_from <= size <= self._plan_holds_to:
-            plan = self._make_plan(size)
-            if plan != self._plan:
-                self._apply(plan)
+        elif size not in self._plan.holds:
+            self._apply(self._make_plan(size))
         self._reserved = size
 
     def close(self) -> None:
@@ -121,48 +129,63 @@ class StreamingPool:
             **asdict(self.stats),
         }
 
-    def _charge(self, shard: Shard, fold: bool) -> int:
-        return (shard.loaded_bytes if fold else shard.mapped_bytes) + SESSION_BYTES
+    def _charge(self, shard: Shard) -> int:
+        """Return what a shard takes that stays: in a slot if it is packed, in a session of its own otherwise."""
+        if self._stays_in_slot(shard):
+            return self._slot_charge(shard)
+        return (shard.loaded_bytes if self._fold else shard.mapped_bytes) + SESSION_BYTES
+
+    def _stays_in_slot(self, shard: Shard) -> bool:
+        return self._slots_stay and shard.quantized and shard.name in self._layers
+
+    def _slot_charge(self, shard: Shard) -> int:
+        assert self._slots
+        if shard.kind not in self._slot_charges:
+            self._slot_charges[shard.kind] = self._slots.images.get(shard).bytes + SESSION_BYTES
+        return self._slot_charges[shard.kind]
 
     def _place_charge(self, shard: Shard) -> int:
-        if self._use_slots and not self._slots:
-            self._slots = self._try_slots()
-            self._use_slots = self._slots is not None
-        if self._slots and shard.kind not in self._image_bytes:
-            self._image_bytes[shard.kind] = self._slots.images.get(shard).bytes
-        return self._image_bytes[shard.kind] + SESSION_BYTES if self._slots else self._charge(shard, self._fold)
+        return self._slot_charge(shard) if self._slots else self._charge(shard)
 
     def _make_plan(self, reserved: int) -> Plan:
         """Keep as many layers as fit beside what is reserved and the places that the others need."""
         config, whole = self._config, self.budget - self._working
-        budget = whole - reserved
-        larger = whole + 1  # what the next larger plan needs: there is none larger than all
-        if self._smallest:
-            budget = -1
-        others = [shard for shard in config.shards if shard not in config.layers]
-        ends = sum(self._charge(shard, self._fold) for shard in others)
+        budget = -1 if self._smallest else whole - reserved
+        others = [shard for shard in config.shards if shard.name not in self._layers]
+        everything = sum(map(self._charge, config.shards)) + self._loading
+        if everything <= budget and not self._slots:
+            return Plan(frozenset(shard.name for shard in config.shards), (), range(whole - everything + 1))
+        if self._use_slots and not self._slots:
+            self._slots = self._try_slots()
+            self._use_slots = self._slots is not None
+        kinds = {shard.kind: shard for shard in config.layers}
+        beside = sum(map(self._charge, others))
+        # Sessions take more while they are made; slots are all made before anything else is there.
+        beside += max(map(self._slots.shared_bytes, kinds.values())) if self._slots else 0
+        beside += 0 if self._slots_stay else self._loading
         staying = list(config.layers)
         leaving: list[Shard] = []
+        larger = whole + 1  # what the next larger plan needs: there is none larger than all
         for shard in [None, *leaving_order(config.layers)]:
             if shard is not None:
                 staying.remove(shard)
                 leaving.append(shard)
             places = window_places(leaving, len(config.layers))
-            by_kind = {one.kind: one for one in leaving}
-            needed = ends + sum(self._charge(one, self._fold) for one in staying)
-            needed += sum(count * self._place_charge(by_kind[kind]) for kind, count in places.items())
+            needed = beside + sum(map(self._charge, staying))
+            needed += sum(count * self._place_charge(kinds[kind]) for kind, count in places.items())
             if needed <= budget:
-                self._plan_holds_from, self._plan_holds_to = whole - larger + 1, whole - needed
-                return Plan(frozenset(one.name for one in (*others, *staying)), tuple(sorted(places.items())))
+                holds = range(whole - larger + 1, whole - needed + 1)
+                return Plan(frozenset(one.name for one in (*others, *staying)), tuple(sorted(places.items())), holds)
             larger = needed
-        places = dict.fromkeys(places, 1)
-        needed = ends + sum(self._place_charge(by_kind[kind]) for kind in places)
+        places = dict.fromkeys(kinds, 1)
+        needed = beside + sum(map(self._place_charge, kinds.values()))
+        if self._slots:  # made before the reserved memory is used
+            needed = max(needed, beside + max(map(self._slots.making_bytes, kinds.values())) - reserved)
         if self._smallest:
             self.budget = needed + self._working
-        elif needed <= budget:
-            self._plan_holds_from, self._plan_holds_to = whole - larger + 1, whole - needed
         if needed <= budget or self._smallest:
-            return Plan(frozenset(one.name for one in others), tuple(sorted(places.items())))
+            holds = range(whole - larger + 1, whole - needed + 1)
+            return Plan(frozenset(one.name for one in others), tuple(sorted(places.items())), holds)
         enough = needed + self._fixed_bytes + self._working + reserved
         raise PoolTooSmallError(
             f"embedding, head and one layer at a time need {format_size(needed)}, {format_size(max(budget, 0))} are "
@@ -171,10 +194,7 @@ class StreamingPool:
 
     def _apply(self, plan: Plan) -> None:
         """Make places of a plan: evict what does not stay, then add what is new."""
-        for name in self._plan.residents - plan.residents:
-            held = self._loader.remove(name)
-            if held:
-                self._forget(held)
+        self._evict(self._plan.residents - plan.residents)
         if plan.places != self._plan.places:
             for held in self._window:
                 self._loader.take(held)
@@ -184,11 +204,33 @@ class StreamingPool:
                 self._loader.add(held)
         for shard in self._config.shards:
             if shard.name in plan.residents - self._plan.residents:
-                charge = self._charge(shard, self._fold)
-                self._loader.add(Held(SessionPlace(self._fold), charge, resident=True, shard=shard))
+                in_slot = self._slots if self._stays_in_slot(shard) else None
+                place: Place = SlotPlace(in_slot, shard) if in_slot else SessionPlace(self._fold)
+                self._loader.add(Held(place, self._charge(shard), resident=True, shard=shard))
         self._plan = plan
         self.stats.resident_bytes = sum(held.charge for held in self._loader.places())
         self.stats.peak_resident_bytes = max(self.stats.peak_resident_bytes, self.stats.resident_bytes)
+
+    def _prepare(self) -> None:
+        """Before layers are loaded: embed and head, which take more while they are packed, and all slots, likewise."""
+        self._prepared = True
+        if not self._slots:
+            return
+        for held in self._loader.places():
+            if held.resident and held.shard and held.shard.name not in self._layers:
+                self._loader.load(held)
+        most = self._plan if self._smallest else self._make_plan(0)
+        places = dict(most.places)
+        for kind in {shard.kind for shard in self._config.layers}:
+            same = [shard for shard in self._config.layers if shard.kind == kind]
+            staying = sum(self._stays_in_slot(shard) and shard.name in most.residents for shard in same)
+            self._slots.prepare(same[0], staying + places.get(kind, 0))
+
+    def _evict(self, names: Iterable[str]) -> None:
+        for name in names:
+            held = self._loader.remove(name)
+            if held:
+                self._forget(held)
 
     def _forget(self, held: Held) -> None:
         held.session = None
@@ -202,8 +244,14 @@ class StreamingPool:
             yield Held(place, self._place_charge(shard), resident=False)
 
     def _try_slots(self) -> SlotFolder | None:
-        """Return slots if this machine can have them, else None: then every load makes a session."""
+        """Return slots if this machine can have them, else None: then every load makes a session.
+
+        Layers that are loaded go first: trying and making slots takes memory.
+        """
         layers, slots = self._config.layers, None
+        self._evict(self._plan.residents & self._layers)
+        self._plan = Plan(self._plan.residents - self._layers, ())
+        self._prepared = False
         try:
             slots = SlotFolder(Images(self._config))
             slots.images.make_all(layers, self._progress)
@@ -216,6 +264,9 @@ class StreamingPool:
             if slots:
                 slots.close()
             return None
+        # What stays may come to all of the budget, and the memory file system may be smaller than the memory.
+        wanted = sum(slots.images.get(shard).bytes for shard in layers)
+        self._slots_stay = slots.free_bytes() >= min(self.budget, wanted)
         return slots
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from llama_onnx.errors import ModelDirectoryError
-from llama_onnx.onnx_file import DTYPES, read_graph
+from llama_onnx.onnx_file import DTYPES, read_graph, relocate
 
 
 def save(path: Path, model: onnx.ModelProto) -> Path:
@@ -42,6 +42,18 @@ def test_every_shard_reads_as_onnx_reads_it(model: Path) -> None:
                 tensor_type = other.type.tensor_type
                 assert (value.name, value.dtype) == (other.name, tensor_type.elem_type)
                 assert value.shape == tuple(d.dim_param or d.dim_value for d in tensor_type.shape.dim)
+
+
+def test_relocated_initializers_lie_elsewhere_and_nothing_else_changes(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "layer.onnx"
+    path.write_bytes((model / "decoder-00.onnx").read_bytes())
+    relocate(path, {"cos_cache": ("elsewhere.bin", 4096, 123456789)})
+    expected = onnx.load(str(model / "decoder-00.onnx"), load_external_data=False)
+    moved = next(tensor for tensor in expected.graph.initializer if tensor.name == "cos_cache")
+    del moved.external_data[:]
+    for key, value in (("location", "elsewhere.bin"), ("offset", "4096"), ("length", "123456789")):
+        moved.external_data.add(key=key, value=value)
+    assert onnx.load(str(path), load_external_data=False) == expected
 
 
 def test_weights_inside_the_file_are_skipped_and_counted(tmp_path: Path) -> None:

@@ -369,6 +369,78 @@ def test_images_go_to_the_users_cache_where_the_model_cannot_be_written(
     assert Images(config).get(config.layers[0]).path.is_relative_to(tmp_path / "cache")
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_scales_are_in_an_image_only_where_they_are_read(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
+    config = read_config(folder)
+    scales = images._scales
+    monkeypatch.setattr(images, "PAGE", 16)  # small matrices share their pages with their scales
+    if read:  # a machine whose kernels look at them
+        monkeypatch.setattr(Images, "_are_scales_read", lambda *_: True)
+    image = Images(config).get(config.layers[0])
+    tensors = scales(images.read_graph(image.graph).initializers)
+    assert len(tensors) == 7
+    held = [any(r.offset <= t.location[1] < r.offset + r.length for r in image.regions) for t in tensors]
+    assert all(held) if read else sum(held) <= 1
+
+
+@needs_slots
+def test_scales_that_are_read_are_found_out(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix is what every kernel reads: taken for scales, it is told from what nobody looks at."""
+    config = read_config(models["int4"])
+    image = Images(config).get(config.layers[0])
+    tensors = images.read_graph(image.graph).initializers
+    norm = next(tensor for tensor in tensors if tensor.name.endswith("input_layernorm.weight"))
+    monkeypatch.setattr(images, "_scales", lambda _: [norm])
+    copy = models["int4"].parent / "copy"
+    copy.mkdir()
+    for path in (image.graph, image.data, *image.shared):
+        shutil.copy(path, copy / path.name)
+    assert Images(config)._are_scales_read(config.layers[0], copy / "slot.onnx")
+    assert (copy / "slot.bin").read_bytes() == image.data.read_bytes()
+
+
+@needs_slots
+def test_slots_of_residents_that_went_are_used_again(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read_config(models["int4"])
+    made = []
+    make = SlotFolder._make
+    monkeypatch.setattr(SlotFolder, "_make", lambda self, shard: made.append(shard) or make(self, shard))
+    expected = generate(decoder_of(models["int4"]))
+    pool = pool_for(config, 5)
+    decoder = Decoder(config, pool)
+    generate(decoder)
+    count = len(made)
+    residents = len(pool._plan.residents)
+    for taken in (3, 1, 0):  # layers' worth of memory that the cache takes
+        pool.reserve(taken * mapped(config.layers[0]))
+        assert (len(pool._plan.residents) < residents) == (taken > 0)
+        for shard in config.shards:
+            with pool.use(shard):
+                pass
+    np.testing.assert_array_equal(generate(decoder), expected)
+    assert len(made) == count
+    pool.close()
+
+
+@needs_slots
+def test_residents_are_sessions_where_the_memory_file_system_is_small(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(models["int4"])
+    free = 10 * mapped(config.layers[0])
+    monkeypatch.setattr(slots, "PIECE", 4096)
+    monkeypatch.setattr(slots.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free // 4))
+    ends = charge_of(config.embed) + charge_of(config.head)
+    pool = StreamingPool(config, ends + 7 * mapped(config.layers[0]))
+    assert pool.streams_through == "slots"
+    assert not pool._slots_stay
+    np.testing.assert_array_equal(generate(Decoder(config, pool)), generate(decoder_of(models["int4"])))
+    pool.close()
+
+
 # What may go wrong
 
 
