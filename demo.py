@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import llama_onnx
-from llama_onnx.cli import DEFAULTS, POOLSIZE_HELP, TEMPLATE_HELP, guard, packing_progress, print_stats, print_stream
+from llama_onnx.cli import DEFAULTS, POOLSIZE_HELP, TEMPLATE_HELP, guard, print_stats, print_stream, show_progress
 from llama_onnx.templates import CHOICES
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent / "models" / "demo"
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
         max_tokens=options.max,
         seed=options.seed,
     )
-    lm = llama_onnx.load(options.onnx_dir, poolsize=options.poolsize, progress=packing_progress)
+    lm = llama_onnx.load(options.onnx_dir, poolsize=options.poolsize, progress=show_progress)
     print_stream(lm.stream_generate(lm.format(options.prompt, options.template), params))
     print_stats(lm)
 

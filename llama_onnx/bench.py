@@ -13,11 +13,9 @@ import numpy as np
 
 from .config import read_config
 from .errors import RequestError
-from .images import Images
+from .images import Images, Progress
 from .memory import format_size
 from .model import LanguageModel, load
-
-Progress = Callable[[int, int], object]
 
 
 def measure(lm: LanguageModel, prompt_tokens: int, new_tokens: int, repeats: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .templates import CHOICES
 
 DEFAULTS = SamplingParams()
 INTERRUPTED = 130
+BAR = 20  # characters
 POOLSIZE_HELP = (
     "memory for the whole process: GiB as a number, or with a unit ('512MB'); 'min' holds one shard at a time "
     "(default: 80%% of what is available)"
@@ -58,11 +59,12 @@ def print_stream(steps: Iterator[Step]) -> None:
     print()
 
 
-def packing_progress(done: int, total: int) -> None:
-    """Show on a terminal how far the packing of quantised shards is, which happens once per machine."""
+def show_progress(doing: str, done: int, total: int) -> None:
+    """Show on a terminal how far something is that keeps people waiting, and take it away when it is done."""
     if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\rpacking shards for this machine (once): {done}/{total}", end=end, file=sys.stderr, flush=True)
+        bar = "█" * (BAR * done // total) + "░" * (BAR - BAR * done // total)
+        line = f"{bar} {doing}, {done} of {total}" if done < total else ""
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def print_stats(lm: LanguageModel) -> None:
@@ -92,7 +94,7 @@ def _generate(options: argparse.Namespace) -> None:
     )
     prompt = _read_stdin() if options.prompt == "-" else options.prompt
     lm = load(
-        options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, packing_progress,
+        options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, show_progress,
         options.cache_type,
     )  # fmt: skip
     print_stream(lm.stream_generate(lm.format(prompt, options.template), params))
@@ -130,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(verb)
     _add_runtime(verb, cache_type=True)
     cli_scoring.add_verbs(verbs, _add_runtime)
-    bench.add_verbs(verbs, _add_runtime, packing_progress)
+    bench.add_verbs(verbs, _add_runtime, show_progress)
     inspection.add_verb(verbs)
     return parser
 

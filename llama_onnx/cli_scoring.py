@@ -13,6 +13,7 @@ import numpy as np
 
 from .errors import RequestError
 from .evaluate import SubjectResult, evaluate_subject, subjects_of
+from .images import PACKING
 from .model import LanguageModel, load
 from .perplexity import perplexity
 
@@ -151,11 +152,15 @@ def _eval(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace, ctx_size: int | None) -> LanguageModel:
-    packing = Progress("packing shards for this machine")
+    packing = Progress(PACKING)
+
+    def progress(doing: str, done: int, total: int) -> None:
+        if doing == PACKING:  # how far the loading is shows in the progress of what is computed
+            packing(done / max(total, 1))
+
     try:
         return load(
-            options.model, options.poolsize, ctx_size, options.threads, options.pool_policy,
-            lambda done, total: packing(done / max(total, 1)),
+            options.model, options.poolsize, ctx_size, options.threads, options.pool_policy, progress,
         )  # fmt: skip
     finally:
         packing.close()

@@ -31,6 +31,8 @@ PAGE = 4096
 FOLDER = ".packed"
 NOTE = "note.json"
 MATRIX, SCALES = ".qweight", ".scales"  # how the initializers of a quantised matrix are named
+PACKING = "packing layers for this machine, once"
+Progress = Callable[[str, int, int], object]  # told what is done, how much of it, of how much
 TRIED = (1, 3, 40)  # tokens at a time: one and many take other kernels
 VERSION = 2  # of the layout of an image and its note
 
@@ -94,19 +96,17 @@ class Images:
         """Return the shards whose image must still be made."""
         return [shard for shard in shards if shard.quantized and not self._read(shard)]
 
-    def make_all(
-        self, shards: Sequence[Shard], progress: Callable[[int, int], object] = lambda done, total: None
-    ) -> None:
-        """Make what is missing; an interrupted run goes on where it was. `progress` is told (done, total)."""
+    def make_all(self, shards: Sequence[Shard], progress: Progress = lambda doing, done, total: None) -> None:
+        """Make what is missing; an interrupted run goes on where it was."""
         missing = self.missing(shards)
         for scratch in self.folder.glob("scratch-*") if missing else ():  # of a run that was killed
             if not Path("/proc", scratch.name.split("-")[1]).exists():
                 shutil.rmtree(scratch, ignore_errors=True)
         for done, shard in enumerate(missing):
-            progress(done, len(missing))
+            progress(PACKING, done, len(missing))
             self._make(shard)
         if missing:
-            progress(len(missing), len(missing))
+            progress(PACKING, len(missing), len(missing))
 
     def _read(self, shard: Shard) -> Image | None:
         """Return the image if it is whole and of this shard, runtime and CPU."""

@@ -13,13 +13,14 @@ from .config import ModelConfig, read_config
 from .decoder import Decoder
 from .errors import PoolTooSmallError, RequestError
 from .generate import Step, Timing, check_prompt, generate_tokens, stream_text
+from .images import Progress
 from .kv_cache import check_cache_type
 from .legacy_decoder import LegacyDecoder
 from .memory import available_bytes, format_size, parse_size, peak_bytes, process_bytes
 from .pool import MemoryPool, Pool, charge_of
 from .sampling import SamplingParams
 from .session import WARM_UP_BYTES, start_runtime
-from .streaming import Progress, StreamingPool
+from .streaming import StreamingPool
 from .templates import Message, choose_template, render
 from .tokenizer import Tokenizer, load_tokenizer
 
@@ -114,7 +115,7 @@ def load(
     ctx_size: int | None = None,
     threads: int | None = None,
     pool_policy: str = "resident",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda doing, done, total: None,
     cache_type: str = "fp32",
 ) -> LanguageModel:
     """Load a model directory. Shards are loaded when they are first needed.
@@ -127,7 +128,8 @@ def load(
         threads: how many threads compute; None means one per core. Fixed by the first model a process loads.
         pool_policy: 'resident' keeps the layers that fit and streams the others ahead of the loop; 'lru' loads a shard
             when it is needed, the least recently used one out first.
-        progress: told (done, total) while packed images of quantised shards are made, once per machine.
+        progress: told (doing, done, total) while packed images of quantised shards are made, once per machine, and
+            while the first pass loads the shards.
         cache_type: how keys and values are kept: 'fp32', or smaller at some cost in speed and quality 'fp16', 'int8'.
 
     Raises:

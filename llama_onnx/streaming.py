@@ -10,20 +10,19 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
 from .config import ModelConfig, Shard
 from .errors import LlamaOnnxError, PoolTooSmallError
-from .images import Images
+from .images import Images, Progress
 from .loader import Held, Loader, Place, SessionPlace
 from .memory import format_size
 from .pool import PoolStats
 from .session import SESSION_BYTES, Session
 from .slots import SlotFolder, SlotPlace
 
-Progress = Callable[[int, int], object]
 log = logging.getLogger(__name__)
 
 FEW = 4  # up to a quarter of the layers stream through one place, which leaves room for one layer more to stay
@@ -49,7 +48,7 @@ class StreamingPool:
         config: ModelConfig,
         budget: int | None,
         fixed_bytes: int = 0,
-        progress: Progress = lambda done, total: None,
+        progress: Progress = lambda doing, done, total: None,
         use_slots: bool = True,
     ) -> None:
         """Plan, and make the slots if some layers have to be streamed. Nothing is loaded yet.
@@ -59,7 +58,7 @@ class StreamingPool:
             budget: bytes that loaded shards, what they take while they are loaded, and the reserved bytes may take
                 together; None for as few as possible, with one layer at a time and what is reserved on top.
             fixed_bytes: what the rest of the process takes; only named in error messages.
-            progress: told (done, total) while packed images are made for the first time.
+            progress: told (doing, done, total) while packed images are made, and while the first pass loads the shards.
             use_slots: False streams through a session per load.
 
         Raises:
@@ -86,6 +85,7 @@ class StreamingPool:
         self._slot_charges: dict[str, int] = {}  # by kind
         self._plan = Plan(frozenset(), ())
         self._prepared = False
+        self._unused = {shard.name for shard in config.shards}  # until the first pass is through
         self._window: list[Held] = []
         self._at_exit = weakref.finalize(self, self._loader.close)  # at the end of the process at the latest
         self._apply(self._make_plan(0))
@@ -97,8 +97,8 @@ class StreamingPool:
 
     def use(self, shard: Shard) -> AbstractContextManager[Session]:
         """Lend the session of a shard, waiting until it is loaded."""
-        if not self._prepared:
-            self._prepare()
+        if self._unused or not self._prepared:
+            self._first_use(shard)
         return self._loader.use(shard)
 
     def reserve(self, size: int) -> None:
@@ -210,6 +210,13 @@ class StreamingPool:
         self._plan = plan
         self.stats.resident_bytes = sum(held.charge for held in self._loader.places())
         self.stats.peak_resident_bytes = max(self.stats.peak_resident_bytes, self.stats.resident_bytes)
+
+    def _first_use(self, shard: Shard) -> None:
+        if not self._prepared:
+            self._prepare()
+        self._unused.discard(shard.name)
+        total = len(self._config.shards)
+        self._progress("loading", total - len(self._unused), total)
 
     def _prepare(self) -> None:
         """Before layers are loaded: embed and head, which take more while they are packed, and all slots, likewise."""

@@ -134,6 +134,17 @@ def test_everything_that_fits_is_loaded_once(models: dict[str, Path]) -> None:
     assert pool.stats.misses == len(config.shards)
 
 
+@pytest.mark.parametrize("staying", [4, LAYERS])
+def test_first_pass_tells_how_far_it_is_and_later_ones_do_not(models: dict[str, Path], staying: int) -> None:
+    config = read_config(models["fp32"])
+    ends, layer = mapped(config.embed) + mapped(config.head), mapped(config.layers[0])
+    told: list[tuple[str, int, int]] = []
+    pool = StreamingPool(config, ends + int((staying + 0.9) * layer), progress=lambda *step: told.append(step))
+    generate(Decoder(config, pool), 3)
+    pool.close()
+    assert told == [("loading", i + 1, LAYERS + 2) for i in range(LAYERS + 2)]
+
+
 def test_budget_is_never_exceeded(models: dict[str, Path]) -> None:
     for dtype in PRECISIONS:
         config = read_config(models[dtype])
@@ -333,9 +344,9 @@ def test_images_are_made_once_and_again_when_the_shard_or_the_machine_changes(
 ) -> None:
     folder = shutil.copytree(models["int4"], tmp_path / "model", ignore=shutil.ignore_patterns(".packed"))
     config = read_config(folder)
-    made: list[tuple[int, int]] = []
+    made: list[tuple[str, int, int]] = []
     Images(config).make_all(config.layers, lambda *step: made.append(step))
-    assert made == [(i, LAYERS) for i in range(LAYERS + 1)]
+    assert made == [(images.PACKING, i, LAYERS) for i in range(LAYERS + 1)]
     assert not Images(config).missing(config.layers)
     image = Images(config).get(config.layers[3]).path
     image.write_bytes(image.read_bytes()[:-1])  # truncated
@@ -350,7 +361,7 @@ def test_images_are_made_once_and_again_when_the_shard_or_the_machine_changes(
 def test_interrupted_packing_goes_on_where_it_was(models: dict[str, Path], tmp_path: Path) -> None:
     config = read_config(shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed")))
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(doing: str, done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
@@ -430,9 +441,9 @@ def test_residents_are_sessions_where_the_memory_file_system_is_small(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = read_config(models["int4"])
-    free = 10 * mapped(config.layers[0])
+    free = sum(Images(config).get(shard).bytes for shard in config.layers) - 1
     monkeypatch.setattr(slots, "PIECE", 4096)
-    monkeypatch.setattr(slots.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free // 4))
+    monkeypatch.setattr(slots.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
     ends = charge_of(config.embed) + charge_of(config.head)
     pool = StreamingPool(config, ends + 7 * mapped(config.layers[0]))
     assert pool.streams_through == "slots"
