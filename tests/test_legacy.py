@@ -15,7 +15,7 @@ from llama_onnx_layout import FLOAT, HALF, write_layout
 
 import llama_onnx
 from llama_onnx.config import read_config
-from llama_onnx.errors import ModelDirectoryError, PoolTooSmallError
+from llama_onnx.errors import ModelDirectoryError, PoolTooSmallError, RequestError
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.legacy_decoder import LegacyDecoder, causal_mask
 from llama_onnx.pool import MemoryPool, charge_of
@@ -202,3 +202,8 @@ def test_other_tokenizer_is_told(layouts: dict[tuple[np.dtype, bool], Path], tmp
     make_tokenizer(folder / "tokenizer.model", 400)
     with pytest.raises(ModelDirectoryError, match="belongs to another model"):
         llama_onnx.load(folder)
+
+
+def test_smaller_cache_is_refused_as_the_graphs_keep_their_own(layouts: dict[tuple[np.dtype, bool], Path]) -> None:
+    with pytest.raises(RequestError, match="leave out the cache type int8"):
+        llama_onnx.load(layouts[KINDS[0]], cache_type="int8")

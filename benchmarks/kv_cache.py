@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""What a smaller KV cache costs in quality: KL divergence from the float32 cache, and bytes per token.
+
+    python benchmarks/kv_cache.py MODEL [--text FILE] [--window 256] [--windows 16] [--step 4] [--json FILE]
+
+Half of each window is one pass, as a prompt is; the rest comes `--step` tokens at a time, as while generating, so that
+attention reads keys and values that were compressed. Logits of this second half are compared. Without `--text` the
+model writes what is read, at temperature 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+import llama_onnx
+from llama_onnx import LanguageModel, SamplingParams
+from llama_onnx.cli import guard
+from llama_onnx.errors import RequestError
+from llama_onnx.kv_cache import CACHE_TYPES, KVCache, bytes_per_token
+from llama_onnx.memory import format_size
+from tools.comparison.metrics import Distribution
+
+
+def measure(lm: LanguageModel, windows: np.ndarray, step: int) -> dict[str, dict[str, Any]]:
+    """Return the figures of each cache type over windows of tokens int64 [windows, S]."""
+    prompt = windows.shape[1] // 2
+    found = {cache_type: Distribution() for cache_type in CACHE_TYPES}
+    for window in windows:
+        reference = later_logits(lm, window, prompt, step, CACHE_TYPES[0])
+        for cache_type, divergence in found.items():
+            logits = later_logits(lm, window, prompt, step, cache_type)
+            divergence.add(reference[:-1], logits[:-1], window[prompt + 1 :])
+    figures = {}
+    for cache_type, divergence in found.items():
+        divergence.close()
+        figures[cache_type] = {
+            "bytes_per_token": bytes_per_token(lm.config, cache_type),
+            **divergence.summary(),
+        }
+    return figures
+
+
+def later_logits(lm: LanguageModel, window: np.ndarray, prompt: int, step: int, cache_type: str) -> np.ndarray:
+    """Return float32 [S - prompt, vocab]: of a window's tokens from `prompt` on, `step` of them in a pass."""
+    cache = KVCache(lm.config, len(window), cache_type=cache_type)
+    lm.decoder.forward(window[None, :prompt], cache)
+    passes = (window[None, start : start + step] for start in range(prompt, len(window), step))
+    return np.concatenate([lm.decoder.forward(ids, cache, every_position=True)[0] for ids in passes])
+
+
+def read_tokens(lm: LanguageModel, text: Path, count: int) -> list[int]:
+    """Return the first `count` tokens of a text.
+
+    Raises:
+        RequestError: it has fewer.
+    """
+    ids = lm.tokenizer.encode(text.read_text(encoding="utf-8"))
+    if len(ids) < count:
+        raise RequestError(f"{text}: {len(ids)} tokens, but the windows need {count}; ask for fewer, or shorter ones")
+    return ids[:count]
+
+
+def written_tokens(lm: LanguageModel, count: int) -> list[int]:
+    """Return `count` tokens the model writes, one text after another."""
+    ids: list[int] = []
+    start = lm.tokenizer.encode("", add_bos=True) or [0]
+    while len(ids) < count:
+        params = SamplingParams(temperature=1.0, top_k=0, max_tokens=count, seed=len(ids))
+        ids += [*start, *(step.token for step in lm.stream_generate(start, params))]
+    return ids[:count]
+
+
+def table(figures: dict[str, dict[str, Any]]) -> str:
+    """Return the figures as text."""
+    lines = [f"{'cache':6} {'bytes per token':>16} {'KL mean':>20} {'KL max':>9} {'same top':>9} {'ppl ratio':>10}"]
+    for name, f in figures.items():
+        mean = f"{f['kl']['mean']:.1e} ± {f['kl']['mean_error']:.0e}"
+        lines.append(
+            f"{name:6} {format_size(f['bytes_per_token']):>16} {mean:>20} {f['kl']['max']:9.1e} "
+            f"{100 * f['same_top']:7.2f} % {f['perplexity_ratio']:10.5f}"
+        )
+    return "\n".join(lines)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    lm = llama_onnx.load(options.model)
+    if not 4 <= options.window <= lm.context or min(options.windows, options.step) < 1:
+        raise RequestError(f"a window has 4 to {lm.context} tokens; at least 1 window and 1 token in a step are needed")
+    count = options.window * options.windows
+    ids = read_tokens(lm, options.text, count) if options.text else written_tokens(lm, count)
+    figures = measure(lm, np.array(ids, np.int64).reshape(options.windows, options.window), options.step)
+    print(table(figures))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL", help="model directory")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="what is read; default: what the model writes")
+    parser.add_argument("--window", type=int, default=256, metavar="N", help="tokens (default: %(default)s)")
+    parser.add_argument("--windows", type=int, default=16, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--step", type=int, default=4, metavar="N", help="tokens in a pass (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    return guard(lambda: run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""The KV cache in fp16 and int8: as close as its rounding, as small as it says, and rounded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, decoder_of, run
+
+import llama_onnx
+from benchmarks.kv_cache import measure
+from llama_onnx import LanguageModel, SamplingParams
+from llama_onnx.config import ModelConfig, read_config
+from llama_onnx.decoder import Decoder
+from llama_onnx.errors import RequestError
+from llama_onnx.kv_cache import CACHE_TYPES, KVCache
+from llama_onnx.pool import MemoryPool
+from tools.export_onnx import export
+
+COMPACT = CACHE_TYPES[1:]
+DEMO = ROOT / "models" / "demo"
+# Mean KL in nats, a few times what `benchmarks/kv_cache.py` measures over more tokens.
+DEMO_KL = {"fp16": 1e-6, "int8": 5e-4}
+STORIES_KL = {"fp16": 5e-6, "int8": 5e-3}
+IDS = np.random.default_rng(0).integers(3, 300, 40)
+
+
+@pytest.fixture(scope="module")
+def config(model: Path) -> ModelConfig:
+    return read_config(model)
+
+
+def written(cache: KVCache, rows: np.ndarray) -> np.ndarray:
+    """Store rows float32 [batch, kv_heads, positions, head_dim] in layer 0 and return what layer 0 then sees."""
+    count = rows.shape[2]
+    with cache.layer(0, count) as (key, value):
+        for array in (key, value):
+            array[:, :, cache.length : cache.length + count] = rows
+    cache.advance(count)
+    with cache.layer(0, 0) as (key, value):
+        np.testing.assert_array_equal(key[:, :, : cache.length], value[:, :, : cache.length])
+        return key[:, :, : cache.length].copy()
+
+
+def rows_of_all_sizes(config: ModelConfig, batch: int = 2, positions: int = 30) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    shape = (batch, config.num_kv_heads, positions, config.head_dim)
+    rows = rng.standard_normal(shape) * 10.0 ** rng.uniform(-6, 4, (*shape[:3], 1))
+    rows[0, 0, 0] = 0
+    return rows.astype(np.float32)
+
+
+def test_halves_come_back_as_numpy_rounds_them(config: ModelConfig) -> None:
+    rows = rows_of_all_sizes(config)
+    rows[0, 0, 1, :4] = [1e9, -1e9, 6e-8, -3e-5]  # beyond the largest half, and below the smallest normal one
+    with np.errstate(over="ignore"):
+        expected = np.clip(rows.astype(np.float16), -65504, 65504).astype(np.float32)
+    np.testing.assert_array_equal(written(KVCache(config, 30, 2, "fp16"), rows), expected)
+
+
+def test_int8_errs_by_half_a_step_of_each_row_at_most(config: ModelConfig) -> None:
+    rows = rows_of_all_sizes(config)
+    step = np.abs(rows).max(-1, keepdims=True) / 127
+    error = np.abs(written(KVCache(config, 30, 2, "int8"), rows) - rows)
+    assert (error <= 0.5001 * step).all()
+    assert (error > 0.4 * step).any()
+
+
+@pytest.mark.parametrize("cache_type", CACHE_TYPES)
+def test_old_rows_keep_their_bits_while_new_ones_come(model: Path, cache_type: str) -> None:
+    decoder = decoder_of(model)
+    cache = KVCache(decoder.config, 40, cache_type=cache_type)
+    decoder.forward(IDS[None, :20], cache)
+    before = [array[:, :, :20].tobytes() for array in cache.keys + cache.values]
+    for token in IDS[20:]:
+        decoder.forward(np.array([[token]]), cache)
+    assert [array[:, :, :20].tobytes() for array in cache.keys + cache.values] == before
+    assert all(array[:, :, 20:].tobytes().strip(b"\0") for array in cache.keys + cache.values)
+
+
+@pytest.mark.parametrize("cache_type", COMPACT)
+def test_only_what_is_new_is_compressed(config: ModelConfig, cache_type: str) -> None:
+    cache = KVCache(config, 8, cache_type=cache_type)
+    written(cache, rows_of_all_sizes(config, 1, 5))
+    before = cache.keys[0].copy()
+    with cache.layer(0, 2) as (key, _):
+        key[:] = 7.0
+    places = [i for i in range(8) if cache.keys[0][:, :, i].tobytes() != before[:, :, i].tobytes()]
+    assert places == [5, 6]
+
+
+@pytest.mark.parametrize("cache_type", CACHE_TYPES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bytes_that_are_charged_are_those_that_are_held(config: ModelConfig, cache_type: str, batch: int) -> None:
+    cache = KVCache(config, 50, batch, cache_type)
+    with cache.layer(0, 1) as lent:
+        held = {id(array): array.nbytes for array in (*cache.keys, *cache.values, *lent)}
+    assert cache.used_bytes_after(50) == sum(held.values())
+    assert cache.used_bytes_after(10) == sum(held.values()) // 5
+
+
+def test_float32_lends_what_it_holds_and_the_others_the_same_pair_to_every_layer(config: ModelConfig) -> None:
+    for cache_type in CACHE_TYPES:
+        cache = KVCache(config, 8, cache_type=cache_type)
+        lent = []
+        for i in range(config.num_layers):
+            with cache.layer(i, 1) as pair:
+                lent.append(pair)
+        stored = list(zip(cache.keys, cache.values, strict=True))
+        expected = stored if cache_type == "fp32" else lent[:1] * len(lent)
+        assert all(a is b for pair, other in zip(lent, expected, strict=True) for a, b in zip(pair, other, strict=True))
+
+
+@pytest.mark.parametrize("cache_type", COMPACT)
+def test_truncated_cache_continues_as_if_the_rest_had_never_been(model: Path, cache_type: str) -> None:
+    decoder = decoder_of(model)
+    caches = [KVCache(decoder.config, 40, cache_type=cache_type) for _ in range(2)]
+    for cache in caches:
+        decoder.forward(IDS[None, :15], cache)
+    decoder.forward(IDS[None, 20:35], caches[0])
+    caches[0].truncate(15)
+    for start, end in ((15, 16), (16, 22), (22, 23)):
+        first, second = (decoder.forward(IDS[None, start:end], cache, every_position=True) for cache in caches)
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("cache_type", COMPACT)
+def test_one_pass_reads_nothing_that_was_rounded(model: Path, cache_type: str) -> None:
+    config = read_config(model)
+    decoder = Decoder(config, MemoryPool(config.shards, 1 << 30), chunk=7, cache_type=cache_type)
+    np.testing.assert_array_equal(decoder.logits(IDS), decoder_of(model, chunk=7).logits(IDS))
+
+
+@pytest.mark.parametrize(("cache_type", "tolerance"), [("fp16", 0.02), ("int8", 0.4)])  # measured 0.007 and 0.14
+def test_passes_of_any_size_give_the_logits_of_one(model: Path, cache_type: str, tolerance: float) -> None:
+    decoder = decoder_of(model)
+    expected = decoder.logits(IDS)
+    for size in (1, 7, 20):
+        cache = KVCache(decoder.config, 40, cache_type=cache_type)
+        passes = [IDS[None, start : start + size] for start in range(0, 40, size)]
+        logits = np.concatenate([decoder.forward(ids, cache, every_position=True)[0] for ids in passes])
+        assert 0 < np.abs(logits - expected).max() < tolerance
+
+
+@pytest.mark.parametrize("cache_type", COMPACT)
+def test_sequences_of_a_batch_are_rounded_apart(model: Path, cache_type: str) -> None:
+    decoder = decoder_of(model)
+    both = IDS.reshape(2, 20)
+
+    def logits(ids: np.ndarray) -> np.ndarray:
+        """A prompt in one pass, then a token at a time: the kernel takes several sequences in no other way."""
+        cache = KVCache(decoder.config, 20, len(ids), cache_type)
+        decoder.forward(ids[:, :12], cache)
+        return np.concatenate([decoder.forward(ids[:, i : i + 1], cache) for i in range(12, 20)], axis=1)
+
+    # A sum in another order may put a number on the other side of a rounding.
+    np.testing.assert_allclose(logits(both), np.concatenate([logits(both[:1]), logits(both[1:])]), atol=0.02)
+
+
+def check_quality(lm: LanguageModel, windows: np.ndarray, limits: dict[str, float]) -> None:
+    figures = measure(lm, windows, step=4)
+    assert figures["fp32"]["kl"]["max"] == 0
+    for cache_type, limit in limits.items():
+        assert 0 < figures[cache_type]["kl"]["mean"] < limit
+    assert figures["int8"]["kl"]["mean"] > figures["fp16"]["kl"]["mean"]
+    assert figures["fp32"]["bytes_per_token"] > figures["fp16"]["bytes_per_token"] > figures["int8"]["bytes_per_token"]
+
+
+@pytest.mark.skipif(not DEMO.is_dir(), reason="no embedded model in this tree")
+def test_the_embedded_model_loses_no_more_than_the_readme_says() -> None:
+    lm = llama_onnx.load(DEMO)
+    params = SamplingParams(temperature=0.8, max_tokens=120, seed=3)
+    ids = [step.token for step in lm.stream_generate(lm.format("Write a story about a dog named Max"), params)]
+    check_quality(lm, np.array([ids[: len(ids) // 4 * 4]]), DEMO_KL)
+
+
+def test_the_trained_model_loses_no_more_than_the_readme_says(stories: Path, tmp_path: Path) -> None:
+    export(stories, tmp_path / "stories")
+    lm = llama_onnx.load(tmp_path / "stories")
+    ids = [
+        1,
+        *(step.token for step in lm.stream_generate([1], SamplingParams(temperature=0.8, max_tokens=255, seed=3))),
+    ]
+    check_quality(lm, np.array(ids).reshape(2, -1), STORIES_KL)
+
+
+def test_command_line_takes_a_cache_type(model: Path) -> None:
+    options = ("-m", "llama_onnx", "generate", "-m", model, "-p", "the fox", "-n", "12", "--temp", "0")
+    plain, half = run(*options), run(*options, "--cache-type", "fp16")
+    assert half.returncode == 0, half.stderr
+    assert half.stdout == plain.stdout  # no two of its tokens are near a tie
+    assert run("-m", "llama_onnx", "bench", "-m", model, "-p", "9", "-n", "3", "--cache-type", "int8").returncode == 0
+    assert run(*options, "--cache-type", "fp8").returncode == 2
+
+
+def test_loaded_model_generates_with_the_cache_that_was_asked_for(model: Path) -> None:
+    for cache_type in CACHE_TYPES:
+        lm = llama_onnx.load(model, cache_type=cache_type)
+        assert lm.decoder.new_cache(8).used_bytes_after(1) == KVCache(lm.config, 8, 1, cache_type).used_bytes_after(1)
+        assert lm.generate([5, 6, 7] * 6, SamplingParams(temperature=0, max_tokens=20))
+    with pytest.raises(RequestError, match="cache type 'fp8' is not known; these are: fp32, fp16, int8"):
+        llama_onnx.load(model, cache_type="fp8")
+
+
+@pytest.mark.parametrize("cache_type", COMPACT)
+def test_streaming_gives_what_resident_layers_give(model: Path, cache_type: str) -> None:
+    params = SamplingParams(temperature=0, max_tokens=40)
+    lms = [llama_onnx.load(model, poolsize=size, cache_type=cache_type) for size in (None, "min")]
+    steps = [[(step.token, step.logprob) for step in lm.stream_generate([5, 6, 7, 8] * 5, params)] for lm in lms]
+    assert steps[0] == steps[1]
