@@ -15,7 +15,7 @@ demo: .venv/run
 	@$(BIN)/python demo.py "$(PROMPT)" --seed 1 --poolsize min
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -31,5 +31,5 @@ clean:
 	@touch $@
 
 .venv/dev: .venv/run tools/requirements.txt requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

@@ -30,6 +30,11 @@ from tools.export_onnx import export
 # A shell that starts the tests in the background has this signal ignored, and so would every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Each of several workers computes on a core of its own: threads of all on every core would wait for one another.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 VOCAB = 320
 TEXT = """the quick brown fox jumps over the lazy dog and runs into the deep dark forest
 where a small bird sings about the rain and the sun while the children play near the river

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, decoder_of, make_checkpoint
+from conftest import ROOT, decoder_of, make_checkpoint, run
 
 import llama_onnx
 from llama_onnx import images, slots
@@ -100,6 +100,30 @@ def test_slots_give_bit_equal_results_to_plain_sessions(models: dict[str, Path],
     assert pool.streams_through == "slots"
     np.testing.assert_array_equal(generate(Decoder(config, pool)), generate(decoder_of(models[dtype])))
     pool.close()
+
+
+SEVERAL_THREADS = """
+import os, sys
+sys.path.insert(0, "tests")
+import numpy as np
+from test_streaming import Decoder, decoder_of, generate, pool_for, read_config
+from llama_onnx.session import start_runtime
+os.sched_setaffinity(0, range(os.cpu_count()))  # a test may have been given one core
+start_runtime(4)
+for directory in sys.argv[1:]:
+    config = read_config(directory)
+    pool = pool_for(config, 3)
+    assert pool.streams_through == "slots"
+    np.testing.assert_array_equal(generate(Decoder(config, pool), 20), generate(decoder_of(directory), 20))
+    pool.close()
+print("equal")
+"""
+
+
+@needs_slots
+def test_slots_give_bit_equal_results_with_several_threads(models: dict[str, Path]) -> None:
+    done = run("-c", SEVERAL_THREADS, *models.values())
+    assert (done.stdout, done.stderr) == ("equal\n", "")
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
