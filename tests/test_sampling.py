@@ -123,7 +123,7 @@ def test_same_seed_same_tokens() -> None:
 
 
 def test_samples_follow_the_distribution() -> None:
-    generator, params, count = rng(3), SamplingParams(temperature=1.0, top_k=3, top_p=1.0), 20000
+    generator, params, count = rng(3), SamplingParams(temperature=1.0, top_k=3, top_p=1.0), 5000
     observed = np.bincount([sample(LOGITS, params, generator)[0] for _ in range(count)], minlength=5)
     expected = np.array([0, 0.4, 0.2, 0.25, 0]) / 0.85 * count
     assert observed[[0, 4]].sum() == 0
