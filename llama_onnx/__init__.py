@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from .batch import Completion
 from .errors import LlamaOnnxError, MissingDependencyError, ModelDirectoryError, PoolTooSmallError, RequestError
 from .generate import Step
 from .model import LanguageModel, load
@@ -32,6 +33,7 @@ def stream_generate(
 
 
 __all__ = [
+    "Completion",
     "LanguageModel",
     "LlamaOnnxError",
     "MissingDependencyError",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import __version__, bench, cli_scoring, inspection
+from .batch import BATCH, Report
 from .errors import LlamaOnnxError, RequestError
 from .generate import Step
 from .kv_cache import CACHE_TYPES
 from .memory import format_size
 from .model import POOL_POLICIES, LanguageModel, load
+from .prompt_file import STANDARD, Results, read_prompts
 from .sampling import SamplingParams
 from .templates import CHOICES
 
@@ -92,14 +95,68 @@ def _generate(options: argparse.Namespace) -> None:
         stop=tuple(options.stop),
         prompt_lookup=options.prompt_lookup,
     )
-    prompt = _read_stdin() if options.prompt == "-" else options.prompt
-    lm = load(
-        options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, show_progress,
-        options.cache_type,
-    )  # fmt: skip
+    if options.prompts is not None:
+        _generate_many(options, params)
+        return
+    if (options.output, options.batch) != (None, None):
+        raise RequestError("--output and --batch go with --prompts, a file of prompts; a single one goes to stdout")
+    prompt = _read_stdin() if options.prompt == STANDARD else options.prompt
+    lm = _load(options)
     print_stream(lm.stream_generate(lm.format(prompt, options.template), params))
     if options.verbose:
         print_stats(lm)
+
+
+def _load(options: argparse.Namespace) -> LanguageModel:
+    return load(
+        options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, show_progress,
+        options.cache_type,
+    )  # fmt: skip
+
+
+def _generate_many(options: argparse.Namespace, params: SamplingParams) -> None:
+    batch = BATCH if options.batch is None else options.batch
+    if batch < 1:
+        raise RequestError(f"batch must be at least 1, not {batch}")
+    prompts = read_prompts(options.prompts, params)
+    lm = _load(options)
+    ids = [prompt.encode(lm, options.template) for prompt in prompts]
+    with Results(options.output or STANDARD, prompts, lm, options.template) as results:
+        before, started = results.done, time.perf_counter()
+        if before:
+            print(f"{options.output}: {before} of {len(prompts)} prompts are done already", file=sys.stderr)
+        left = [prompt.params for prompt in prompts[before:]]
+        for completion in lm.generate_many(ids[before:], left, batch, _batch_report(batch, options.output)):
+            results.write(completion)
+    if options.verbose:
+        seconds, stats = time.perf_counter() - started, lm.stats()
+        print(
+            f"[ {results.done - before} prompts, {stats['new_tokens']} tokens in {seconds:.1f} s: "
+            f"{stats['new_tokens'] / seconds:.2f} tok/s ]",
+            file=sys.stderr,
+        )
+        print_stats(lm)
+
+
+def _batch_report(batch: int, output: str | None) -> Callable[[Report], None]:
+    """Return what shows on a terminal how far a run is, and says whenever memory lets fewer share a pass."""
+    started, fewest = time.perf_counter(), batch
+    alone = output is not None or not sys.stdout.isatty()  # no results come between
+
+    def show(report: Report) -> None:
+        nonlocal fewest
+        if report.waiting and report.running < fewest:
+            fewest = report.running
+            clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+            print(
+                f"{clear}batch lowered from {batch} to {fewest}: there is no memory for more; give a larger poolsize",
+                file=sys.stderr,
+            )
+        if alone:
+            rate = report.new_tokens / (time.perf_counter() - started)
+            show_progress(f"{report.new_tokens} tokens, {rate:.2f} tokens/s, prompts", report.done, report.total)
+
+    return show
 
 
 def _read_stdin() -> str:
@@ -119,15 +176,27 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     verb = verbs.add_parser(
         "generate",
-        help="continue a prompt",
-        description="Continue a prompt. The text streams to stdout as it comes.",
+        help="continue a prompt, or a file of them",
+        description="Continue a prompt; the text streams to stdout as it comes. Or continue many prompts, which share "
+        "each pass over the weights: a JSON line each, as are the results, in the same order.",
         epilog="examples:\n  llama-onnx generate -m models/alpaca -p 'Once upon a time' --temp 0.8 --seed 7 -v\n"
-        "  llama-onnx generate -m models/alpaca -p - --poolsize 2 < question.txt\n",
+        "  llama-onnx generate -m models/alpaca -p - --poolsize 2 < question.txt\n"
+        "  llama-onnx generate -m models/alpaca --prompts questions.jsonl --output answers.jsonl -n 200\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.set_defaults(run=_generate)
     verb.add_argument("-m", "--model", required=True, metavar="DIR", help="model directory")
-    verb.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="text to continue; '-' reads stdin")
+    prompt = verb.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="text to continue; '-' reads stdin")
+    prompt.add_argument(
+        "--prompts", metavar="FILE.jsonl",
+        help='texts to continue, each a line {"prompt": "…"}, with "id", "stop" and sampling options of its own where '
+        "wanted, or a JSON string; '-' reads stdin",
+    )  # fmt: skip
+    verb.add_argument("--output", metavar="FILE.jsonl", help="where results of --prompts go; a file that was begun is "
+        "continued (default: stdout)")  # fmt: skip
+    verb.add_argument("--batch", type=int, metavar="N", help="how many of --prompts share a pass, if the memory holds "
+        f"them (default: {BATCH})")  # fmt: skip
     verb.add_argument("--template", choices=CHOICES, default="plain", help=TEMPLATE_HELP)
     _add_sampling(verb)
     _add_runtime(verb, cache_type=True)

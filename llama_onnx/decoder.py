@@ -15,6 +15,8 @@ from .session import Session
 # through each layer in several chunks, so that it is still loaded only once.
 CHUNK = 512
 
+Counts = int | np.ndarray  # one for all rows, or int [batch]
+
 
 class Decoder:
     """Runs the shards of a model. Knows nothing about text or sampling."""
@@ -95,17 +97,18 @@ class Decoder:
         return hidden
 
     def layer(
-        self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray, past: int = 0, rope_offset: int = 0
+        self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray, past: Counts = 0, rope_offset: Counts = 0
     ) -> np.ndarray:
-        """Return what layer `i` alone makes of a stretch of a sequence; see `layerwise` for who walks this way.
+        """Return what layer `i` alone makes of a stretch of a sequence; `layerwise` and `batch` walk this way.
 
         Args:
             i: number of the layer.
             hidden: float32 [batch, sequence, hidden_size], what the layer before made of the stretch.
             key: float32 [batch, kv_heads, capacity, head_dim] with `past` positions filled; extended in place.
             value: like key.
-            past: where in the sequence the stretch begins.
-            rope_offset: of the whole sequence.
+            past: where in the sequence the stretch begins; int [batch] where rows differ, which stretches of one
+                position may.
+            rope_offset: of the whole sequence, or int [batch].
 
         Returns:
             float32 [batch, sequence, hidden_size].
@@ -183,13 +186,14 @@ class _Pass:
             for end in [min(start + chunk, count)]
         ]
 
-    def start(self, past: int, rope_offset: int) -> None:
-        """Set the lengths the attention of each chunk sees, `past` tokens being in the cache."""
+    def start(self, past: Counts, rope_offset: Counts) -> None:
+        """Set the lengths the attention of each chunk sees, `past` tokens (int or [batch]) being in the cache."""
         for chunk in self.chunks:
             chunk.seqlens_k[:] = past + chunk.end - 1  # ONNX Runtime counts the valid tokens less one
-            chunk.total_sequence_length[:] = past + chunk.end
+            chunk.total_sequence_length[:] = np.max(past) + chunk.end
             for rows in chunk.rope_rows.values():
-                rows[:] = rope_offset + np.arange(past + chunk.end - rows.shape[1], past + chunk.end)
+                last = np.reshape(rope_offset + past + chunk.end, (-1, 1))
+                rows[:] = last + np.arange(-rows.shape[1], 0)
 
     def layer(self, shard: Session, i: int, key: np.ndarray, value: np.ndarray) -> None:
         """Run layer `i` chunk by chunk: it reads one hidden buffer, writes the other, extends its cache in place."""

@@ -37,11 +37,15 @@ class Step:
 
 @dataclass
 class Timing:
-    """How long the last generation took. Seconds; the first new token counts as part of the prompt's pass."""
+    """How long the last generation took, in seconds.
+
+    The first new token counts as part of the prompt's pass; `decoded` counts those of passes without a prompt in them.
+    """
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
     new_tokens: int = 0
+    decoded: int = 0
     decode_seconds: float = 0.0
     drafted: int = 0
     accepted: int = 0
@@ -49,7 +53,7 @@ class Timing:
     def as_dict(self) -> dict[str, float]:
         """Return the figures with their rates in tokens per second (0 where nothing was measured)."""
         rate = self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
-        decode_rate = (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds else 0.0
+        decode_rate = self.decoded / self.decode_seconds if self.decode_seconds else 0.0
         return {**vars(self), "prompt_tokens_per_second": rate, "tokens_per_second": decode_rate}
 
 
@@ -90,13 +94,10 @@ def generate_tokens(
                 token, logprob = sample(scores, params, rng, history)
                 history.append(token)
                 _take_time(timing, len(prompt), time.perf_counter() - started)
-                if token in config.eos_token_ids:
-                    yield Token(token, logprob, "stop")
+                reason = finish_reason(token, len(history), cache.capacity, config)
+                yield Token(token, logprob, reason)
+                if reason:
                     return
-                if len(history) >= cache.capacity:
-                    yield Token(token, logprob, "length")
-                    return
-                yield Token(token, logprob)
                 if place < len(drafted) and drafted[place] != token:
                     break
             cache.truncate(len(history) - 1)
@@ -112,19 +113,40 @@ def stream_text(
     tokens: Iterator[Token], tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()
 ) -> Iterator[Step]:
     """Yield the text of tokens as it becomes whole, ending at the first stop text, which is not part of it."""
-    detokenizer = tokenizer.detokenizer(prompt)
-    held = ""  # text that may be the beginning of a stop text
+    text = TextStream(tokenizer, prompt, stop)
     for token in tokens:
-        held += detokenizer.add(token.token)
-        if token.finish_reason:
-            held += detokenizer.finish()
-        found = min((place for place in map(held.find, stop) if place >= 0), default=-1)
-        if found >= 0:
-            yield Step(held[:found], token.token, token.logprob, "stop")
+        step = text.add(token)
+        yield step
+        if step.finish_reason:
             return
-        keep = 0 if token.finish_reason else _partial_stop(held, stop)
-        text, held = held[: len(held) - keep], held[len(held) - keep :]
-        yield Step(text, token.token, token.logprob, token.finish_reason)
+
+
+class TextStream:
+    """Turns the tokens of one generation into text as they come."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
+        self._detokenizer = tokenizer.detokenizer(prompt)
+        self._stop = stop
+        self._held = ""  # text that may be the beginning of a stop text
+
+    def add(self, token: Token) -> Step:
+        """Return the text that became whole with a token; it ends before the first stop text."""
+        held = self._held + self._detokenizer.add(token.token)
+        if token.finish_reason:
+            held += self._detokenizer.finish()
+        found = min((place for place in map(held.find, self._stop) if place >= 0), default=-1)
+        if found >= 0:
+            return Step(held[:found], token.token, token.logprob, "stop")
+        keep = 0 if token.finish_reason else _partial_stop(held, self._stop)
+        text, self._held = held[: len(held) - keep], held[len(held) - keep :]
+        return Step(text, token.token, token.logprob, token.finish_reason)
+
+
+def finish_reason(token: int, length: int, capacity: int, config: ModelConfig) -> str | None:
+    """Return why a sequence of `length` tokens ends with its last one, if it does."""
+    if token in config.eos_token_ids:
+        return "stop"
+    return "length" if length >= capacity else None
 
 
 def check_prompt(prompt: Sequence[int], vocab_size: int, context: int) -> None:
@@ -148,6 +170,7 @@ def _draft_room(config: ModelConfig, length: int, capacity: int) -> int:
 
 def _take_time(timing: Timing, prompt_tokens: int, seconds: float) -> None:
     timing.new_tokens += 1
+    timing.decoded = timing.new_tokens - 1
     if timing.new_tokens == 1:
         timing.prompt_tokens, timing.prompt_seconds = prompt_tokens, seconds
     timing.decode_seconds = seconds - timing.prompt_seconds

@@ -45,16 +45,16 @@ class KVCache:
         if not 1 <= capacity <= config.context_length:
             raise RequestError(f"{capacity} tokens do not fit the model's context of {config.context_length}")
         shape = (batch, config.num_kv_heads, capacity)
-        stored = _stored_type(config.head_dim, cache_type)
+        stored = stored_type(config.head_dim, cache_type)
         self.capacity = capacity
         self.length = 0
         self.ids = np.zeros((batch, capacity), np.int64)  # the tokens that are in
         self.rope_offset = 0  # the row of the rope tables by which the key at position 0 was turned
-        self.keys = [_rows(shape, stored) for _ in config.layers]
-        self.values = [_rows(shape, stored) for _ in config.layers]
+        self.keys = [zero_rows(shape, stored) for _ in config.layers]
+        self.values = [zero_rows(shape, stored) for _ in config.layers]
         # What the layer at work sees, where it cannot see what is stored.
         expanded = 0 if cache_type == "fp32" else 2
-        self._expanded = [_rows(shape, _stored_type(config.head_dim, "fp32")) for _ in range(expanded)]
+        self._expanded = [zero_rows(shape, stored_type(config.head_dim, "fp32")) for _ in range(expanded)]
         self._bytes_per_token = bytes_per_token(config, cache_type, batch)
 
     @contextmanager
@@ -69,11 +69,11 @@ class KVCache:
             return
         key, value = self._expanded
         old, new = np.s_[:, :, : self.length], np.s_[:, :, self.length : self.length + count]
-        _expand(self.keys[i][old], key[old])
-        _expand(self.values[i][old], value[old])
+        expand(self.keys[i][old], key[old])
+        expand(self.values[i][old], value[old])
         yield key, value
-        _compress(key[new], self.keys[i][new])
-        _compress(value[new], self.values[i][new])
+        compress(key[new], self.keys[i][new])
+        compress(value[new], self.values[i][new])
 
     def used_bytes_after(self, count: int) -> int:
         """Bytes that the tokens which are in and `count` more take, in all layers."""
@@ -109,24 +109,24 @@ def check_cache_type(config: ModelConfig, cache_type: str) -> None:
 
 def bytes_per_token(config: ModelConfig, cache_type: str, batch: int = 1) -> int:
     """Return the bytes that one token of each sequence takes in all layers, the expanded layer included."""
-    layers = config.num_layers * _stored_type(config.head_dim, cache_type).itemsize
+    layers = config.num_layers * stored_type(config.head_dim, cache_type).itemsize
     expanded = 0 if cache_type == "fp32" else 4 * config.head_dim
     return 2 * batch * config.num_kv_heads * (layers + expanded)
 
 
-def _stored_type(head_dim: int, cache_type: str) -> np.dtype:
+def stored_type(head_dim: int, cache_type: str) -> np.dtype:
     """Return the type of a stored row: keys or values of one head at one position."""
     if cache_type == "int8":
         return np.dtype([("codes", np.int8, (head_dim,)), ("scale", np.float32)])
     return np.dtype((np.float32 if cache_type == "fp32" else np.float16, (head_dim,)))
 
 
-def _rows(shape: tuple[int, ...], row: np.dtype) -> np.ndarray:
+def zero_rows(shape: tuple[int, ...], row: np.dtype) -> np.ndarray:
     """Return rows of zeros: an array of `shape`, with the row as its last axis where that is of numbers alone."""
     return lazy_zeros((*shape, *row.shape), row.base)
 
 
-def _expand(stored: np.ndarray, out: np.ndarray) -> None:
+def expand(stored: np.ndarray, out: np.ndarray) -> None:
     """Turn stored rows [batch, kv_heads, positions] into float32 [batch, kv_heads, positions, head_dim]."""
     if stored.dtype.names:
         np.multiply(stored["codes"], stored["scale"][..., None], out=out)
@@ -140,7 +140,7 @@ def _expand(stored: np.ndarray, out: np.ndarray) -> None:
         np.multiply(out[head], np.float32(2.0**112), out=out[head])
 
 
-def _compress(rows: np.ndarray, stored: np.ndarray) -> None:
+def compress(rows: np.ndarray, stored: np.ndarray) -> None:
     """Store float32 rows [batch, kv_heads, positions, head_dim], which serve as room for the arithmetic."""
     if not stored.dtype.names:
         stored[:] = np.clip(rows, -LARGEST_HALF, LARGEST_HALF, out=rows)

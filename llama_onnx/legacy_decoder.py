@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .config import ModelConfig, Shard
-from .decoder import Decoder
+from .decoder import Counts, Decoder
 from .errors import ModelDirectoryError
 from .kv_cache import KVCache
 from .pool import Pool
@@ -46,13 +46,17 @@ class LegacyDecoder(Decoder):
         return self._run_one(self.config.embed, ids)
 
     def layer(
-        self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray, past: int = 0, rope_offset: int = 0
+        self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray, past: Counts = 0, rope_offset: Counts = 0
     ) -> np.ndarray:
-        """Return what layer `i` alone makes of a stretch of a sequence; see `Decoder.layer`."""
-        made, keys, values = self._layer(i, hidden, key[:, :, :past], value[:, :, :past])
-        for filled, grown in ((key, keys), (value, values)):
-            filled[:, :, past : grown.shape[2]] = grown[:, :, past:]
-        return made.astype(np.float32, copy=False)
+        """Return what layer `i` alone makes of a stretch of a sequence, row by row; see `Decoder.layer`."""
+        rows = []
+        for b, start in enumerate(np.broadcast_to(past, len(hidden)).tolist()):
+            row = slice(b, b + 1)
+            made, keys, values = self._layer(i, hidden[row], key[row, :, :start], value[row, :, :start])
+            for filled, grown in ((key, keys), (value, values)):
+                filled[row, :, start : grown.shape[2]] = grown[:, :, start:]
+            rows.append(made.astype(np.float32, copy=False))
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def norm(self, hidden: np.ndarray) -> np.ndarray:
         """Return what the last layer made, normed; see `Decoder.norm`."""

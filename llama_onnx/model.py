@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .batch import BATCH, Completion, Report, Request, generate_many
 from .config import ModelConfig, read_config
 from .decoder import Decoder
 from .errors import PoolTooSmallError, RequestError
@@ -64,6 +66,46 @@ class LanguageModel:
     def generate(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> str:
         """Return the whole text that `stream_generate` yields."""
         return "".join(step.text for step in self.stream_generate(prompt, params))
+
+    def generate_many(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        batch: int = BATCH,
+        report: Callable[[Report], object] = lambda report: None,
+    ) -> Iterator[Completion]:
+        """Yield what comes after each of many prompts, in their order; they share each pass over the weights.
+
+        Args:
+            prompts: texts, or token ids taken as they are.
+            params: for all prompts, which then have the seeds `seed`, `seed + 1` …; or one for each. Their
+                `prompt_lookup` is not used.
+            batch: how many are under way at a time, at the most; fewer where the memory does not hold them.
+            report: called with a `Report` after every pass.
+
+        Raises:
+            RequestError: a prompt cannot be used (see `stream_generate`), batch is below 1, or there are not as many
+                params as prompts.
+            PoolTooSmallError: the memory that the pool size leaves does not hold one sequence.
+
+        Example:
+            >>> for completion in lm.generate_many(["bonjour", "The old man"], SamplingParams(max_tokens=50)):
+            ...     print(completion.index, completion.text)
+        """
+        if batch < 1:
+            raise RequestError(f"batch must be at least 1, not {batch}")
+        if params is None or isinstance(params, SamplingParams):
+            params = [_with_seed_of(i, params or SamplingParams()) for i in range(len(prompts))]
+        if len(params) != len(prompts):
+            raise RequestError(f"{len(params)} sampling params for {len(prompts)} prompts; give one for each, or one")
+        requests = [Request(self._ids(prompt), one) for prompt, one in zip(prompts, params, strict=True)]
+        for i, request in enumerate(requests):
+            try:
+                check_prompt(request.prompt, self.config.vocab_size, self.context)
+            except RequestError as error:
+                raise RequestError(f"prompt {i}: {error}") from None
+        self.timing = Timing()
+        return generate_many(self.decoder, self.tokenizer, requests, self.context, batch, self.timing, report)
 
     def format(self, prompt: str | Sequence[Message], template: str = "auto") -> list[int]:
         """Return the token ids of an instruction, or of a conversation, in the form the model was trained on.
@@ -176,6 +218,10 @@ def _make_pool(config: ModelConfig, poolsize: str | float | None, policy: str, p
             f"{format_size(used)} and one shard {format_size(largest + loading)} while it is loaded; "
             f"give at least {format_size(used + loading + largest)}"
         ) from None
+
+
+def _with_seed_of(index: int, params: SamplingParams) -> SamplingParams:
+    return params if params.seed is None else replace(params, seed=params.seed + index)
 
 
 def _refuse_empty(prompt: str) -> None:

@@ -9,6 +9,7 @@ is fast. Quantised shards must be packed: without it the whole matrix is dequant
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,8 +84,7 @@ class Session:
         self._binding = self._session.io_binding()
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         self._outputs = {value.name: value for value in self._session.get_outputs()}
-        self._bound: tuple[int, ...] = ()
-        self._arrays: tuple[np.ndarray, ...] = ()
+        self._bound: tuple[weakref.ref[np.ndarray], ...] = ()  # which must not keep a KV cache in memory
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         """Compute outputs from inputs, in place: every array is C-contiguous and already has its shape.
@@ -93,10 +93,10 @@ class Session:
         Binding is skipped while the same array objects come again, as they do from one decode step to the next.
         """
         arrays = (*inputs.values(), *outputs.values())
-        bound = tuple(map(id, arrays))
-        if bound != self._bound:
+        bound = [array() for array in self._bound]
+        if len(bound) != len(arrays) or any(a is not b for a, b in zip(arrays, bound, strict=True)):
             self._bind(inputs, outputs)
-            self._arrays, self._bound = arrays, bound  # holding the arrays keeps their ids from being reused
+            self._bound = tuple(map(weakref.ref, arrays))
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:

@@ -108,6 +108,29 @@ def test_sequences_of_a_batch_do_not_mix(exported: Any, style: str) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_different_lengths_take_a_step_together(exported: Any, name: str, style: str) -> None:
+    ids = expected_of(name)["ids"]
+    decoder = decoder_of(exported(name, style))
+    config, past = decoder.config, np.array([7, len(ids) - 1, 0, 20])
+    offsets = np.array([decoder.rope_offset(length + 1) for length in past])
+    keys = [np.zeros((4, config.num_kv_heads, len(ids), config.head_dim), np.float32) for _ in config.layers]
+    values = [key.copy() for key in keys]
+
+    def walk(rows: slice, ids: np.ndarray, past: np.ndarray) -> np.ndarray:
+        hidden = decoder.embed(ids)
+        for i, (key, value) in enumerate(zip(keys, values, strict=True)):
+            hidden = decoder.layer(i, hidden, key[rows], value[rows], past, offsets[rows])
+        return decoder.head(hidden[:, -1:])[:, 0]
+
+    for row, length in enumerate(past):
+        if length:
+            walk(slice(row, row + 1), ids[None, :length], np.array([0]))
+    for row, logits in enumerate(walk(slice(4), ids[past][:, None], past)):
+        np.testing.assert_allclose(logits, decoder.logits(ids[: past[row] + 1])[-1], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("style", STYLES)
 def test_longrope_cache_is_right_on_both_sides_of_the_original_length(exported: Any, style: str) -> None:
     expected = expected_of("phi3-longrope-beyond-partial")
     ids = expected["ids"]

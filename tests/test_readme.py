@@ -43,6 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for dtype in ("fp32", "fp16", "int8", "int4"):
         export(tmp_path / "HF_DIR", tmp_path / "models" / f"stories-{dtype}", dtype, 32)
     shutil.copytree(tmp_path / "models" / "stories-fp32", tmp_path / "DIR")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "the fox", "max_tokens": 9}\n"bonjour"\n')
     (tmp_path / "story.txt").write_text("the quick brown fox jumps over the lazy dog and runs into the forest\n" * 20)
     for part, count in (("dev", 5), ("test", 2)):
         (tmp_path / "data" / part).mkdir(parents=True)
