@@ -28,6 +28,7 @@ from tools.quantizers import awq, gptq, rtn
 from tools.quantizers.common import Format, slices
 
 CLIP_TOKENS = 64  # on which a range is judged, as in AWQ's own code
+ERROR_TOKENS = 128  # on which the error in the quant table is measured
 RELU2 = "relu2"
 
 
@@ -157,13 +158,14 @@ class LayerQuantizer:
                 matrices, forms, statistics.mean_abs, statistics.sample, self._settings.alpha_step, self._shared(group)
             )
             self._divide(group, t, result)
+        sample = statistics.sample
         for name in names:
             matrix = np.array(layer.matrix(name))
             quantised = self._quantize(matrix, name, t, statistics, factor)
             result.matrices[name] = quantised
             near = dequantize(quantised)
             near /= t
-            result.errors[name] = output_error(matrix, near, statistics.sample)
+            result.errors[name] = output_error(matrix, near, sample[spread(len(sample), ERROR_TOKENS)])
             layer.matrix(name)[:] = near
 
     def _quantize(

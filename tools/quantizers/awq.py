@@ -12,8 +12,9 @@ import numpy as np
 
 from ..nbits import NBits, to_blocks
 from . import rtn
-from .common import Format, join, quantize_with, rounded, slices
+from .common import Format, join, quantize_with, rounded, slices, threaded
 
+LOSS_WEIGHTS = 1 << 22  # of a matrix on which scales are judged: all its outputs share them, some rows speak for it
 LOWEST, HIGHEST = 1e-4, 1e4  # of t
 
 
@@ -43,6 +44,7 @@ def find_scales(
     size = _pooled(np.maximum(mean_abs, 1e-8), shared)
     share = _pooled(np.maximum(_share_of_block(matrices, form[0].block_size), 1e-8), shared)
     best = np.ones_like(size)
+    matrices = [_some_rows(matrix) for matrix in matrices]
     least = _loss(matrices, form, best, sample)
     for alpha in np.append(np.arange(0, 1 - alpha_step / 2, alpha_step), 1.0):
         t = np.clip(size**alpha / share ** (1 - alpha), LOWEST, HIGHEST)
@@ -71,20 +73,30 @@ def clip_ranges(
         alpha_step: of the grid of k.
         alpha_min: the smallest k.
     """
-    size, columns = form.block_size, matrix.shape[1]
-    inputs = to_blocks(sample, size).transpose(1, 2, 0)  # [blocks, block_size, tokens]
-    parts = []
-    for rows in slices(matrix.shape, limit=1 << 20):
+    size = form.block_size
+    inputs = np.ascontiguousarray(to_blocks(sample, size).transpose(1, 2, 0))  # [blocks, block_size, tokens]
+    shrinks = np.arange(1 - alpha_step, alpha_min - alpha_step / 2, -alpha_step)
+
+    def search(rows: slice) -> NBits:
         blocks = to_blocks(matrix[rows], size)
         scales, zeros = rtn.range_of(blocks, form)
-        best = _block_loss(blocks, scales, zeros, form, inputs)
-        for k in np.arange(1 - alpha_step, alpha_min - alpha_step / 2, -alpha_step):
-            tried = rtn.range_of(blocks, form, float(k))
-            loss = _block_loss(blocks, *tried, form, inputs)
-            better = loss < best
-            best[better], scales[better], zeros[better] = loss[better], tried[0][better], tried[1][better]
-        parts.append(quantize_with(matrix[rows][:, :columns], scales, zeros, form))
-    return join(parts)
+        for i, block_inputs in enumerate(inputs):
+            block = np.ascontiguousarray(blocks[:, i])
+            best = _block_loss(block, scales[:, i], zeros[:, i], form, block_inputs)
+            for shrink in shrinks:
+                tried = rtn.range_of(block, form, float(shrink))
+                loss = _block_loss(block, *tried, form, block_inputs)
+                better = loss < best
+                best[better], scales[better, i], zeros[better, i] = loss[better], tried[0][better], tried[1][better]
+        return quantize_with(matrix[rows], scales, zeros, form)
+
+    return join(threaded(search, (len(matrix), size)))  # a block's part of many rows is in the cache at a time
+
+
+def _some_rows(matrix: np.ndarray) -> np.ndarray:
+    """Return rows spread evenly over a matrix, or all where these are few."""
+    count = max(1, LOSS_WEIGHTS // matrix.shape[1])
+    return matrix if count >= len(matrix) else matrix[np.linspace(0, len(matrix) - 1, count).round().astype(int)]
 
 
 def _share_of_block(matrices: Sequence[np.ndarray], block_size: int) -> np.ndarray:
@@ -110,21 +122,27 @@ def _loss(matrices: Sequence[np.ndarray], form: Sequence[Format], t: np.ndarray,
     """Squared error of the products: |x·Wᵀ - (x / t)·Q(t·W)ᵀ|²."""
     total = 0.0
     for matrix, its_form in zip(matrices, form, strict=True):
-        for rows in slices(matrix.shape):
+        errors = np.empty_like(matrix)
+
+        def measure(
+            rows: slice, matrix: np.ndarray = matrix, form: Format = its_form, errors: np.ndarray = errors
+        ) -> None:
             scaled = matrix[rows] * t
-            blocks = to_blocks(scaled, its_form.block_size)
-            near = rounded(blocks, *rtn.range_of(blocks, its_form), its_form)
-            near = near.reshape(len(scaled), -1)[:, : matrix.shape[1]]
-            near -= scaled
-            near /= t
-            total += float(np.square(near @ sample.T).sum(dtype=np.float64))
+            blocks = to_blocks(scaled, form.block_size)
+            near = rounded(blocks, *rtn.range_of(blocks, form), form).reshape(len(scaled), -1)[:, : matrix.shape[1]]
+            np.subtract(near, scaled, out=errors[rows])
+            errors[rows] /= t
+
+        threaded(measure, matrix.shape)
+        total += float(np.square(errors @ sample.T).sum(dtype=np.float64))
     return total
 
 
 def _block_loss(
-    blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format, inputs: np.ndarray
+    block: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format, inputs: np.ndarray
 ) -> np.ndarray:
-    """Squared error [out, blocks] of what each block adds to the products."""
-    difference = rounded(blocks, scales, zeros, form) - blocks
-    products = difference.transpose(1, 0, 2) @ inputs  # [blocks, out, tokens]
-    return np.einsum("bot,bot->ob", products, products)
+    """Squared error [out] of what a block [out, block_size] adds to the products with inputs [block_size, tokens]."""
+    difference = rounded(block, scales, zeros, form)
+    difference -= block
+    products = difference @ inputs
+    return np.einsum("ot,ot->o", products, products)

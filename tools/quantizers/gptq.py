@@ -12,13 +12,14 @@ import numpy as np
 
 from llama_onnx.errors import RequestError
 
-from ..nbits import NBits
-from .common import Format, pack
+from ..nbits import NBits, to_blocks
+from .common import Format, join, pack, slices, threaded
 from .k_quant import search
 from .rtn import range_of
 
 PANEL = 512  # rows and columns handled at once where a whole matrix would not fit twice
-BATCH = 128  # inputs whose updates reach the others in one product
+BATCH = 128  # inputs whose errors reach the later ones in one product; among themselves, when a turn comes
+ROWS = 1024  # outputs quantised at once: none depends on another, and a batch of their weights stays in the cache
 EXACT = 2048  # up to this many inputs the factorisation is in float64
 
 
@@ -70,46 +71,53 @@ def quantize(matrix: np.ndarray, form: Format, factor: Factor, search_scales: bo
         factor: see `factorise`.
         search_scales: choose scales by least squares, weighted with the inputs' importance, not by the range.
     """
+    parts = slices(matrix.shape, ROWS * matrix.shape[1])
+    return join([_quantize_rows(matrix[rows], form, factor, search_scales) for rows in parts])
+
+
+def _quantize_rows(matrix: np.ndarray, form: Format, factor: Factor, search_scales: bool) -> NBits:
     order, upper, in_order = factor.order, factor.upper, factor.in_order
     rows, columns = matrix.shape
     size, blocks = form.block_size, -(-columns // form.block_size)
+    importance = np.zeros((blocks, size), np.float32)
+    importance.reshape(-1)[:columns] = factor.importance
+
+    def ranges(weights: np.ndarray, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scales and zero points [out, …] of weights [out, …, block_size]."""
+        return search(weights, form, importance) if search_scales else range_of(weights, form)
+
+    if in_order:
+        scales, zeros = np.ones((rows, blocks), np.float32), np.full((rows, blocks), form.middle, np.float32)
+    else:
+        by_block = to_blocks(matrix, size)
+        chosen = threaded(lambda part: ranges(by_block[part], importance), matrix.shape)
+        scales, zeros = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
+    scales, zeros = np.ascontiguousarray(scales.T), np.ascontiguousarray(zeros.T)  # [blocks, out]
     values = np.full((blocks * size, rows), form.middle, np.uint8)
-    scales, zeros = np.ones((blocks, rows), np.float32), np.full((blocks, rows), form.middle, np.float32)
     work = np.array(matrix.T if in_order else matrix.T[order], np.float32, order="C")  # [in, out]
-
-    def choose(block: int, weights: np.ndarray) -> None:
-        """Set scales and zero points of a block from weights [block_size or less, out]."""
-        by_row = np.ascontiguousarray(weights.T)
-        if not search_scales:
-            scales[block], zeros[block] = range_of(by_row, form)
-        else:
-            inputs = slice(block * size, min((block + 1) * size, columns))
-            scales[block], zeros[block] = search(by_row, form, factor.importance[inputs])
-        if form.zero_point:  # what lies beyond the columns must count as 0
-            values[columns:] = zeros[-1]
-
-    if not in_order:
-        for block in range(blocks):
-            choose(block, matrix[:, block * size : (block + 1) * size].T)
     batch = max(BATCH, size)
     for start in range(0, columns, batch):
         end = min(start + batch, columns)
+        corner = np.ascontiguousarray(upper[start:end, start:end].T)
         errors = np.empty((end - start, rows), np.float32)
         for i in range(start, end):
+            done = i - start
             column = order[i]
             block = column // size
             if in_order and i % size == 0:
-                choose(block, work[i : min(i + size, columns)])
-            scale, zero, weights = scales[block], zeros[block], work[i]
-            whole = np.clip(np.rint(weights / scale) + zero, 0, form.highest)
+                last = min(i + size, columns)
+                weights = work[i:last] - corner[done : last - start, :done] @ errors[:done]
+                padded = to_blocks(weights.T, size)[:, 0]
+                scales[block], zeros[block] = ranges(padded, importance[block])
+            weights = work[i] - corner[done, :done] @ errors[:done]
+            whole = np.clip(np.rint(weights / scales[block]) + zeros[block], 0, form.highest)
             values[column] = whole
-            error = errors[i - start]
-            np.subtract(weights, (whole - zero) * scale, out=error)
-            error /= upper[i, i]
-            work[i + 1 : end] -= upper[i, i + 1 : end, None] * error
+            errors[done] = (weights - (whole - zeros[block]) * scales[block]) / corner[done, done]
         for first in range(end, columns, PANEL):  # the rest, once for the whole batch
             last = min(first + PANEL, columns)
             work[first:last] -= upper[start:end, first:last].T @ errors
+    if form.zero_point:  # what lies beyond the columns must count as 0
+        values[columns:] = zeros[-1]
     del work
     packed = np.ascontiguousarray(values.T).reshape(rows, blocks, size)
     return pack(packed, np.ascontiguousarray(scales.T), np.ascontiguousarray(zeros.T), form, columns)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..nbits import NBits
-from .common import Format, integers, join, nonzero, quantize_with, slices, to_blocks
+from .common import Format, integers, join, nonzero, quantize_with, rounded, threaded, to_blocks
 from .rtn import range_of
 
 POWER = 0.7
@@ -20,11 +20,11 @@ BETA, GROWTH = 10.0, 1.01  # of the paper's code: weight of the split, and its g
 
 def quantize(matrix: np.ndarray, form: Format) -> NBits:
     """Quantise float32 [out, in]."""
-    parts = []
-    for rows in slices(matrix.shape):
-        blocks = to_blocks(matrix[rows], form.block_size)
-        parts.append(quantize_with(matrix[rows], *solve(blocks, form), form))
-    return join(parts)
+
+    def quantize_rows(rows: slice) -> NBits:
+        return quantize_with(matrix[rows], *solve(to_blocks(matrix[rows], form.block_size), form), form)
+
+    return join(threaded(quantize_rows, matrix.shape))
 
 
 def solve(blocks: np.ndarray, form: Format) -> tuple[np.ndarray, np.ndarray]:
@@ -63,5 +63,4 @@ def shrink(residual: np.ndarray, beta: float) -> np.ndarray:
 
 
 def _norm(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format) -> np.ndarray:
-    values = scales[..., None] * (integers(blocks, scales, zeros, form) - zeros[..., None])
-    return (np.abs(blocks - values) ** np.float32(POWER)).sum(-1)
+    return (np.abs(blocks - rounded(blocks, scales, zeros, form)) ** np.float32(POWER)).sum(-1)

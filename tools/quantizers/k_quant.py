@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..nbits import NBits
-from .common import Format, integers, join, nonzero, quantize_with, slices, to_blocks
+from .common import Format, centred, join, nonzero, quantize_with, rounded, threaded, to_blocks
 from .rtn import range_of
 
 STEPS = 16  # ranges tried besides the whole one
@@ -19,12 +19,13 @@ SHORTEST = 0.6  # the shortest range, relative to the whole one
 
 def quantize(matrix: np.ndarray, form: Format) -> NBits:
     """Quantise float32 [out, in]."""
-    parts = []
-    for rows in slices(matrix.shape):
+
+    def quantize_rows(rows: slice) -> NBits:
         blocks = to_blocks(matrix[rows], form.block_size)
         importance = np.sqrt(np.mean(blocks**2, -1, keepdims=True)) + np.abs(blocks)
-        parts.append(quantize_with(matrix[rows], *search(blocks, form, importance), form))
-    return join(parts)
+        return quantize_with(matrix[rows], *search(blocks, form, importance), form)
+
+    return join(threaded(quantize_rows, matrix.shape))
 
 
 def search(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,8 +42,7 @@ def search(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np
     scales, zeros = range_of(blocks, form)
     best = _error(blocks, scales, zeros, form, importance)
     for tried_scales, tried_zeros in candidates(blocks, form):
-        values = integers(blocks, tried_scales, tried_zeros, form)
-        values -= tried_zeros[..., None]
+        values = centred(blocks, tried_scales, tried_zeros, form)
         weighted = importance * values
         norm = (weighted * values).sum(-1)
         fitted = np.where(norm > 0, (weighted * blocks).sum(-1) / np.where(norm > 0, norm, 1), tried_scales)
@@ -75,9 +75,7 @@ def candidates(blocks: np.ndarray, form: Format) -> Iterator[tuple[np.ndarray, n
 def _error(
     blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format, importance: np.ndarray
 ) -> np.ndarray:
-    values = integers(blocks, scales, zeros, form)
-    values -= zeros[..., None]
-    values *= scales[..., None]
+    values = rounded(blocks, scales, zeros, form)
     values -= blocks
     values *= values
     values *= importance
