@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import FIXTURES, ROOT, decoder_of, make_checkpoint, run
+from conftest import FIXTURES, ROOT, decoder_of, make_checkpoint, run, smallest_decoder
+from safetensors.numpy import load_file, save_file
 
 from llama_onnx.config import read_config
 from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError, RequestError
@@ -209,6 +210,34 @@ def test_embedding_has_bits_of_its_own(checkpoint: Path, tmp_path: Path, bits: i
     assert shards[0]["file_bytes"] < table.size * (bits + 4) / 8 + 40000
 
 
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_a_tied_table_is_stored_once_and_computes_what_two_do(bits: int, tmp_path: Path) -> None:
+    tied = make_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
+    config, weights = tied / "config.json", tied / "model.safetensors"
+    options = Options(head_bits=bits, embedding_bits=bits)
+    quantize(tied, tmp_path / "once", Settings("rtn", 32, zero_point=True), options)
+    assert (tmp_path / "once" / "head.bin").stat().st_size == 4 * json.loads(config.read_text())["hidden_size"]
+    tensors = load_file(weights)
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}, weights)
+    config.write_text(config.read_text().replace('"tie_word_embeddings": true', '"tie_word_embeddings": false'))
+    quantize(tied, tmp_path / "twice", Settings("rtn", 32, zero_point=True), options)
+    ids = np.arange(3, 30)
+    expected = decoder_of(tmp_path / "twice").logits(ids)
+    assert np.array_equal(decoder_of(tmp_path / "once").logits(ids), expected)
+    assert np.array_equal(smallest_decoder(tmp_path / "once").logits(ids), expected)
+
+
+def test_a_table_that_is_shared_is_not_scaled_for_the_head(text: str, tmp_path: Path) -> None:
+    tied = make_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
+    export(tied, tmp_path / "floats")
+    quantize(
+        tied, tmp_path / "out", Settings("awq_full", 32), replace(SHORT, bits=8, embedding_bits=8, dataset=(text,))
+    )
+    ids = np.arange(3, 30)
+    floats, logits = (decoder_of(tmp_path / name).logits(ids) for name in ("floats", "out"))
+    assert relative(logits, floats) < 0.05
+
+
 def test_table_tells_bits_and_errors_and_can_be_given_back(checkpoint: Path, tmp_path: Path, text: str) -> None:
     options = replace(SHORT, mixed="first_last", head_bits=8, dataset=(text,))
     quantize(checkpoint, tmp_path / "out", Settings("gptq", 32), options)
@@ -260,9 +289,9 @@ class _StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("algo", ["awq_full", "gptq"])
+@pytest.mark.parametrize(("algo", "reached"), [("awq_full", 0), ("gptq", 2)])
 def test_resumed_run_gives_the_same_files(
-    checkpoint: Path, tmp_path: Path, text: str, algo: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, text: str, algo: str, reached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options, settings = replace(SHORT, dataset=(text,), mixed="auto"), Settings(algo, 32)
     quantize(checkpoint, tmp_path / "whole", settings, options)
@@ -270,7 +299,7 @@ def test_resumed_run_gives_the_same_files(
         plain = LayerQuantizer.quantize
 
         def stop(self: LayerQuantizer, step: Any, rope: Any) -> Any:
-            if step == 2:
+            if step == reached:
                 raise _StopError
             return plain(self, step, rope)
 

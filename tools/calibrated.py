@@ -25,7 +25,8 @@ from tools.graph import Graph, WeightFile
 from tools.model_writer import ModelWriter
 from tools.nbits import NBits, dequantize
 from tools.quantizers import awq, gptq, rtn
-from tools.quantizers.common import Format, slices
+from tools.quantizers.awq import AT_ONCE
+from tools.quantizers.common import Format, slices, threaded
 
 CLIP_TOKENS = 64  # on which a range is judged, as in AWQ's own code
 ERROR_TOKENS = 128  # on which the error in the quant table is measured
@@ -263,8 +264,10 @@ class FloatLayer:
 
 def output_error(matrix: np.ndarray, near: np.ndarray, sample: np.ndarray) -> float:
     """Return the squared error of the products with a sample of inputs [tokens, in], over their squared size."""
-    error = size = 0.0
-    for rows in slices(matrix.shape):
-        error += float(np.square((near[rows] - matrix[rows]) @ sample.T).sum(dtype=np.float64))
-        size += float(np.square(matrix[rows] @ sample.T).sum(dtype=np.float64))
+
+    def measure(rows: slice) -> tuple[float, float]:
+        wanted, error = matrix[rows] @ sample.T, (near[rows] - matrix[rows]) @ sample.T
+        return float(np.square(error).sum(dtype=np.float64)), float(np.square(wanted).sum(dtype=np.float64))
+
+    error, size = map(sum, zip(*threaded(measure, slices(matrix.shape, AT_ONCE)), strict=True))
     return error / size if size else 0.0

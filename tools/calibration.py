@@ -17,6 +17,7 @@ from llama_onnx.errors import RequestError
 from llama_onnx.pool import MemoryPool
 from llama_onnx.tokenizer import Tokenizer
 from tools.architectures import DecoderSpec
+from tools.quantizers.common import slices, threaded
 
 BUILT_IN = Path(__file__).with_name("calibration_text.txt")
 TOKENS_KEPT = 512  # inputs kept as they are, for methods that try candidates on them
@@ -69,7 +70,7 @@ class InputStatistics:
 
     Attributes:
         width: in.
-        with_hessian: keep XᵀX as well, float32 [in, in].
+        with_hessian: sum up XᵀX as well, float32 [in, in].
         sample: float32 [≤ TOKENS_KEPT, in], inputs spread evenly over all.
     """
 
@@ -100,6 +101,8 @@ class InputStatistics:
         if self.hessian is None:
             raise ValueError("XᵀX was not asked for, or is taken")
         hessian, self.hessian = self.hessian, None
+        for rows in slices(hessian.shape, PANEL * self.width):  # only what is on and right of the diagonal was summed
+            hessian[rows.stop :, rows] = hessian[rows, rows.stop :].T
         return hessian
 
     def add(self, inputs: np.ndarray, keep: int) -> None:
@@ -108,8 +111,12 @@ class InputStatistics:
         self._sum += np.abs(inputs).sum(0, dtype=np.float64)
         self._kept.append(inputs[spread(len(inputs), keep)])
         if self.hessian is not None:
-            for start in range(0, self.width, PANEL):  # the product as a whole would be as large as the matrix again
-                self.hessian[start : start + PANEL] += inputs[:, start : start + PANEL].T @ inputs
+            hessian = self.hessian
+
+            def add(rows: slice) -> None:  # the product as a whole would be as large as the matrix again
+                hessian[rows, rows.start :] += inputs[:, rows].T @ inputs[:, rows.start :]
+
+            threaded(add, slices(hessian.shape, PANEL * self.width))
 
 
 def spread(length: int, count: int) -> np.ndarray:

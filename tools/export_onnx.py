@@ -33,6 +33,7 @@ from tools.architectures.blocks import (
     build_layer,
     expected_names,
     least_bytes,
+    stored_table,
     write_rope,
 )
 from tools.architectures.ops import Ops, get_ops
@@ -116,7 +117,7 @@ def write_shards(
         if step == "embed":
             build_embed(g, spec, weights, style)
         elif step == "head":
-            build_head(g, spec, weights, writer.tensors("embed")[EMBEDDING] if share else None, style)
+            build_head(g, spec, weights, stored_table(writer.graph("embed")) if share else None, style)
         else:
             build_layer(g, spec, weights, int(step), rope, style)
         weights.end(step)

@@ -149,10 +149,13 @@ class ModelWriter:
                 (self.folder / name).write_bytes(content)
             self._files[name] = file_entry(self.folder / name)
 
+    def graph(self, shard: str) -> onnx.ModelProto:
+        """Return the graph of a shard that is written, its weights left in their file."""
+        return onnx.load(str(self.folder / f"{shard}.onnx"), load_external_data=False)
+
     def tensors(self, shard: str) -> dict[str, onnx.TensorProto]:
         """Return the initializers of a shard that is written, by name."""
-        model = onnx.load(str(self.folder / f"{shard}.onnx"), load_external_data=False)
-        return {tensor.name: tensor for tensor in model.graph.initializer}
+        return {tensor.name: tensor for tensor in self.graph(shard).graph.initializer}
 
     def finish(self, architecture: str, model: dict[str, Any], precision: dict[str, str]) -> None:
         """Write the manifest, flush everything to the disk and put the directory in its place."""

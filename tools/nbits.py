@@ -15,6 +15,7 @@ from .half import widen
 BITS = (2, 4, 8)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 ROUNDED_AT_ONCE = 1 << 17  # weights
+LOADED_BYTES_OF_BLOCK = 12  # its scale, and a sum beside it (measured)
 ACCURACY_LEVEL = 4  # int8 activations: without it 8-bit products dequantise the whole matrix at every call
 
 
@@ -43,8 +44,8 @@ class NBits:
 
     @property
     def loaded_bytes(self) -> int:
-        """Bytes in memory: the values packed anew for the CPU, with a sum beside each block's scale (measured)."""
-        return self.packed.nbytes + self.scales.size * 12
+        """Bytes in memory: the values packed anew for the CPU, with what they have of each block."""
+        return self.packed.nbytes + self.scales.size * LOADED_BYTES_OF_BLOCK
 
 
 def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: bool = False) -> NBits:

@@ -36,7 +36,8 @@ class Options:
 
     Attributes:
         bits: of all matrices that nothing else is said of.
-        head_bits, embedding_bits: of lm_head and embedding; 16 is float16, None is `bits`.
+        head_bits, embedding_bits: of lm_head and embedding; 16 is float16, None is `bits`. Where both are one table of
+            the checkpoint and get the same bits, they are one table here, quantised without looking at inputs.
         layers_8bit, mixed: see `bits.plan`.
         budget: mean bits of a weight for `mixed` 'auto'.
         form: 'nbits' (MatMulNBits) or 'qdq' (DequantizeLinear + MatMul).
@@ -94,6 +95,12 @@ def quantize(source: str | Path, out: str | Path, settings: Settings, options: O
         if options.mixed == "auto":
             bits = _auto_bits(spec, wide, settings, options, writer, samples, bits)
         quantizer = LayerQuantizer(spec, wide, bits, settings, writer, samples)
+        share = (
+            spec.tied_embeddings
+            and options.form == "nbits"
+            and options.embedding_bits == bits[HEAD]
+            and (bits[HEAD] == FLOAT_BITS or spec.hidden_size % settings.block_size == 0)
+        )
         weights = QuantizedWeights(
             checkpoint,
             spec,
@@ -103,9 +110,10 @@ def quantize(source: str | Path, out: str | Path, settings: Settings, options: O
             report,
             writer.folder,
             quantizer if settings.algo in CALIBRATED else None,
+            share,
         )
         model = write_shards(
-            writer, checkpoint, spec, weights, get_ops(FORMATS[options.form]), False, _title(out, settings)
+            writer, checkpoint, spec, weights, get_ops(FORMATS[options.form]), share, _title(out, settings)
         )
         writer.copy({FILE: (writer.folder / FILE).read_bytes()})
         writer.finish(spec.family, model, _precision(settings, options, bits, spec))

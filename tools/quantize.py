@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# The methods share their work out to threads themselves; a BLAS that did it again would only wait for its own.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from llama_onnx.cli import guard
 from tools.bits import FLOAT_BITS, RULES

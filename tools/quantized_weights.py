@@ -37,6 +37,7 @@ class QuantizedWeights(Weights):
         report: Callable[[str], None],
         folder: Path,
         quantizer: LayerQuantizer | None = None,
+        shared_table: bool = False,
     ) -> None:
         """Prepare.
 
@@ -49,12 +50,14 @@ class QuantizedWeights(Weights):
             report: told of tensors that float16 cannot hold.
             folder: where the quant table grows, so that a run that is resumed goes on with it.
             quantizer: of the methods that read the inputs of matrices.
+            shared_table: lm_head reads the embedding's table.
         """
         super().__init__(checkpoint, Precision("fp16"), report)
         self._wide = Weights(checkpoint, Precision("fp32"), report)
         self._spec, self._bits, self._settings = spec, bits, settings
         self._embedding_bits = embedding_bits
         self._quantizer = quantizer
+        self._shared_table = shared_table
         self._now = Quantised()
         self._table = folder / FILE
         known = {*bits, EMBED_NAME}
@@ -69,11 +72,13 @@ class QuantizedWeights(Weights):
     def begin(self, step: str | int, rope: Mapping[str, Sequence[TensorProto]]) -> None:
         """See `Weights`."""
         self._now = Quantised()
-        if self._quantizer and step != "embed":
+        if self._quantizer and step != "embed" and not (step == "head" and self._shared_table):
             self._now = self._quantizer.quantize(step, rope)
 
     def end(self, step: str | int) -> None:
         """See `Weights`."""
+        if not self._rows:  # an embedding in float16 has none
+            return
         temporary = self._table.with_suffix(".tmp")
         temporary.write_bytes(write_table(self.rows))
         temporary.replace(self._table)
@@ -85,7 +90,10 @@ class QuantizedWeights(Weights):
         table = self._wide.table(name, shape)
         form = Format(self._embedding_bits, self._settings.block_size, self._settings.zero_point)
         quantised = DATA_FREE.get(self._settings.algo, k_quant.quantize)(table, form)
-        self._note(EMBED_NAME, form, weight_error(table, quantised), "weights")
+        error = weight_error(table, quantised)
+        self._note(EMBED_NAME, form, error, "weights")
+        if self._shared_table:
+            self._note(HEAD_NAME, form, error, "weights")
         return quantised
 
     def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:

@@ -11,14 +11,14 @@ from ..graph import Graph, WeightFile
 from ..half import embedding_bytes
 from ..nbits import NBits
 from .activations import activate
-from .ops import Heads, Matrix, Ops, norm_heads
+from .ops import Heads, Matrix, Ops, StoredNBits, norm_heads
 from .ops_onnx import softcap
 from .spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec, expected_names
 from .weights import Arrange, Precision, Weights, least_bytes, pad_heads
 
 __all__ = [
     "EMBEDDING", "HEAD", "ROPE_FILE", "Precision", "Weights", "build_embed", "build_head", "build_layer",
-    "expected_names", "least_bytes", "pad_heads", "write_rope",
+    "expected_names", "least_bytes", "pad_heads", "stored_table", "write_rope",
 ]  # fmt: skip
 
 ROPE_FILE = "rope.bin"
@@ -56,6 +56,18 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None
     g.output("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
 
 
+def stored_table(embed: onnx.ModelProto) -> onnx.TensorProto | StoredNBits:
+    """Return the table of an embedding's graph that is written, floats or quantised, for a head that shares it."""
+    tensors = {tensor.name: tensor for tensor in embed.graph.initializer}
+    lookup = next((node for node in embed.graph.node if node.op_type == "GatherBlockQuantized"), None)
+    if lookup is None:
+        return tensors[EMBEDDING]
+    sizes = {attribute.name: attribute.i for attribute in lookup.attribute}
+    qweight, _, scales, *qzeros = lookup.input
+    points = tensors[qzeros[0]] if qzeros else None
+    return StoredNBits(tensors[qweight], tensors[scales], points, sizes["bits"], sizes["block_size"])
+
+
 def build_layer(g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: RopeTensors, ops: Ops) -> None:
     """One decoder layer: hidden, past keys and values -> hidden_out, present keys and values (bound onto the past).
 
@@ -79,14 +91,16 @@ def build_layer(g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: Rop
     g.output("present_value", FLOAT, cache)
 
 
-def build_head(g: Graph, spec: DecoderSpec, weights: Weights, tied: onnx.TensorProto | None, ops: Ops) -> None:
+def build_head(
+    g: Graph, spec: DecoderSpec, weights: Weights, tied: onnx.TensorProto | StoredNBits | None, ops: Ops
+) -> None:
     """hidden float32 [batch, sequence, hidden_size] -> logits float32 [batch, sequence, vocab].
 
     Args:
         g: the graph to build.
         spec: of the model.
         weights: its tensors.
-        tied: the embedding's initializer, where the head shares it.
+        tied: the embedding's table, where the head shares it; see `stored_table`.
         ops: the style of graph.
     """
     g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])

@@ -17,7 +17,20 @@ from ..graph import Graph
 from ..nbits import NBits
 from .spec import DecoderSpec, LayerSpec
 
-Matrix = NBits | onnx.TensorProto | str  # quantised values, a tensor of another shard, or the name of a tensor
+
+@dataclass(frozen=True)
+class StoredNBits:
+    """A quantised matrix [out, in] of another shard, by its tensors there. See `NBits`; `out` has no padding."""
+
+    qweight: onnx.TensorProto
+    scales: onnx.TensorProto
+    qzeros: onnx.TensorProto | None
+    bits: int
+    block_size: int
+
+
+# quantised values, such values or a tensor of another shard, or the name of a tensor
+Matrix = NBits | StoredNBits | onnx.TensorProto | str
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from llama_onnx.errors import RequestError
 
 from ..graph import Graph
 from ..nbits import NBits, pack_bits, unpack_bits
-from .ops import Heads, Matrix, norm_heads
+from .ops import Heads, Matrix, StoredNBits, norm_heads
 from .ops_ort import as_float
 from .spec import DecoderSpec, LayerSpec
 
@@ -49,6 +49,8 @@ class OnnxOps:
             last = () if bias else outputs
             product = g.node("MatMul", name, [value, _dequantized(g, name, tensor, matrix)], last)
             return g.node("Add", name, [product, bias], outputs) if bias else product
+        if isinstance(matrix, StoredNBits):
+            raise RequestError(f"{tensor}: a table that is shared has no standard operators; use the style 'ort'")
         inputs = [value, as_float(g, name, matrix)]
         return g.node("Gemm", name, [*inputs, bias] if bias else inputs, outputs, transB=1)
 

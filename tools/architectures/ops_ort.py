@@ -10,8 +10,8 @@ import onnx
 from llama_onnx.errors import RequestError
 
 from ..graph import MICROSOFT, Graph
-from ..nbits import ACCURACY_LEVEL, NBits
-from .ops import Heads, Matrix, norm_heads
+from ..nbits import ACCURACY_LEVEL, LOADED_BYTES_OF_BLOCK, NBits
+from .ops import Heads, Matrix, StoredNBits, norm_heads
 from .spec import DecoderSpec, LayerSpec
 
 
@@ -33,7 +33,9 @@ class OrtOps:
     ) -> str:
         """See `Ops`."""
         last = () if bias else outputs
-        if isinstance(matrix, NBits):
+        if isinstance(matrix, StoredNBits):
+            product = _stored_product(g, name, value, matrix, last)
+        elif isinstance(matrix, NBits):
             product = _nbits_product(g, name, value, tensor, matrix, last)
         else:
             operand = as_float(g, name, matrix)
@@ -112,15 +114,19 @@ def _nbits_product(g: Graph, name: str, value: str, tensor: str, matrix: NBits, 
     inputs.append(g.weight(stem + "scales", matrix.scales, 0))
     if matrix.zero_points is not None:
         inputs.append(g.weight(stem + "qzeros", matrix.zero_points))
-    return g.node(
-        "MatMulNBits",
-        name,
-        inputs,
-        outputs,
-        domain=MICROSOFT,
-        K=matrix.columns,
-        N=len(matrix.packed),
-        bits=matrix.bits,
-        block_size=matrix.block_size,
-        accuracy_level=ACCURACY_LEVEL,
-    )
+    sizes = {"K": matrix.columns, "N": len(matrix.packed), "bits": matrix.bits, "block_size": matrix.block_size}
+    return g.node("MatMulNBits", name, inputs, outputs, domain=MICROSOFT, **sizes, accuracy_level=ACCURACY_LEVEL)
+
+
+def _stored_product(g: Graph, name: str, value: str, matrix: StoredNBits, outputs: Sequence[str]) -> str:
+    """The same bytes that `lookup` reads as rows, in the shape that the product wants."""
+    rows, blocks = matrix.scales.dims
+    packed = onnx.TensorProto()
+    packed.CopyFrom(matrix.qweight)
+    packed.dims[:] = [rows, blocks, matrix.block_size * matrix.bits // 8]
+    loaded = math.prod(packed.dims) + LOADED_BYTES_OF_BLOCK * rows * blocks
+    inputs = [value, g.shared(packed, loaded), g.shared(matrix.scales)]
+    if matrix.qzeros is not None:
+        inputs.append(g.shared(matrix.qzeros))
+    sizes = {"K": blocks * matrix.block_size, "N": rows, "bits": matrix.bits, "block_size": matrix.block_size}
+    return g.node("MatMulNBits", name, inputs, outputs, domain=MICROSOFT, **sizes, accuracy_level=ACCURACY_LEVEL)

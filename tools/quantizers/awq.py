@@ -14,6 +14,7 @@ from ..nbits import NBits, to_blocks
 from . import rtn
 from .common import Format, join, quantize_with, rounded, slices, threaded
 
+AT_ONCE = 1 << 20  # weights of a product with the sample
 LOSS_WEIGHTS = 1 << 22  # of a matrix on which scales are judged: all its outputs share them, some rows speak for it
 LOWEST, HIGHEST = 1e-4, 1e4  # of t
 
@@ -90,7 +91,7 @@ def clip_ranges(
                 best[better], scales[better, i], zeros[better, i] = loss[better], tried[0][better], tried[1][better]
         return quantize_with(matrix[rows], scales, zeros, form)
 
-    return join(threaded(search, (len(matrix), size)))  # a block's part of many rows is in the cache at a time
+    return join(threaded(search, slices((len(matrix), size))))  # a block's part of many rows is in the cache at a time
 
 
 def _some_rows(matrix: np.ndarray) -> np.ndarray:
@@ -122,19 +123,17 @@ def _loss(matrices: Sequence[np.ndarray], form: Sequence[Format], t: np.ndarray,
     """Squared error of the products: |x·Wᵀ - (x / t)·Q(t·W)ᵀ|²."""
     total = 0.0
     for matrix, its_form in zip(matrices, form, strict=True):
-        errors = np.empty_like(matrix)
 
-        def measure(
-            rows: slice, matrix: np.ndarray = matrix, form: Format = its_form, errors: np.ndarray = errors
-        ) -> None:
-            scaled = matrix[rows] * t
-            blocks = to_blocks(scaled, form.block_size)
-            near = rounded(blocks, *rtn.range_of(blocks, form), form).reshape(len(scaled), -1)[:, : matrix.shape[1]]
-            np.subtract(near, scaled, out=errors[rows])
-            errors[rows] /= t
+        def measure(rows: slice, matrix: np.ndarray = matrix, form: Format = its_form) -> float:
+            errors = matrix[rows] * t
+            for few in slices(errors.shape):
+                blocks = to_blocks(errors[few], form.block_size)
+                near = rounded(blocks, *rtn.range_of(blocks, form), form)
+                errors[few] -= near.reshape(len(near), -1)[:, : matrix.shape[1]]
+            errors /= t
+            return float(np.square(errors @ sample.T).sum(dtype=np.float64))
 
-        threaded(measure, matrix.shape)
-        total += float(np.square(errors @ sample.T).sum(dtype=np.float64))
+        total += sum(threaded(measure, slices(matrix.shape, AT_ONCE)))
     return total
 
 

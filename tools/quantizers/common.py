@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -96,17 +96,16 @@ def nonzero(scales: np.ndarray) -> np.ndarray:
     return np.where(scales == 0, np.float32(1), scales).astype(np.float32)
 
 
-def threaded(work: Callable[[slice], T], shape: tuple[int, ...]) -> list[T]:
-    """Return what `work` makes of slices of rows, in order: each small enough for a core's cache, on all cores."""
-    parts = slices(shape, IN_CACHE)
-    if len(parts) == 1:
-        return [work(parts[0])]
+def threaded(work: Callable[[slice], T], parts: Sequence[slice]) -> list[T]:
+    """Return what `work` makes of each part, in order, all cores working on them."""
+    if len(parts) < 2:
+        return [work(part) for part in parts]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(work, parts))
 
 
-def slices(shape: tuple[int, ...], limit: int = 1 << 22) -> list[slice]:
-    """Cut rows so that a slice has about `limit` weights: what a method needs besides stays small."""
+def slices(shape: tuple[int, ...], limit: int = IN_CACHE) -> list[slice]:
+    """Cut rows so that a slice has about `limit` weights."""
     rows, columns = shape
     step = max(1, limit // max(columns, 1))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

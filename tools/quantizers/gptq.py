@@ -72,7 +72,7 @@ def quantize(matrix: np.ndarray, form: Format, factor: Factor, search_scales: bo
         search_scales: choose scales by least squares, weighted with the inputs' importance, not by the range.
     """
     parts = slices(matrix.shape, ROWS * matrix.shape[1])
-    return join([_quantize_rows(matrix[rows], form, factor, search_scales) for rows in parts])
+    return join(threaded(lambda rows: _quantize_rows(matrix[rows], form, factor, search_scales), parts))
 
 
 def _quantize_rows(matrix: np.ndarray, form: Format, factor: Factor, search_scales: bool) -> NBits:
@@ -90,7 +90,7 @@ def _quantize_rows(matrix: np.ndarray, form: Format, factor: Factor, search_scal
         scales, zeros = np.ones((rows, blocks), np.float32), np.full((rows, blocks), form.middle, np.float32)
     else:
         by_block = to_blocks(matrix, size)
-        chosen = threaded(lambda part: ranges(by_block[part], importance), matrix.shape)
+        chosen = [ranges(by_block[part], importance) for part in slices(matrix.shape)]
         scales, zeros = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
     scales, zeros = np.ascontiguousarray(scales.T), np.ascontiguousarray(zeros.T)  # [blocks, out]
     values = np.full((blocks * size, rows), form.middle, np.uint8)
@@ -158,12 +158,19 @@ def inverse_factor(h: np.ndarray) -> np.ndarray:
         if start:
             above = h[:start, start:end] @ inverses[start].T
             h[:start, start:end] = above
-            for first in range(0, start, PANEL):
-                h[first : first + PANEL, first:start] -= above[first : first + PANEL][: start - first] @ above[first:].T
+
+            def subtract(rows: slice, above: np.ndarray = above) -> None:
+                h[rows, rows.start : len(above)] -= above[rows] @ above[rows.start :].T
+
+            threaded(subtract, slices(above.shape, PANEL * PANEL))
     for start in starts:
         end = min(start + PANEL, count)
         if start:
-            h[:start, start:end] = (h[:start, :start] @ h[:start, start:end]) @ -inverses[start]
+
+            def solve(rows: slice, start: int = start, end: int = end) -> np.ndarray:
+                return (h[rows, rows.start : start] @ h[rows.start : start, start:end]) @ -inverses[start]
+
+            h[:start, start:end] = np.concatenate(threaded(solve, slices((start, PANEL), PANEL * PANEL)))
         h[start:end, start:end] = inverses[start]
         h[end:, start:end] = 0
     return h

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..nbits import NBits
-from .common import Format, integers, join, nonzero, quantize_with, rounded, threaded, to_blocks
+from .common import Format, integers, join, nonzero, quantize_with, rounded, slices, threaded, to_blocks
 from .rtn import range_of
 
 POWER = 0.7
@@ -24,7 +24,7 @@ def quantize(matrix: np.ndarray, form: Format) -> NBits:
     def quantize_rows(rows: slice) -> NBits:
         return quantize_with(matrix[rows], *solve(to_blocks(matrix[rows], form.block_size), form), form)
 
-    return join(threaded(quantize_rows, matrix.shape))
+    return join(threaded(quantize_rows, slices(matrix.shape)))
 
 
 def solve(blocks: np.ndarray, form: Format) -> tuple[np.ndarray, np.ndarray]:

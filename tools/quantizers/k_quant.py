@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..nbits import NBits
-from .common import Format, centred, join, nonzero, quantize_with, rounded, threaded, to_blocks
+from .common import Format, centred, join, nonzero, quantize_with, rounded, slices, threaded, to_blocks
 from .rtn import range_of
 
 STEPS = 16  # ranges tried besides the whole one
@@ -25,7 +25,7 @@ def quantize(matrix: np.ndarray, form: Format) -> NBits:
         importance = np.sqrt(np.mean(blocks**2, -1, keepdims=True)) + np.abs(blocks)
         return quantize_with(matrix[rows], *search(blocks, form, importance), form)
 
-    return join(threaded(quantize_rows, matrix.shape))
+    return join(threaded(quantize_rows, slices(matrix.shape)))
 
 
 def search(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
