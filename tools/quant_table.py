@@ -13,6 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
+
 from llama_onnx.cli import guard
 from llama_onnx.errors import MissingDependencyError, RequestError
 
@@ -68,7 +70,8 @@ def read_table(path: Path) -> list[Row]:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw error over layer, one line for each kind of matrix, its size standing for the bits.
+    """Draw a cell for each matrix, kinds below each other and layers from left to right: its colour is the error, the
+    number in it the bits. What belongs to no layer takes a whole line.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -80,22 +83,40 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         raise MissingDependencyError("plots need matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
-    inside = [row for row in rows if row.layer != ""]
-    layers = 1 + max((int(row.layer) for row in inside), default=0)
-    for tensor in dict.fromkeys(row.tensor for row in rows):
-        its = [row for row in rows if row.tensor == tensor]
-        places = [int(row.layer) if row.layer else layers for row in its]
-        (line,) = axes.plot(places, [row.error for row in its], linewidth=1, label=tensor)
-        axes.scatter(places, [row.error for row in its], [6 * row.bits for row in its], color=line.get_color())
-    axes.set_yscale("log")
-    axes.set_xlabel("layer (size of a dot: bits)")
-    axes.set_ylabel("relative squared error")
-    axes.legend(fontsize="small", ncols=2)
-    figure.tight_layout()
+    tensors = list(dict.fromkeys(row.tensor for row in rows))
+    layers = 1 + max((int(row.layer) for row in rows if row.layer), default=0)
+    errors = [row.error for row in rows if row.error] or [1e-3]
+    norm = LogNorm(min(errors) / 1.1, max(errors) * 1.1)
+    colours = pyplot.get_cmap("viridis_r")
+    size = (2.6 + 0.34 * max(layers, 12), 1.4 + 0.34 * len(tensors))
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    for row in rows:
+        column, width = (int(row.layer), 1) if row.layer else (0, layers)
+        line = tensors.index(row.tensor)
+        depth = float(norm(row.error)) if row.error else None  # floats have none
+        colour = "#dddddd" if depth is None else colours(depth)
+        axes.add_patch(Rectangle((column, line), width, 1, facecolor=colour, edgecolor="white"))
+        axes.text(
+            column + width / 2, line + 0.5, str(row.bits), ha="center", va="center", fontsize=8,
+            color="white" if depth and depth > 0.45 else "black",
+        )  # fmt: skip
+    axes.set(xlim=(0, layers), ylim=(len(tensors), 0))
+    axes.set_yticks(np.arange(len(tensors)) + 0.5, tensors)
+    axes.set_xticks(np.arange(layers) + 0.5, [str(i) for i in range(layers)], fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("layer")
+    axes.set_title("bits of each matrix, coloured by its error", loc="left", fontsize=11)
+    of = sorted({row.of for row in rows if row.error})
+    figure.colorbar(
+        ScalarMappable(norm, colours), ax=axes, label=f"squared error of {' or '.join(of)}, relative", pad=0.02
+    )
     try:
-        figure.savefig(path)
+        figure.savefig(path, dpi=130)
     except (OSError, ValueError) as error:
         raise RequestError(f"{path}: the plot cannot be written ({error})") from None
     finally:

@@ -1,0 +1,403 @@
+#!/usr/bin/env python3
+"""What 4 bits cost: KL divergence from float32 over bits a weight, llama.cpp and onnxruntime-genai beside ours.
+
+    python benchmarks/quantisation_quality.py models/demo CHECKPOINT --json docs/quantisation.json
+
+Every tool quantises the same weights and is scored on the same text: samples of the float32 model at temperature 1.
+Methods of ours that read a text read other samples. Bits are those of everything that is stored, scales, zero points,
+embedding, lm_head and norms among it, over the number of weights. Peers that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from divergence import LENGTH, Logits, Reference, Scores, open_decoder, standard_error
+from peer_models import build_genai, installed, quantize_gguf, write_gguf
+from report import OURS, THEIRS, about, save, table
+from safetensors.numpy import save_file
+
+from tools.architectures import DecoderSpec, read_spec
+from tools.bits import HEAD, matrix_sizes
+from tools.calibrated import Settings
+from tools.quant_table import FILE, read_table
+from tools.quantization import Options, quantize
+from tools.readers import Checkpoint, open_checkpoint
+
+HEAD_SIZE = 16  # the attention kernel of ONNX Runtime takes multiples of it
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to quantise the model.
+
+    Attributes:
+        tool: 'ours', 'genai' or 'llama.cpp'.
+        method: what it was asked for.
+        bits: of a weight, everything that is stored counted.
+        scores: KL divergence from float32.
+        note: what else must be known.
+    """
+
+    tool: str
+    method: str
+    bits: float
+    scores: Scores
+    note: str = ""
+
+    @property
+    def loss(self) -> float:
+        """Mean KL divergence in nats."""
+        return self.scores.loss
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what goes into the JSON file."""
+        return {
+            "tool": self.tool, "method": self.method, "bits": round(self.bits, 4), "kl": self.loss,
+            "standard_error": self.scores.error, "note": self.note,
+        }  # fmt: skip
+
+
+class Subject(Reference):
+    """A model all tools quantise."""
+
+    def __init__(self, source: Path, work: Path, count: int) -> None:
+        """See `Reference`."""
+        super().__init__(source, work, count)
+        self.source, self.work = source, work
+        self.checkpoint = open_checkpoint(source)
+        self.spec = read_spec(self.checkpoint.config)
+
+    @property
+    def weights(self) -> int:
+        """How many weights the model has, a tied table counted once."""
+        spec = self.spec
+        table = 0 if spec.tied_embeddings else spec.vocab_size * spec.hidden_size
+        return sum(matrix_sizes(spec).values()) + table + norm_weights(spec)
+
+
+def norm_weights(spec: DecoderSpec) -> int:
+    """Return how many weights the norms have."""
+    return (2 * spec.num_layers + 1) * spec.hidden_size
+
+
+def matrix_bits(rows: int, columns: int, bits: int, block_size: int, zero_point: bool, zeros: int = 0) -> int:
+    """Return what a matrix in blocks takes with float32 scales; `zeros` of its columns only pad heads: their values
+    are not counted, their scales are."""
+    blocks = -(-columns // block_size)
+    return rows * (blocks * (block_size * bits + 32 + (bits if zero_point else 0)) - zeros * bits)
+
+
+# --- ours ---
+
+
+def ours(subject: Subject) -> Iterator[Point]:
+    """Yield methods of ours: what reads no text, and gptq, which was the best of those that do."""
+    spec = subject.spec
+    blocks = [size for size in (32, 64, 128) if spec.hidden_size % size == 0]
+    for algo in ("rtn", "k_quant", "gptq"):
+        for block_size in blocks:
+            for zero_point in (False, True):
+                for table_bits in (4, 8):
+                    settings = Settings(algo, block_size, zero_point)
+                    options = Options(head_bits=table_bits, embedding_bits=table_bits)
+                    yield _ours(subject, settings, options, f"table {table_bits}")
+    for budget in (5.0, 6.0):
+        for table_bits in (8,):
+            options = Options(head_bits=table_bits, embedding_bits=table_bits, mixed="auto", budget=budget)
+            yield _ours(subject, Settings("gptq", blocks[-1], True), options, f"table {table_bits}, auto {budget:g}")
+
+
+def _ours(subject: Subject, settings: Settings, options: Options, what: str) -> Point:
+    out = subject.work / "ours"
+    quantize(subject.source, out, settings, replace(options, **subject.calibration))
+    zero = ", zero points" if settings.zero_point else ""
+    return Point(
+        "ours",
+        f"{settings.algo}, block {settings.block_size}{zero}, {what}",
+        our_bits(subject.spec, out, settings) / subject.weights,
+        subject.score(open_decoder(out).logits),
+    )
+
+
+def our_bits(spec: DecoderSpec, out: Path, settings: Settings) -> int:
+    """Return the bits a model directory stores, by its quant table."""
+    sizes = {name: (p.rows, p.columns) for name, p in spec.projections.items()}
+    tied = spec.tied_embeddings
+    total = FLOAT_BITS * norm_weights(spec)
+    for row in read_table(out / FILE):
+        if row.layer == "" and row.tensor == HEAD and tied:
+            continue  # it is the embedding's
+        rows, columns = sizes[row.tensor] if row.layer else (spec.vocab_size, spec.hidden_size)
+        zeros = 0
+        if row.tensor.endswith("o_proj"):
+            zeros = spec.num_heads * (spec.cache_head_dim - spec.head_dim)
+        total += matrix_bits(rows, columns + zeros, row.bits, row.block_size, settings.zero_point, zeros)
+    return total
+
+
+# --- onnxruntime-genai ---
+
+
+def genai(subject: Subject) -> Iterator[Point]:
+    """Yield what onnxruntime-genai's model builder makes."""
+    if not installed("onnxruntime_genai"):
+        print("onnxruntime-genai: not installed, left out", file=sys.stderr)
+        return
+    folder = subject.work / "hugging-face"
+    note = write_hugging_face(subject.checkpoint, folder)
+    for algo in ("rtn", "k_quant"):
+        for block_size in (32, 64, 128):
+            for symmetric in ("true", "false") if algo == "rtn" else ("false",):
+                out = subject.work / f"genai-{algo}-{block_size}-{symmetric}"
+                build_genai(folder, out, 1, algo_config=algo, block_size=block_size, is_symmetric=symmetric)
+                zero = ", zero points" if algo == "rtn" and symmetric == "false" else ""
+                yield Point(
+                    "genai",
+                    f"{algo}, block {block_size}{zero}",
+                    genai_bits(out / "model.onnx", subject.spec) / subject.weights,
+                    subject.score(genai_logits(out / "model.onnx", subject.spec)),
+                    note,
+                )
+
+
+def write_hugging_face(checkpoint: Checkpoint, folder: Path) -> str:
+    """Write the checkpoint in float32 for the builder, heads widened with zeros to what the attention kernel takes.
+
+    Returns what was done to it.
+    """
+    config = dict(checkpoint.config)
+    heads, keys = config["num_attention_heads"], config["num_key_value_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    wide = -(-size // HEAD_SIZE) * HEAD_SIZE
+    folder.mkdir()
+    tensors = {name: np.array(checkpoint.tensor(name), np.float32) for name in checkpoint.names()}
+    if wide != size:
+        config["head_dim"] = wide
+        for name, array in tensors.items():
+            if name.endswith("q_proj.weight"):  # scores are divided by the root of the head size
+                tensors[name] = widened(array, heads, size, wide, True) * np.float32((wide / size) ** 0.5)
+            elif name.endswith("k_proj.weight"):
+                tensors[name] = widened(array, keys, size, wide, True)
+            elif name.endswith("v_proj.weight"):
+                tensors[name] = widened(array, keys, size, wide, False)
+            elif name.endswith("o_proj.weight"):
+                tensors[name] = np.ascontiguousarray(widened(array.T, heads, size, wide, False).T)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    content = checkpoint.files["tokenizer.model"]
+    (folder / "tokenizer.model").write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+    return f"heads of {size} widened to {wide} with zeros, which are not counted" if wide != size else ""
+
+
+def widened(array: np.ndarray, heads: int, size: int, wide: int, rotary: bool) -> np.ndarray:
+    """Widen the heads of [heads · size, …] with zeros. Where they are turned by rotary embedding, each pair goes where
+    the wider head has the same frequency: there are wide / size as many."""
+    split = array.reshape(heads, size, *array.shape[1:])
+    result = np.zeros((heads, wide, *array.shape[1:]), array.dtype)
+    if rotary:
+        result[:, :: wide // size] = split
+    else:
+        result[:, :size] = split
+    return result.reshape(-1, *array.shape[1:])
+
+
+def genai_logits(path: Path, spec: DecoderSpec) -> Logits:
+    """Return a function that runs a model of the builder with ONNX Runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path))
+    size = -(-spec.head_dim // HEAD_SIZE) * HEAD_SIZE
+    empty = np.zeros((1, spec.num_kv_heads, 0, size), np.float32)
+
+    def logits(ids: np.ndarray) -> np.ndarray:
+        given: dict[str, np.ndarray] = {}
+        for value in session.get_inputs():
+            given[value.name] = empty
+        given["input_ids"], given["attention_mask"] = ids[None], np.ones((1, len(ids)), np.int64)
+        return np.asarray(session.run(["logits"], given)[0][0])
+
+    return logits
+
+
+def genai_bits(path: Path, spec: DecoderSpec) -> int:
+    """Return the bits a model of the builder stores: its quantised matrices, norms, and the embedding where it is not
+    lm_head's."""
+    import onnx
+
+    size = -(-spec.head_dim // HEAD_SIZE) * HEAD_SIZE
+    graph = onnx.load(str(path), load_external_data=False).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    total = FLOAT_BITS * norm_weights(spec)
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[0] in tensors and "embed" in node.name:
+            total += FLOAT_BITS * spec.vocab_size * spec.hidden_size
+        if node.op_type != "MatMulNBits":
+            continue
+        sizes = {attribute.name: attribute.i for attribute in node.attribute}
+        rows, columns, zeros = sizes["N"], sizes["K"], 0
+        if any(f"/{x}_proj" in node.name for x in ("qkv", "q", "k", "v")):
+            rows = rows * spec.head_dim // size
+        if "/o_proj" in node.name:
+            zeros = spec.num_heads * (size - spec.head_dim)
+        points = len(node.input) > 3 and node.input[3] != ""
+        total += matrix_bits(rows, columns, sizes["bits"], sizes["block_size"], points, zeros)
+    return total
+
+
+# --- llama.cpp ---
+
+
+def llama_cpp(subject: Subject) -> Iterator[Point]:
+    """Yield what llama.cpp makes of the same weights in float32."""
+    if not installed("llama_cpp"):
+        print("llama.cpp: llama-cpp-python is not installed, left out", file=sys.stderr)
+        return
+    floats = subject.work / "float.gguf"
+    write_gguf(subject.source, floats, half=False)
+    for kind in ("Q4_0", "Q4_K_M"):
+        out = subject.work / f"{kind}.gguf"
+        quantize_gguf(floats, out, kind)
+        bits, note = gguf_bits(out)
+        yield Point("llama.cpp", kind, bits / subject.weights, subject.score(gguf_logits(out)), note)
+
+
+def gguf_logits(path: Path) -> Logits:
+    """Return a function that runs a GGUF file with llama.cpp."""
+    from llama_cpp import Llama
+
+    model = Llama(str(path), n_ctx=LENGTH, n_batch=LENGTH, logits_all=True, verbose=False)
+
+    def logits(ids: np.ndarray) -> np.ndarray:
+        model.reset()
+        model.eval(ids.tolist())
+        return np.array(model.scores[: len(ids)])
+
+    return logits
+
+
+def gguf_bits(path: Path) -> tuple[int, str]:
+    """Return the bits of all tensors of a GGUF file, and how many matrices are of which type."""
+    import gguf
+
+    total, kinds = 0, dict[str, int]()
+    for tensor in gguf.GGUFReader(path).tensors:
+        total += 8 * int(tensor.n_bytes)
+        if len(tensor.shape) > 1:
+            kinds[tensor.tensor_type.name] = kinds.get(tensor.tensor_type.name, 0) + 1
+    return total, "matrices: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+# --- what came out ---
+
+
+def rivals(points: list[Point]) -> list[tuple[Point, Point]]:
+    """Return each point of a peer with the best of ours that takes no more bits."""
+    ours_ = [point for point in points if point.tool == "ours"]
+    found = []
+    for point in points:
+        fitting = [own for own in ours_ if own.bits <= point.bits + 1e-9]
+        if point.tool != "ours" and fitting:
+            found.append((point, min(fitting, key=lambda own: own.loss)))
+    return found
+
+
+def frontier(points: list[Point]) -> list[Point]:
+    """Return the points that none with as few bits is better than, by their bits."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.bits, point.loss)):
+        if not best or point.loss < best[-1].loss:
+            best.append(point)
+    return best
+
+
+def plot(path: Path, results: dict[str, list[Point]]) -> None:
+    """Draw KL divergence over bits a weight, a panel for each model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(results), figsize=(5.4 * len(results), 4.4), layout="constrained")
+    colours = {"ours": OURS, "genai": THEIRS[0], "llama.cpp": THEIRS[2]}
+    for panel, (name, points) in zip(np.atleast_1d(panels), results.items(), strict=True):
+        for tool, colour in colours.items():
+            own = [point for point in points if point.tool == tool]
+            if not own:
+                continue
+            panel.errorbar(
+                [p.bits for p in own], [p.loss for p in own], [2 * p.scores.error for p in own], fmt="o", ms=5, lw=1,
+                color=colour, alpha=0.35 if tool == "ours" else 1, label=None if tool == "ours" else tool,
+            )  # fmt: skip
+        edge = frontier([point for point in points if point.tool == "ours"])
+        panel.plot([p.bits for p in edge], [p.loss for p in edge], "-o", color=OURS, lw=1.5, ms=5, label="ours, best")
+        for point in points:
+            if point.tool == "llama.cpp":
+                panel.annotate(point.method, (point.bits, point.loss), (6, 4), textcoords="offset points", fontsize=8)
+        panel.set_yscale("log")
+        panel.set_title(name, loc="left", fontsize=11)
+        panel.set_xlabel("bits a weight, everything counted")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", which="both", alpha=0.25)
+    first = np.atleast_1d(panels)[0]
+    first.set_ylabel("KL divergence from float32, nats (bars: two standard errors)")
+    first.legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def report(points: list[Point]) -> str:
+    """Return the tables of one model."""
+    rows = [
+        [p.tool, p.method, f"{p.bits:.2f}", f"{p.loss:.4f} ± {p.scores.error:.4f}", p.note]
+        for p in sorted(points, key=lambda point: (point.tool, point.bits))
+    ]
+    text = table(["tool", "method", "bits a weight", "KL, nats", ""], rows)
+    rows = []
+    for point, own in rivals(points):
+        gap = point.scores.losses - own.scores.losses
+        rows.append([
+            f"{point.tool} {point.method}", f"{point.bits:.2f}", f"{point.loss:.4f}", own.method, f"{own.bits:.2f}",
+            f"{own.loss:.4f}", f"{gap.mean():+.4f} ± {standard_error(gap):.4f}",
+        ])  # fmt: skip
+    header = ["peer", "bits", "KL", "ours with no more bits", "bits", "KL", "the peer's loss over ours"]
+    return f"{text}\n\n{table(header, rows)}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="checkpoints, or model directories")
+    parser.add_argument("--samples", type=int, default=32, metavar="N", help="of 256 tokens (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them (needs matplotlib)")
+    options = parser.parse_args()
+    results: dict[str, list[Point]] = {}
+    for model in options.models:
+        with tempfile.TemporaryDirectory() as work:
+            subject = Subject(model, Path(work), options.samples)
+            points = [point for tool in (ours, genai, llama_cpp) for point in tool(subject)]
+        results[model.name] = points
+        print(f"{model.name}: {subject.weights} weights, {subject.samples.size} tokens\n\n{report(points)}\n")
+    figures = {
+        **about(),
+        "tokens": options.samples * LENGTH,
+        "models": {name: [point.as_dict() for point in points] for name, points in results.items()},
+    }
+    save(options.json, figures)
+    if options.plot:
+        plot(options.plot, results)
+
+
+if __name__ == "__main__":
+    main()
