@@ -217,7 +217,9 @@ def genai_logits(path: Path, spec: DecoderSpec) -> Logits:
     """Return a function that runs a model of the builder with ONNX Runtime."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path))
+    options = onnxruntime.SessionOptions()
+    options.use_per_session_threads = False  # ours share one pool of threads, set up before
+    session = onnxruntime.InferenceSession(str(path), options)
     size = -(-spec.head_dim // HEAD_SIZE) * HEAD_SIZE
     empty = np.zeros((1, spec.num_kv_heads, 0, size), np.float32)
 
