@@ -23,6 +23,8 @@ from engine import Engine
 from peer_models import installed
 from report import OURS, THEIRS, about, memory_bandwidth, save, table
 
+from llama_onnx.onnx_file import read_graph
+
 OURS_BY_DTYPE = ("int4", "int8", "fp32")
 PEERS = (("llama.cpp", "Q4_K_M"), ("llama.cpp", "Q8_0"), ("genai", "int4"))
 # figure, ours, the other's, the factor it is meant to be ahead by
@@ -57,10 +59,12 @@ def weight_bytes(description: dict[str, Any]) -> int:
     if path.is_file():
         import gguf
 
-        tensors = gguf.GGUFReader(path).tensors
-        return sum(int(tensor.n_bytes) for tensor in tensors if tensor.name != "token_embd.weight")
-    files = [file for file in path.iterdir() if file.suffix in (".bin", ".data") and not file.name.startswith("embed")]
-    return sum(file.stat().st_size for file in files)
+        theirs = gguf.GGUFReader(path).tensors
+        return sum(int(tensor.n_bytes) for tensor in theirs if tensor.name != "token_embd.weight")
+    if (path / "model.onnx").exists():  # onnxruntime-genai keeps everything in one file
+        tensors = read_graph(path / "model.onnx").initializers
+        return sum(tensor.location[2] for tensor in tensors if "embed_tokens" not in tensor.name)
+    return sum(file.stat().st_size for file in path.glob("*.bin") if not file.name.startswith("embed"))
 
 
 def measure(started: dict[str, Engine], prompt: int, new: int, rounds: int) -> dict[str, dict[str, list[float]]]:

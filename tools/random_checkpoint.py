@@ -78,7 +78,7 @@ def write_checkpoint(shape: str, out: Path, seed: int = 0, cycle: int | None = N
         ends["model.embed_tokens.weight"][token] = LOUD * vectors
         ends["lm_head.weight"][np.roll(token, -1)] = 2 * SPREAD * vectors
     save("model-ends.safetensors", {**ends, "model.norm.weight": ones})
-    (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": file_of}))
+    (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": file_of}))
     (out / "config.json").write_text(json.dumps(_config(shape), indent=1))
     (out / "tokenizer.model").write_bytes(sentencepiece_model(_pieces(vocab)))
 
@@ -87,6 +87,7 @@ def _config(shape: str) -> dict[str, object]:
     hidden, wide, layers, heads, kv_heads, vocab = SHAPES[shape]
     return {
         "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
         "hidden_size": hidden,
         "intermediate_size": wide,
         "num_hidden_layers": layers,
