@@ -3,9 +3,9 @@
 
     python benchmarks/engine.py '{"engine": "ours", "path": "models/demo"}'
 
-reads requests from stdin, a line of JSON each, and answers each with a line: `{"prompt": 128, "new": 33}` is answered
-with the seconds of the prompt's pass and of the tokens after it. `Engine` is the other side: it starts such a process,
-asks, and stops it from running while others are asked.
+reads requests from stdin, a line of JSON each, and answers each with a line: `{"prompt": [1, 5, 9], "new": 33}` is
+answered with the seconds of the prompt's pass and of the tokens after it. `Engine` is the other side: it starts such a
+process, asks, and stops it from running while others are asked.
 """
 
 from __future__ import annotations
@@ -191,9 +191,7 @@ def main() -> None:
     print(json.dumps({"pid": os.getpid(), "load_seconds": time.perf_counter() - began}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        prompt = request["prompt"]
-        ids = prompt if isinstance(prompt, list) else random_prompt(prompt, request.get("vocab_size", 30000))
-        print(json.dumps(run(ids, request["new"], request)), flush=True)
+        print(json.dumps(run(request["prompt"], request["new"], request)), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from report import about, disk_bandwidth, save, table
 
 from llama_onnx.config import read_config
 from llama_onnx.images import Images
+from tools.random_checkpoint import CYCLE_START, SHAPES
 
 GIB = 1 << 30
 SIZES = (0.75, 1, 1.25, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 8)
@@ -54,6 +55,11 @@ def engine(memory: float | None, ctx: int, **description: Any) -> Iterator[tuple
 def ours(path: Path, memory: float, **more: Any) -> dict[str, Any]:
     """Describe an engine of this project under a pool size."""
     return {"engine": "ours", "path": str(path), "poolsize": f"{int(memory * 1024)}MB", **more}
+
+
+def prompt_of(options: argparse.Namespace) -> list[int]:
+    """Return a random prompt of the length that was asked for."""
+    return random_prompt(options.prompt, SHAPES[options.shape][-1])
 
 
 def pass_bytes(path: Path) -> int:
@@ -81,6 +87,7 @@ def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     path = subjects.model_directory(work, source, "int4")
     images = image_files(path)
     needed = pass_bytes(path)
+    prompt = prompt_of(options)
     rows = []
     for memory in options.memory:
         with contextlib.ExitStack() as stack:
@@ -95,7 +102,7 @@ def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
             for _ in range(options.rounds):
                 disk.append(disk_bandwidth(images[:12]))
                 for name, (side, _) in sides.items():
-                    answers[name].append(side.ask(prompt=options.prompt, new=options.new))
+                    answers[name].append(side.ask(prompt=prompt, new=options.new))
                     _say(f"{memory} GB, {name}: {seconds_per_token(answers[name][-1]):.2f} s/token")
             bandwidth = float(np.median(disk))
             for name, (_, limit) in sides.items():
@@ -150,12 +157,13 @@ def _beside(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, str]:
 def sizes(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Go through pool sizes, then through some of them with plain LRU."""
     path = subjects.model_directory(work, subjects.checkpoint(work, options.shape), "int4")
+    prompt = prompt_of(options)
     rows = []
     for policy, memory in [*(("resident", size) for size in options.sizes), *(("lru", size) for size in options.lru)]:
         try:
             with engine(memory, options.ctx, **ours(path, memory, policy=policy)) as (side, limit):
-                first = side.ask(prompt=options.prompt, new=2)
-                answers = [side.ask(prompt=options.prompt, new=options.new) for _ in range(options.rounds)]
+                first = side.ask(prompt=prompt, new=2)
+                answers = [side.ask(prompt=prompt, new=options.new) for _ in range(options.rounds)]
         except RuntimeError as error:
             _say(f"{policy}, {memory} GB: {error}")
             continue
@@ -229,7 +237,7 @@ def promise(work: Path, options: argparse.Namespace) -> dict[str, Any]:
             continue
         path = subjects.model_directory(work, source, dtype)
         with engine(memory, 512, **ours(path, memory)) as (side, limit):
-            answer = side.ask(prompt=options.prompt, new=options.new)
+            answer = side.ask(prompt=prompt_of(options), new=options.new)
             rows.append(
                 {
                     "dtype": dtype,
@@ -274,10 +282,9 @@ def lookup(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     for text, cycle in (("repeats", CYCLE), ("edits", CYCLE), ("is new", None)):
         source = subjects.checkpoint(work, options.shape, cycle)
         path = subjects.model_directory(work, source, "int4")
-        prompt = random_prompt(options.prompt, 30000)
+        prompt = prompt_of(options)
         if cycle:
-            first = 300
-            prompt = [first + i % cycle for i in range(2 * cycle)]
+            prompt = [CYCLE_START + i % cycle for i in range(2 * cycle)]
             if text == "edits":
                 for place in range(5, len(prompt) - 8, 10):
                     prompt[place] = int(rng.integers(3000, 30000))

@@ -19,11 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import subjects
-from engine import Engine
+from engine import Engine, random_prompt
 from peer_models import installed
 from report import OURS, THEIRS, about, memory_bandwidth, save, table
 
 from llama_onnx.onnx_file import read_graph
+from tools.random_checkpoint import SHAPES
 
 OURS_BY_DTYPE = ("int4", "int8", "fp32")
 PEERS = (("llama.cpp", "Q4_K_M"), ("llama.cpp", "Q8_0"), ("genai", "int4"))
@@ -67,14 +68,14 @@ def weight_bytes(description: dict[str, Any]) -> int:
     return sum(file.stat().st_size for file in path.glob("*.bin") if not file.name.startswith("embed"))
 
 
-def measure(started: dict[str, Engine], prompt: int, new: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+def measure(started: dict[str, Engine], prompt: list[int], new: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Return prefill and decode tokens per second of every round, after one to warm up."""
     figures: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "decode": []} for name in started}
     for done in range(rounds + 1):
         for name, engine in started.items():
             answer = engine.ask(prompt=prompt, new=new)
             if done:
-                figures[name]["prefill"].append(prompt / answer["prompt_seconds"])
+                figures[name]["prefill"].append(len(prompt) / answer["prompt_seconds"])
                 figures[name]["decode"].append((answer["new"] - 1) / answer["new_seconds"])
     return figures
 
@@ -128,10 +129,11 @@ def main() -> None:
     descriptions = engines(options.work, options.shape, options.threads)
     if options.prepare:
         return
+    prompt = random_prompt(options.prompt, SHAPES[options.shape][-1])
     bandwidth = memory_bandwidth()
     started = {name: Engine(threads=options.threads, **description) for name, description in descriptions.items()}
     try:
-        figures = measure(started, options.prompt, options.new, options.rounds)
+        figures = measure(started, prompt, options.new, options.rounds)
     finally:
         for engine in started.values():
             engine.close()
