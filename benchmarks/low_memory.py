@@ -333,7 +333,9 @@ def main() -> None:
     """Measure what is asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("peers", "sizes", "promise", "lookup"))
-    parser.add_argument("--shape", default="llama-7b", help="of tools/random_checkpoint.py (default: %(default)s)")
+    parser.add_argument(
+        "--shape", choices=SHAPES, default="llama-7b", help="of tools/random_checkpoint.py (default: %(default)s)"
+    )
     parser.add_argument(
         "--work", type=Path, default=subjects.WORK, metavar="DIR", help="where models are made and kept"
     )

@@ -113,7 +113,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--shape", default="tinyllama-1.1b", help="of tools/random_checkpoint.py (default: %(default)s)"
+        "--shape", choices=SHAPES, default="tinyllama-1.1b", help="of tools/random_checkpoint.py (default: %(default)s)"
     )
     parser.add_argument(
         "--work", type=Path, default=subjects.WORK, metavar="DIR", help="where models are made and kept"
