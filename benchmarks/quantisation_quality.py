@@ -37,6 +37,7 @@ from tools.readers import Checkpoint, open_checkpoint
 
 HEAD_SIZE = 16  # the attention kernel of ONNX Runtime takes multiples of it
 FLOAT_BITS = 32
+BUDGETS = (5.0, 5.5, 6.0, 6.5, 7.0)  # of `auto`, up to what llama.cpp's mixed format takes in models as small as these
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,13 @@ def ours(subject: Subject) -> Iterator[Point]:
     for algo in ("rtn", "k_quant", "gptq"):
         for block_size in blocks:
             for zero_point in (False, True):
-                for table_bits in (4, 8):
+                for table_bits in (4, 8) if algo == "gptq" else (4,):
                     settings = Settings(algo, block_size, zero_point)
                     options = Options(head_bits=table_bits, embedding_bits=table_bits)
                     yield _ours(subject, settings, options, f"table {table_bits}")
-    for budget in (5.0, 6.0):
-        for table_bits in (8,):
-            options = Options(head_bits=table_bits, embedding_bits=table_bits, mixed="auto", budget=budget)
-            yield _ours(subject, Settings("gptq", blocks[-1], True), options, f"table {table_bits}, auto {budget:g}")
+    for budget in BUDGETS:
+        options = Options(head_bits=8, embedding_bits=8, mixed="auto", budget=budget)
+        yield _ours(subject, Settings("gptq", blocks[-1], True), options, f"table 8, auto {budget:g}")
 
 
 def _ours(subject: Subject, settings: Settings, options: Options, what: str) -> Point:

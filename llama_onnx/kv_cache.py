@@ -8,7 +8,7 @@ were compressed the first time, so nothing is rounded twice.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
@@ -55,18 +55,19 @@ class KVCache:
         # What the layer at work sees, where it cannot see what is stored.
         expanded = 0 if cache_type == "fp32" else 2
         self._expanded = [zero_rows(shape, stored_type(config.head_dim, "fp32")) for _ in range(expanded)]
+        self._as_stored = [nullcontext(pair) for pair in zip(self.keys, self.values, strict=True)]
         self._bytes_per_token = bytes_per_token(config, cache_type, batch)
 
-    @contextmanager
-    def layer(self, i: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def layer(self, i: int, count: int) -> AbstractContextManager[tuple[np.ndarray, np.ndarray]]:
         """Lend the keys and values of layer `i`, which writes those of the `count` tokens that come next.
 
         Both are float32 [batch, kv_heads, capacity, head_dim] and the same arrays every time, so that they stay bound.
         One layer is lent at a time; what it wrote is kept when the block ends without an error.
         """
-        if not self._expanded:
-            yield self.keys[i], self.values[i]
-            return
+        return self._expand(i, count) if self._expanded else self._as_stored[i]
+
+    @contextmanager
+    def _expand(self, i: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         key, value = self._expanded
         old, new = np.s_[:, :, : self.length], np.s_[:, :, self.length : self.length + count]
         expand(self.keys[i][old], key[old])

@@ -55,7 +55,8 @@ class Loader:
         self._index = {shard.name: i for i, shard in enumerate(circle)}
         self._stats = stats
         self._held: list[Held] = []
-        self._staying: dict[str, Session] = {}  # residents that were used: these are lent without asking the thread
+        # Residents that were used: these are lent without asking the thread.
+        self._staying: dict[str, AbstractContextManager[Session]] = {}
         self._cursor = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -109,7 +110,7 @@ class Loader:
         if session is None:
             return self._lend(shard)
         self._stats.hits += 1
-        return nullcontext(session)
+        return session
 
     @contextmanager
     def _lend(self, shard: Shard) -> Iterator[Session]:
@@ -150,7 +151,7 @@ class Loader:
                 self._stats.hits += 1
             held.fresh = False
             if held.resident and held.session:
-                self._staying[shard.name] = held.session
+                self._staying[shard.name] = nullcontext(held.session)
             self._cursor = (self._cursor + 1) % len(self._circle)  # load ahead while this one is computed
             self._changed.notify_all()
             return held

@@ -81,28 +81,28 @@ def sample(
     Raises:
         LlamaOnnxError: the logits hold NaN or +inf, or nothing but -inf.
     """
-    check_logits(logits)
+    top = largest(logits)
     filtered = apply_repetition_penalty(logits, history, params.repetition_penalty)
     if params.temperature == 0:
         token = int(np.argmax(filtered))
     else:
         # A temperature keeps the order, so the top k are found before it, and the rest is done with few.
-        filtered = keep_top_k(filtered, params.top_k)
-        candidates = np.flatnonzero(filtered > -np.inf)
+        candidates = top_k(filtered, params.top_k)
         filtered = apply_temperature(filtered[candidates], params.temperature)
         filtered = keep_top_p(filtered, params.top_p)
         filtered = keep_min_p(filtered, params.min_p)
         token = int(candidates[draw(filtered, rng)])
-    return token, float(logits[token] - log_sum_exp(logits))
+    return token, float(logits[token] - log_sum_exp(logits, top))
 
 
-def check_logits(logits: np.ndarray) -> None:
-    """Raise LlamaOnnxError unless a distribution can be made of float [vocab] logits."""
-    top = np.max(logits)  # NaN wins every max
+def largest(logits: np.ndarray) -> float:
+    """Return the largest of float [vocab] logits; raise LlamaOnnxError if they make no distribution."""
+    top = float(logits[logits.argmax()])  # NaN wins every argmax
     if np.isnan(top) or top == np.inf:
         raise LlamaOnnxError("the model returned NaN or infinite logits: its weights are damaged or overflow")
     if top == -np.inf:
         raise LlamaOnnxError("the model gives every token probability 0: its weights are damaged")
+    return top
 
 
 def apply_repetition_penalty(logits: np.ndarray, history: Sequence[int], penalty: float) -> np.ndarray:
@@ -122,24 +122,33 @@ def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
         return np.asarray((logits.astype(np.float64) - np.max(logits)) / temperature)
 
 
-def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Keep the k largest (k = 0 or k >= vocab: all). Exactly k stay: of equal ones those with the lowest ids."""
+def top_k(logits: np.ndarray, k: int) -> np.ndarray:
+    """Return the ids of the k most likely tokens (k = 0 or k >= vocab: of all), ascending, none of probability 0.
+
+    Never more than k: of equal ones those with the lowest ids.
+    """
     if k == 0 or k >= len(logits):
-        return logits
+        return np.flatnonzero(logits > -np.inf)
     threshold = np.partition(logits, -k)[-k]
-    above = np.flatnonzero(logits > threshold)
-    ties = np.flatnonzero(logits == threshold)[: k - len(above)]
-    return _keep(logits, np.concatenate([above, ties]))
+    if threshold == -np.inf:
+        return np.flatnonzero(logits > threshold)
+    tokens = (logits >= threshold).nonzero()[0]
+    if len(tokens) > k:
+        ties = np.flatnonzero(logits[tokens] == threshold)
+        tokens = np.delete(tokens, ties[k - len(tokens) :])
+    return tokens
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     """Keep the fewest most likely tokens whose probabilities reach p (p >= 1: all); equal ones in the order of ids."""
     if p >= 1:
         return logits
-    candidates = np.flatnonzero(logits > -np.inf)
-    order = candidates[np.argsort(-logits[candidates], kind="stable")]
-    reached = np.cumsum(probabilities(logits[order]))
-    return _keep(logits, order[: np.searchsorted(reached, p) + 1])
+    order = (-logits).argsort(kind="stable")
+    reached = probabilities(logits[order]).cumsum()
+    dropped = order[reached.searchsorted(p) + 1 :]
+    kept = logits.copy()
+    kept[dropped] = -np.inf
+    return kept
 
 
 def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:
@@ -151,25 +160,19 @@ def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:
 
 def draw(logits: np.ndarray, rng: np.random.Generator) -> int:
     """Draw a token from the distribution that logits describe, by inverting its cumulative sum at one random number."""
-    candidates = np.flatnonzero(logits > -np.inf)
-    cumulative = np.cumsum(probabilities(logits[candidates]))
-    place = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+    candidates = (logits > -np.inf).nonzero()[0]
+    cumulative = probabilities(logits[candidates]).cumsum()
+    place = cumulative.searchsorted(rng.random() * cumulative[-1], side="right")
     return int(candidates[min(place, len(candidates) - 1)])
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Return softmax of logits along the last axis, float64."""
-    exp = np.exp(logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True))
+    exp = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(exp / exp.sum(axis=-1, keepdims=True))
 
 
-def log_sum_exp(logits: np.ndarray) -> float:
-    """Return log Σ exp(logits) of float [vocab], without overflow."""
-    top = np.max(logits)
-    return float(top) + math.log(np.exp(logits - top).sum(dtype=np.float64))
-
-
-def _keep(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    kept = np.full_like(logits, -np.inf)
-    kept[tokens] = logits[tokens]
-    return kept
+def log_sum_exp(logits: np.ndarray, top: float) -> float:
+    """Return log Σ exp(logits) of float [vocab], the largest of which is `top`, without overflow."""
+    exp = logits - logits.dtype.type(top)
+    return top + math.log(np.exp(exp, out=exp).sum(dtype=np.float64))

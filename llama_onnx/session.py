@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,11 +93,12 @@ class Session:
         An output bound to the same array as an input is updated in place (present keys and values over past ones).
         Binding is skipped while the same array objects come again, as they do from one decode step to the next.
         """
-        arrays = (*inputs.values(), *outputs.values())
-        bound = [array() for array in self._bound]
-        if len(bound) != len(arrays) or any(a is not b for a, b in zip(arrays, bound, strict=True)):
+        arrays = tuple(
+            map(weakref.ref, (*inputs.values(), *outputs.values()))
+        )  # an array has one reference of this kind
+        if len(arrays) != len(self._bound) or not all(map(is_, arrays, self._bound)):
             self._bind(inputs, outputs)
-            self._bound = tuple(map(weakref.ref, arrays))
+            self._bound = arrays
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:

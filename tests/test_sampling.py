@@ -14,10 +14,10 @@ from llama_onnx.sampling import (
     apply_temperature,
     draw,
     keep_min_p,
-    keep_top_k,
     keep_top_p,
     probabilities,
     sample,
+    top_k,
 )
 
 INF = np.inf
@@ -38,14 +38,14 @@ LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.25, 0.05], np.float32))
     ("k", "tokens"), [(1, [1]), (2, [1, 3]), (3, [1, 2, 3]), (5, range(5)), (9, range(5)), (0, range(5))]
 )
 def test_top_k_keeps_the_k_largest(k: int, tokens: list[int]) -> None:
-    assert kept(keep_top_k(LOGITS, k)) == list(tokens)
+    assert top_k(LOGITS, k).tolist() == list(tokens)
 
 
 @pytest.mark.parametrize("k", range(1, 7))
 def test_top_k_keeps_exactly_k_among_ties_lowest_ids_first(k: int) -> None:
     logits = np.array([0, 1, 1, 2, 1, 0, 1], np.float32)
     order = [3, 1, 2, 4, 6, 0, 5]
-    assert kept(keep_top_k(logits, k)) == sorted(order[:k])
+    assert top_k(logits, k).tolist() == sorted(order[:k])
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,9 @@ def test_filters_never_remove_the_most_likely_token() -> None:
         logits[7] = 5000 if random.random() < 0.1 else logits[7]
         logits[0] = max(logits[0], -1e30)
         top = int(np.argmax(logits))
-        for filtered in (keep_top_k(logits, 1), keep_top_p(logits, 1e-12), keep_min_p(logits, 0.999)):
+        for filtered in (keep_top_p(logits, 1e-12), keep_min_p(logits, 0.999)):
             assert top in kept(filtered)
+        assert top in top_k(logits, 1)
 
 
 def test_filters_leave_their_input_alone() -> None:
@@ -84,8 +85,10 @@ def test_filters_leave_their_input_alone() -> None:
 
 def test_removed_tokens_stay_removed() -> None:
     logits = np.array([-INF, 1, -INF, 0.5, -INF])
-    for filtered in (keep_top_k(logits, 4), keep_top_p(logits, 0.99999), keep_min_p(logits, 1e-9)):
+    for filtered in (keep_top_p(logits, 0.99999), keep_min_p(logits, 1e-9)):
         assert kept(filtered) == [1, 3]
+    for k in (0, 2, 4, 5):
+        assert top_k(logits, k).tolist() == [1, 3]
     assert {draw(logits, rng(seed)) for seed in range(50)} == {1, 3}
 
 
