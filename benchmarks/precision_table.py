@@ -37,7 +37,7 @@ from tools.quantization import Options, quantize
 
 BLOCK_SIZE = 32
 METHODS = ("rtn", "hqq", "k_quant", "awq_lite", "awq_clip", "awq_full", "gptq")
-PROMPT, NEW = 64, 129
+PROMPTS, PROMPT, NEW = 6, 64, 129  # beginnings of samples, their tokens, and those of an answer
 IN_FLOATS = 1  # accuracy_level of MatMulNBits: activations stay in float32
 
 
@@ -56,9 +56,8 @@ class Row:
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.suffix in (".bin", ".onnx"))
 
 
-def make(source: Path, work: Path, samples: int) -> list[Row]:
+def make(source: Path, work: Path, reference: Reference) -> list[Row]:
     """Return every precision of a model."""
-    reference = Reference(source, work, samples)
     rows = [_row(reference, "fp32", reference.folder)]
     export(source, work / "fp16", "fp16")
     rows.append(_row(reference, "fp16", work / "fp16"))
@@ -92,17 +91,21 @@ def in_floats(folder: Path, out: Path) -> Path:
     return out
 
 
-def speeds(rows: list[Row], rounds: int, threads: int) -> list[float]:
-    """Return the median tokens per second of every model while it generates."""
-    vocab_size = read_config(rows[0].folder).vocab_size
+def speeds(rows: list[Row], samples: np.ndarray, rounds: int, threads: int) -> list[float]:
+    """Return the median tokens per second of every model while it goes on with the beginnings of samples.
+
+    An answer may be short: that of a round are the tokens of all its answers over their seconds.
+    """
+    prompts = [ids[:PROMPT].tolist() for ids in samples[:PROMPTS]]
     with ExitStack() as stack:
         engines = [stack.enter_context(Engine(engine="ours", path=str(row.folder), threads=threads)) for row in rows]
         found: list[list[float]] = [[] for _ in rows]
         for done in range(rounds + 1):
             for engine, its in zip(engines, found, strict=True):
-                answer = engine.ask(prompt=PROMPT, new=NEW, vocab_size=vocab_size)
+                answers = [engine.ask(prompt=prompt, new=NEW) for prompt in prompts]
                 if done:  # the first round warms up
-                    its.append((answer["new"] - 1) / answer["new_seconds"])
+                    tokens = sum(answer["new"] - 1 for answer in answers)
+                    its.append(tokens / sum(answer["new_seconds"] for answer in answers))
     return [float(np.median(its)) for its in found]
 
 
@@ -116,8 +119,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        rows = make(options.model, Path(work), options.samples)
-        rates = speeds(rows, options.rounds, options.threads)
+        reference = Reference(options.model, Path(work), options.samples)
+        rows = make(options.model, Path(work), reference)
+        rates = speeds(rows, reference.samples, options.rounds, options.threads)
         lines: list[list[str]] = []
         figures: list[dict[str, Any]] = []
         for row, rate in zip(rows, rates, strict=True):
