@@ -69,11 +69,16 @@ def weight_bytes(description: dict[str, Any]) -> int:
 
 
 def measure(started: dict[str, Engine], prompt: list[int], new: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Return prefill and decode tokens per second of every round, after one to warm up."""
+    """Return prefill and decode tokens per second of every round, after one to warm up.
+
+    Who begins changes from round to round.
+    """
     figures: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "decode": []} for name in started}
+    names = list(started)
     for done in range(rounds + 1):
-        for name, engine in started.items():
-            answer = engine.ask(prompt=prompt, new=new)
+        first = done % len(names)
+        for name in names[first:] + names[:first]:
+            answer = started[name].ask(prompt=prompt, new=new)
             if done:
                 figures[name]["prefill"].append(len(prompt) / answer["prompt_seconds"])
                 figures[name]["decode"].append((answer["new"] - 1) / answer["new_seconds"])
@@ -120,7 +125,7 @@ def main() -> None:
     )
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens (default: %(default)s)")
     parser.add_argument("--new", type=int, default=33, metavar="N", help="tokens (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="default: %(default)s")
     parser.add_argument("--prepare", action="store_true", help="only make the models")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
