@@ -46,13 +46,26 @@ def guard(run: Callable[[], object]) -> int:
         sys.stdout.flush()
     except LlamaOnnxError as error:
         print(f"error: {error}", file=sys.stderr)
+        _give_up_output()
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as `head` does: nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
+    except OSError as error:  # a full disk under it, most likely
+        print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        _give_up_output()
+        return 1
     return 0
+
+
+def _give_up_output() -> None:
+    """What stdout still holds and cannot get rid of must not fail once more when the process ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_stream(steps: Iterator[Step]) -> None:

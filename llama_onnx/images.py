@@ -13,7 +13,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from .session import Session, pack
 PAGE = 4096
 FOLDER = ".packed"
 NOTE = "note.json"
+LOCK = "lock"
 MATRIX, SCALES = ".qweight", ".scales"  # how the initializers of a quantised matrix are named
 PACKING = "packing layers for this machine, once"
 Progress = Callable[[str, int, int], object]  # told what is done, how much of it, of how much
@@ -121,6 +123,10 @@ class Images:
             return None
 
     def _make(self, shard: Shard) -> Image:
+        with _locked(self.folder / LOCK):
+            return self._read(shard) or self._pack(shard)  # another process may have made it while we waited
+
+    def _pack(self, shard: Shard) -> Image:
         path = self.folder / f"{shard.name}.image"
         try:
             with tempfile.TemporaryDirectory(prefix=f"scratch-{os.getpid()}-", dir=self.folder) as name:
@@ -266,6 +272,19 @@ def _copy_regions(source: Path, regions: Sequence[Region], target: Path) -> None
         os.fsync(write.fileno())
         forget_pages(write.fileno())
     temporary.replace(target)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes out until the block ends, where the system can."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from .batch import Completion
+from .config import MANIFEST
 from .errors import RequestError
 from .generate import check_prompt
 from .model import LanguageModel
@@ -116,7 +117,7 @@ def _is_right(field: str, value: Any) -> bool:
     if field == "prompt":
         return isinstance(value, str)
     if field == "id":
-        return isinstance(value, (str, int))
+        return isinstance(value, (str, int)) and not isinstance(value, bool)
     if field == "stop":
         return isinstance(value, (str, list))
     return isinstance(value, NUMBERS.get(field, ())) and not isinstance(value, bool)
@@ -141,14 +142,14 @@ class Results:
         self.done = 0
         self._prompts = prompts
         self._file_name = file
-        self._starts = [_start(i, prompt, lm, template) for i, prompt in enumerate(prompts)]
+        model = _identity(lm)
+        self._starts = [_start(i, prompt, lm, template, model) for i, prompt in enumerate(prompts)]
         self._out: IO[bytes] = sys.stdout.buffer
         if file != STANDARD:
             try:
-                end = self._find_end(Path(file)) if Path(file).is_file() else 0
-                self._out = open(file, "ab")  # noqa: SIM115  closed by __exit__
+                self._out = open(file, "ab", buffering=0)  # noqa: SIM115  closed by __exit__
                 if Path(file).is_file():
-                    self._out.truncate(end)
+                    self._continue(Path(file))
             except OSError as error:
                 raise self._cannot_write(error) from None
 
@@ -172,15 +173,33 @@ class Results:
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
         }
-        line = self._starts[self.done] + json.dumps(fields, ensure_ascii=False)[1:] + "\n"
+        line = (self._starts[self.done] + json.dumps(fields, ensure_ascii=False)[1:] + "\n").encode()
         try:
-            self._out.write(line.encode())
+            while line:  # a disk that is nearly full takes a part of it
+                line = line[self._out.write(line) :]
             self._out.flush()
         except BrokenPipeError:
             raise
         except OSError as error:
             raise self._cannot_write(error) from None
         self.done += 1
+
+    def _continue(self, path: Path) -> None:
+        """Keep the file to ourselves, count the results in it and cut off what was not written to its end."""
+        try:
+            import fcntl
+
+            fcntl.flock(self._out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # a system without it
+            pass
+        except BlockingIOError:
+            self._out.close()
+            raise RequestError(f"{path}: another run is writing it; wait for it to end, or name another") from None
+        try:
+            self._out.truncate(self._find_end(path))
+        except RequestError:
+            self._out.close()
+            raise
 
     def _find_end(self, path: Path) -> int:
         """Count the results that are there and return where the next one goes."""
@@ -200,14 +219,26 @@ class Results:
         return end
 
     def _cannot_write(self, error: OSError) -> RequestError:
-        return RequestError(f"{self._file_name}: cannot be written ({error.strerror}); the results so far stay there")
+        name = "stdout" if self._file_name == STANDARD else self._file_name
+        return RequestError(f"{name}: cannot be written ({error.strerror}); the results so far stay there")
 
 
-def _start(index: int, prompt: Prompt, lm: LanguageModel, template: str) -> str:
+def _identity(lm: LanguageModel) -> str:
+    """Return what is another string for another model, tokenizer or cache: a manifest has the hashes of all files."""
+    folder = lm.config.directory
+    manifest = folder / MANIFEST
+    if manifest.is_file():
+        model = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    else:  # the original llama.onnx knows none
+        files = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+        model = json.dumps([(name, status.st_size, status.st_mtime_ns) for name, status in files])
+    return f"{model} {lm.decoder.cache_type}"
+
+
+def _start(index: int, prompt: Prompt, lm: LanguageModel, template: str, model: str) -> str:
     """Return how the line of a result begins: with its index, and a hash of all that decides what comes after it."""
     params = {name: value for name, value in asdict(prompt.params).items() if name != "prompt_lookup"}
-    model = [shard.digest for shard in lm.config.shards]
-    depends = json.dumps([prompt.text, prompt.id, params, template, lm.context, lm.config.architecture, model])
+    depends = json.dumps([prompt.text, prompt.id, params, template, lm.context, model])
     digest = hashlib.sha256(depends.encode()).hexdigest()[:16]
     return f'{{"index": {index}, "request": "{digest}", '
 

@@ -48,18 +48,18 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checks = (
-            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
+            ("temperature", 0 <= self.temperature <= 1e6, "0 to 1000000"),
             ("top_k", self.top_k >= 0, "0 (all) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 (1 = none)"),
+            ("repetition_penalty", 1e-6 <= self.repetition_penalty <= 1e6, "0.000001 to 1000000 (1 = none)"),
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
             ("prompt_lookup", 0 <= self.prompt_lookup <= 64, "0 (none) to 64"),
             ("seed", self.seed is None or self.seed >= 0, "0 or more"),
         )
         for name, good, range_ in checks:
             if not good:
-                raise RequestError(f"{name} must be {range_}, not {getattr(self, name)}")
+                raise RequestError(f"{name} must be {range_}, not {str(getattr(self, name))[:40]}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise RequestError("stop must be a list of texts, none of them empty")
 

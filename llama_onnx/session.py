@@ -44,11 +44,15 @@ def start_runtime(threads: int | None = None) -> None:
         threads: how many threads compute; None means one for each core this process may use.
 
     Raises:
-        RequestError: threads is below 1, or another number was set before (ONNX Runtime cannot change it).
+        RequestError: threads is below 1 or far above what the cores can use, or another number was set before (ONNX
+            Runtime cannot change it).
     """
     global _threads
     if threads is not None and threads < 1:
         raise RequestError(f"threads must be at least 1, not {threads}")
+    most = max(64, 4 * _usable_cores())
+    if threads is not None and threads > most:  # making them takes longer with each
+        raise RequestError(f"threads must be at most {most} on {_usable_cores()} cores, not {threads}")
     if _threads is not None:
         if threads not in (None, _threads):
             raise RequestError(f"this process already computes with {_threads} threads; set it before the first model")

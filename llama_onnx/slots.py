@@ -7,6 +7,7 @@ load is one large read. This leans on how ONNX Runtime maps files on Linux, so `
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import shutil
@@ -219,6 +220,8 @@ def _read(descriptor: int, memory: mmap.mmap, offset: int, size: int, place: int
         if len(view) and round_up(end) < place + len(view):
             raise LlamaOnnxError(f"{path}: truncated; copy or export the model again")
     except OSError as error:
+        if error.errno == errno.EFAULT:  # the pages it is read into are not to be had
+            raise LlamaOnnxError(f"{MEMORY} is full: {path} cannot be read into it; free some room there") from None
         raise LlamaOnnxError(f"{path}: cannot be read ({error.strerror})") from None
     finally:
         view.release()

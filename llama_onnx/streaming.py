@@ -231,7 +231,10 @@ class StreamingPool:
         for kind in {shard.kind for shard in self._config.layers}:
             same = [shard for shard in self._config.layers if shard.kind == kind]
             staying = sum(self._stays_in_slot(shard) and shard.name in most.residents for shard in same)
-            self._slots.prepare(same[0], staying + places.get(kind, 0))
+            try:
+                self._slots.prepare(same[0], staying + places.get(kind, 0))
+            except OSError as error:  # somebody else has filled it since it was tried
+                raise LlamaOnnxError(f"no slots for the layers: {error}; free some memory there") from None
 
     def _evict(self, names: Iterable[str]) -> None:
         for name in names:
@@ -266,6 +269,10 @@ class StreamingPool:
                 same = [shard for shard in layers if shard.kind == kind]
                 if len(same) > 1 and not slots.works(same[0], same[-1], self._config):
                     raise OSError("a session did not follow its file")
+            kinds = {shard.kind: shard for shard in layers}
+            places = window_places(layers, len(layers))
+            if slots.free_bytes() < sum(count * slots.images.get(kinds[kind]).bytes for kind, count in places.items()):
+                raise OSError("the memory file system does not hold those that are filled ahead")
         except (OSError, LlamaOnnxError, ImportError) as reason:
             log.info("streaming through a session per load, which is slower: %s", reason)
             if slots:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from llama_onnx_layout import write_layout
 
 from llama_onnx.cli import main
 from llama_onnx.errors import RequestError
@@ -119,6 +121,7 @@ def test_output_of_something_else_is_refused_and_left_alone(
         (good, ["--seed", "2"], 1),
         (good, ["--template", "alpaca"], 1),
         (good, ["-c", "200"], 1),
+        (good, ["--cache-type", "int8"], 1),
         (lines[1] + lines[0], [], 1),  # another order
         (good + b"more\n", [], 6),
         (good + b"more", [], 6),
@@ -135,6 +138,58 @@ def test_output_of_something_else_is_refused_and_left_alone(
         assert f"out.jsonl:{line}: not the result of this prompt" in err
         assert err.count("\n") == 1
         assert out.read_bytes() == content
+
+
+def test_results_of_another_model_are_refused(
+    checkpoint: Path, model: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    same = shutil.copytree(model, tmp_path / "same")
+    assert generate(model, prompts, "--output", out) == 0
+    good = out.read_bytes()
+    assert generate(same, prompts, "--output", out) == 0
+    manifest = json.loads((same / "manifest.json").read_text())
+    manifest["model"]["eos_token_ids"] = [7]
+    (same / "manifest.json").write_text(json.dumps(manifest))
+    assert generate(same, prompts, "--output", out) == 1
+    assert "out.jsonl:1: not the result of this prompt" in capsys.readouterr().err
+    original = write_layout(checkpoint, tmp_path / "original")
+    assert generate(original, prompts, "--output", tmp_path / "other.jsonl") == 0
+    again = shutil.copytree(original, tmp_path / "again")
+    os.utime(again / "head.onnx")
+    assert generate(again, prompts, "--output", tmp_path / "other.jsonl") == 1
+    assert out.read_bytes() == good
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+def test_two_runs_do_not_write_one_file(
+    model: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fcntl
+
+    out = tmp_path / "out.jsonl"
+    with out.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b"half a li")
+        other.flush()
+        assert generate(model, prompts, "--output", out) == 1
+        assert "out.jsonl: another run is writing it" in capsys.readouterr().err
+        assert out.read_bytes() == b"half a li"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "options", [["--prompts", "FILE", "--output", "/dev/full"], ["--prompts", "FILE"], ["-p", "a"]]
+)
+def test_full_disk_is_one_line(model: Path, prompts: Path, options: list[str]) -> None:
+    options = [str(prompts) if option == "FILE" else option for option in options]
+    command = [sys.executable, "-m", "llama_onnx", "generate", "-m", str(model), "-n", "3", *options]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
 
 
 def test_other_prompts_are_refused_as_well(
@@ -163,8 +218,10 @@ def test_other_prompts_are_refused_as_well(
         (b'{"prompt": 5}', "prompt must be a text, not 5"),
         (b'{"prompt": ["a"]}', "prompt must be a text"),
         (b'{"prompt": "a", "temprature": 1}', "a prompt has no field 'temprature' (its fields are prompt, id,"),
-        (b'{"prompt": "a", "temperature": -1}', "temperature must be 0 or more, not -1"),
-        (b'{"prompt": "a", "temperature": NaN}', "temperature must be 0 or more"),
+        (b'{"prompt": "a", "temperature": -1}', "temperature must be 0 to 1000000, not -1"),
+        (b'{"prompt": "a", "temperature": 1' + b"0" * 400 + b"}", "temperature must be 0 to 1000000, not 1000"),
+        (b'{"prompt": "a", "repetition_penalty": 1e-50}', "repetition_penalty must be 0.000001 to 1000000"),
+        (b'{"prompt": "a", "temperature": NaN}', "temperature must be 0 to 1000000"),
         (b'{"prompt": "a", "temperature": "1"}', 'temperature must be a number, not "1"'),
         (b'{"prompt": "a", "temperature": true}', "temperature must be a number, not true"),
         (b'{"prompt": "a", "max_tokens": 2.5}', "max_tokens must be a whole number, not 2.5"),
@@ -174,6 +231,7 @@ def test_other_prompts_are_refused_as_well(
         (b'{"prompt": "a", "stop": [""]}', "stop must be a list of texts, none of them empty"),
         (b'{"prompt": "a", "stop": 5}', "stop must be a text or a list of texts, not 5"),
         (b'{"prompt": "a", "id": [1]}', "id must be a text or a whole number"),
+        (b'{"prompt": "a", "id": true}', "id must be a text or a whole number"),
     ],
 )
 def test_line_that_is_no_prompt_is_told_with_its_place(tmp_path: Path, line: bytes, message: str) -> None:

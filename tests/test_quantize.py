@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -287,6 +288,26 @@ def test_a_lower_budget_mixes_in_two_bits(checkpoint: Path, tmp_path: Path, text
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["precision"]["weights"] == "mixed"
 
 
+def test_what_was_asked_for_by_name_is_not_changed_by_auto(checkpoint: Path, tmp_path: Path, text: str) -> None:
+    options = replace(SHORT, bits=8, mixed="auto", budget=5.5, layers_8bit="0", dataset=(text,))
+    quantize(checkpoint, tmp_path / "out", Settings("rtn", 32), options)
+    rows = list(csv.DictReader((tmp_path / "out" / "quant_table.csv").open()))
+    assert {row["bits"] for row in rows if row["layer"] == "0"} == {"8"}
+    assert "4" in {row["bits"] for row in rows}
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_output_without_a_name_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "mine.txt").write_text("kept")
+    with pytest.raises(ModelDirectoryError):
+        quantize(checkpoint, out, Settings("rtn", 32))
+    assert (tmp_path / "here" / "mine.txt").read_text() == "kept"
+
+
 class _StopError(Exception):
     pass
 
@@ -378,6 +399,9 @@ def test_built_in_text_serves(checkpoint: Path, tmp_path: Path) -> None:
         (Settings("gptq"), Options(dataset=("nowhere.txt",))),
         (Settings("gptq"), Options(calib_size=0)),
         (Settings("gptq", damp=0.0), Options()),
+        (Settings("gptq", damp=math.inf), Options()),
+        (Settings("awq_clip", clip_step=1e-9), Options()),
+        (Settings("rtn"), Options(mixed="auto", budget=math.nan)),
         (Settings("awq_lite", alpha_step=0.0), Options()),
         (Settings("rtn"), Options(mixed="auto", budget=1.0)),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -394,6 +395,21 @@ def test_interrupted_packing_goes_on_where_it_was(models: dict[str, Path], tmp_p
     assert len(Images(config).missing(config.layers)) == LAYERS - 3
 
 
+def test_processes_that_start_together_pack_one_after_another(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
+    code = (
+        "import sys; from pathlib import Path; from llama_onnx.config import read_config;"
+        "from llama_onnx.images import Images; config = read_config(Path(sys.argv[1]));"
+        "[Images(config).get(shard) for shard in config.layers]"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, folder], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(3)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in both] == [("", 0)] * 3
+    assert not list(folder.glob(".packed/*/scratch-*"))
+
+
 def test_images_go_to_the_users_cache_where_the_model_cannot_be_written(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,18 +507,41 @@ def test_slots_that_do_not_follow_their_file_are_not_used(
     pool.close()
 
 
-@pytest.mark.parametrize("how", ["absent", "too small"])
+@pytest.mark.parametrize("how", ["absent", "too small", "too small for two"])
 def test_without_a_memory_file_system_sessions_are_used(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     if how == "absent":
         monkeypatch.setattr(slots, "MEMORY", tmp_path / "nowhere")
     else:
-        monkeypatch.setattr(slots.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+        layer = (models["fp32"] / "decoder-00.bin").stat().st_size
+        free = 10 if how == "too small" else layer + slots.PAGE
+        monkeypatch.setattr(slots, "PIECE", slots.PAGE)
+        monkeypatch.setattr(slots.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
     config = read_config(models["fp32"])
     pool = pool_for(config, 4)
     assert pool.streams_through == "sessions"
     generate(Decoder(config, pool))
+    pool.close()
+
+
+@needs_slots
+def test_memory_file_system_that_fills_up_while_streaming_is_named(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(models["fp32"])
+    pool = pool_for(config, 3)
+    decoder = Decoder(config, pool)
+    generate(decoder)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EFAULT, "Bad address")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slots.os, "preadv", fail)
+        with pytest.raises(LlamaOnnxError, match=f"{slots.MEMORY} is full"):
+            generate(decoder)
+    generate(decoder)  # and it goes on when there is room again
     pool.close()
 
 

@@ -108,6 +108,8 @@ def _main(options: argparse.Namespace) -> None:
             raise RequestError(f"--{name.replace('_', '-')} must be at least 1")
     if options.plot and not options.plot.endswith((".html", ".htm")):
         raise RequestError(f"--plot {options.plot}: the report is a page; name it report.html")
+    if options.plot and not Path(options.plot).parent.is_dir():
+        raise RequestError(f"--plot {options.plot}: there is no such folder")
     text = read_text(options.text)
     start_runtime(options.threads)
     reference: Reference = OnnxModel(paths.pop(0)) if not options.torch else TorchModel(options.torch)

@@ -50,6 +50,10 @@ class ModelWriter:
             ModelDirectoryError: `out` holds something else, or the input, or another process is writing it; or the disk
                 has no room for it.
         """
+        if out.name in ("", ".."):
+            out = Path(os.path.abspath(out))
+        if not out.name:
+            raise ModelDirectoryError(f"{out}: cannot be a model directory; name one in it")
         self.out = out
         self.folder = out.with_name(out.name + ".partial")
         self._key = json.loads(json.dumps(key))

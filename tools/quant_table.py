@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import io
 import sys
 from collections.abc import Sequence
@@ -69,6 +70,14 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
+def check_plot(path: Path) -> None:
+    """Raise what `plot` would, as far as it can be known before there are rows."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependencyError("plots need matplotlib: pip install matplotlib")
+    if not path.parent.is_dir():
+        raise RequestError(f"{path}: the plot cannot be written (there is no such folder)")
+
+
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Draw a cell for each matrix, kinds below each other and layers from left to right: its colour is the error, the
     number in it the bits. What belongs to no layer takes a whole line.
@@ -77,10 +86,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         MissingDependencyError: matplotlib is not installed.
         RequestError: the picture cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise MissingDependencyError("plots need matplotlib: pip install matplotlib") from None
+    check_plot(path)
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.cm import ScalarMappable

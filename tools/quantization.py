@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from tools.quantizers import CALIBRATED, check_method
 from tools.readers import Checkpoint, open_checkpoint, read_json
 
 FORMATS = {"nbits": "ort", "qdq": "onnx"}  # and the style of graph that writes each
+FINEST_STEP = 0.001  # of a search: a matrix is quantised at every step
 PORTABLE = "rtn_dq"  # a method by name, in fact rtn written as qdq
 
 
@@ -93,7 +95,7 @@ def quantize(source: str | Path, out: str | Path, settings: Settings, options: O
             return _samples(checkpoint, spec, writer.folder, text, options)
 
         if options.mixed == "auto":
-            bits = _auto_bits(spec, wide, settings, options, writer, samples, bits)
+            bits = _auto_bits(spec, wide, settings, options, writer, samples)
         quantizer = LayerQuantizer(spec, wide, bits, settings, writer, samples)
         share = (
             spec.tied_embeddings
@@ -126,16 +128,13 @@ def _auto_bits(
     options: Options,
     writer: ModelWriter,
     samples: Callable[[], np.ndarray],
-    planned: dict[str, int],
 ) -> dict[str, int]:
     """Measure and choose; a run that is resumed goes on with the choice of the first one."""
     path = writer.folder / "auto_bits.json"
     if writer.resumed and path.is_file():
         return dict(read_json(path))
     lowest = 4 if options.budget >= 4 or options.form == "qdq" else 2
-    fixed = {name: bits for name, bits in planned.items() if bits != options.bits}
-    if options.head_bits is not None:
-        fixed[HEAD] = options.head_bits
+    fixed = {name: bits for name, bits in plan(spec, 0, options.head_bits, options.layers_8bit).items() if bits}
     rope_file = WeightFile(writer.folder / ROPE_FILE)
     rope = write_rope(rope_file, spec)
     rope_file.close()
@@ -152,16 +151,16 @@ def _check(settings: Settings, options: Options) -> None:
     for bits in (options.bits, options.head_bits):
         if bits not in (None, FLOAT_BITS):
             check_format(int(bits or 0), settings.block_size)
-    if options.mixed == "auto" and options.budget < BITS[0]:
+    if options.mixed == "auto" and not BITS[0] <= options.budget < math.inf:
         raise RequestError(f"a budget of {options.budget} bits a weight: give at least {BITS[0]}")
     if options.embedding_bits not in (4, 8, FLOAT_BITS):
         raise RequestError(f"an embedding of {options.embedding_bits} bits: use 4, 8, or 16 for float16")
     if options.form not in FORMATS:
         raise RequestError(f"format {options.form!r} is not known; use one of {', '.join(FORMATS)}")
     for name in ("alpha_step", "clip_step", "clip_min"):
-        if not 0 < getattr(settings, name) <= 1:
-            raise RequestError(f"{name} is {getattr(settings, name)}; use a number above 0 and up to 1")
-    if not settings.damp > 0:
+        if not FINEST_STEP <= getattr(settings, name) <= 1:
+            raise RequestError(f"{name} is {getattr(settings, name)}; use a number from {FINEST_STEP} to 1")
+    if not 0 < settings.damp < math.inf:
         raise RequestError(f"a damping of {settings.damp}: use a number above 0, such as 0.01")
 
 

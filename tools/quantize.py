@@ -18,7 +18,7 @@ from llama_onnx.cli import guard
 from tools.bits import FLOAT_BITS, RULES
 from tools.calibrated import Settings
 from tools.nbits import BITS, BLOCK_SIZES
-from tools.quant_table import FILE, plot, read_table
+from tools.quant_table import FILE, check_plot, plot, read_table
 from tools.quantization import FORMATS, Options, quantize
 from tools.quantizers import METHODS
 
@@ -176,6 +176,8 @@ def run(given: argparse.Namespace) -> None:
         calib_size=given.calib_size,
         calib_length=given.calib_length,
     )
+    if given.plot:
+        check_plot(given.plot)  # before hours of work
     quantize(given.source, given.out, settings, options)
     if given.plot:
         plot(read_table(Path(given.out) / FILE), given.plot)
