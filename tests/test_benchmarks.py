@@ -40,6 +40,7 @@ def test_overhead_is_a_part_of_the_step(model: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     (row,) = json.loads(figures.read_text())["models"]
     assert 0 < row["loop_seconds"] < row["step_seconds"]
+    assert row["products_seconds"] > 0
 
 
 def test_an_engine_computes_only_while_it_is_asked(model: Path) -> None:
