@@ -118,8 +118,7 @@ def apply_repetition_penalty(logits: np.ndarray, history: Sequence[int], penalty
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Divide by the temperature (> 0), shifted so that the largest is 0: no temperature is small enough to overflow."""
-    with np.errstate(over="ignore"):  # a finite difference over a tiny temperature may become -inf, rightly
-        return np.asarray((logits.astype(np.float64) - np.max(logits)) / temperature)
+    return np.asarray((logits.astype(np.float64) - logits.max()) / max(temperature, 1e-200))
 
 
 def top_k(logits: np.ndarray, k: int) -> np.ndarray:
