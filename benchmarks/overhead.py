@@ -11,12 +11,14 @@ time is told by ONNX Runtime's profiler, in a run of its own: no loop makes a st
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from report import about, save, table
 
 import llama_onnx
 from llama_onnx import session
-from llama_onnx.session import Session
+
+PROMPT = "Once upon a time there was a dog"
+PRODUCTS = ("MatMulNBits", "MatMul", "FusedMatMul", "Gemm")
 
 
 class Timed:
@@ -49,30 +53,32 @@ class Timed:
         return getattr(self._session, name)
 
 
+@contextlib.contextmanager
+def sessions_made_by(make: Callable[..., Any]) -> Iterator[None]:
+    """Have `make(load, path, options, …)` stand for what loads an ONNX Runtime session: `load(path, options, …)`."""
+    load = session._load
+    session._load = partial(make, load)
+    try:
+        yield
+    finally:
+        session._load = load
+
+
 def measure(directory: Path, new: int, threads: int | None) -> dict[str, Any]:
     """Return the median seconds of a step and of what the loop takes of it, in one model."""
-    make = Session.__init__
-
-    def timed(self: Session, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **kwargs)
-        self._session = Timed(self._session)
-
-    Session.__init__ = timed  # type: ignore[method-assign]
-    try:
+    with sessions_made_by(lambda load, *what: Timed(load(*what))):
         lm = llama_onnx.load(directory, threads=threads)
         params = llama_onnx.SamplingParams(temperature=1.0, top_k=40, top_p=0.95, max_tokens=new, seed=1)
         steps: list[float] = []
         loops: list[float] = []
         while len(steps) < new:
             began, Timed.seconds = time.perf_counter(), 0.0
-            for place, _ in enumerate(lm.stream_generate("Once upon a time there was a dog", params)):
+            for place, _ in enumerate(lm.stream_generate(PROMPT, params)):
                 now = time.perf_counter()
                 if place > 1:  # the prompt's pass, and the step that makes the bindings
                     steps.append(now - began)
                     loops.append(now - began - Timed.seconds)
                 began, Timed.seconds = now, 0.0
-    finally:
-        Session.__init__ = make  # type: ignore[method-assign]
     step, loop = float(np.median(steps)), float(np.median(loops))
     layers = lm.config.num_layers
     return {
@@ -86,27 +92,20 @@ def measure(directory: Path, new: int, threads: int | None) -> dict[str, Any]:
     }
 
 
-PRODUCTS = ("MatMulNBits", "MatMul", "FusedMatMul", "Gemm")
-
-
 def products(directory: Path, new: int, threads: int | None) -> float:
     """Return the seconds that the matrix products of one step take in ONNX Runtime: the sum of the nodes' medians."""
-    load = session._load
     made: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
 
-        def profiled(path: Path, options: Any, disabled: Sequence[str] = ()) -> Any:
+        def profiled(load: Callable[..., Any], path: Path, options: Any, *more: Any) -> Any:
             options.enable_profiling = True
             options.profile_file_prefix = f"{folder}/{len(made)}"
-            made.append(load(path, options, disabled))
+            made.append(load(path, options, *more))
             return made[-1]
 
-        session._load = profiled
-        try:
+        with sessions_made_by(profiled):
             lm = llama_onnx.load(directory, threads=threads)
-            lm.generate("Once upon a time there was a dog", llama_onnx.SamplingParams(temperature=0, max_tokens=new))
-        finally:
-            session._load = load
+            lm.generate(PROMPT, llama_onnx.SamplingParams(temperature=0, max_tokens=new))
         files = [one.end_profiling() for one in made]
         return 1e-6 * sum(median for file in files for median in _medians(Path(file)))
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 from sentencepiece import SentencePieceProcessor
 
 from tools.readers import Checkpoint, open_checkpoint
@@ -28,10 +29,15 @@ GGUF_NAMES = {
     "post_attention_layernorm": "ffn_norm",
 }
 
+HEAD_SIZE = 16  # the attention kernel of ONNX Runtime takes multiples of it
 
-def installed(package: str) -> bool:
-    """Return whether a peer's package can be imported."""
-    return importlib.util.find_spec(package) is not None
+
+def installed(package: str, name: str = "") -> bool:
+    """Return whether a peer's package can be imported; with its `name`, say so if it cannot."""
+    found = importlib.util.find_spec(package) is not None
+    if name and not found:
+        print(f"{name}: not installed, left out", file=sys.stderr)
+    return found
 
 
 def write_gguf(source: str | Path, out: Path, half: bool = True) -> None:
@@ -137,3 +143,44 @@ def _add_tokens(writer, checkpoint: Checkpoint) -> None:  # type: ignore[no-unty
     writer.add_token_types(kinds + [5] * more)
     writer.add_bos_token_id(checkpoint.config.get("bos_token_id", 1))
     writer.add_eos_token_id(checkpoint.config.get("eos_token_id", 2))
+
+
+def write_hugging_face(checkpoint: Checkpoint, folder: Path) -> str:
+    """Write the checkpoint in float32 for the builder, heads widened with zeros to what the attention kernel takes.
+
+    Returns what was done to it.
+    """
+    config = dict(checkpoint.config)
+    heads, keys = config["num_attention_heads"], config["num_key_value_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    wide = -(-size // HEAD_SIZE) * HEAD_SIZE
+    folder.mkdir()
+    tensors = {name: np.array(checkpoint.tensor(name), np.float32) for name in checkpoint.names()}
+    if wide != size:
+        config["head_dim"] = wide
+        for name, array in tensors.items():
+            if name.endswith("q_proj.weight"):  # scores are divided by the root of the head size
+                tensors[name] = widened(array, heads, size, wide, True) * np.float32((wide / size) ** 0.5)
+            elif name.endswith("k_proj.weight"):
+                tensors[name] = widened(array, keys, size, wide, True)
+            elif name.endswith("v_proj.weight"):
+                tensors[name] = widened(array, keys, size, wide, False)
+            elif name.endswith("o_proj.weight"):
+                tensors[name] = np.ascontiguousarray(widened(array.T, heads, size, wide, False).T)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    content = checkpoint.files["tokenizer.model"]
+    (folder / "tokenizer.model").write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+    return f"heads of {size} widened to {wide} with zeros, which are not counted" if wide != size else ""
+
+
+def widened(array: np.ndarray, heads: int, size: int, wide: int, rotary: bool) -> np.ndarray:
+    """Widen the heads of [heads · size, …] with zeros. Where they are turned by rotary embedding, each pair goes where
+    the wider head has the same frequency: there are wide / size as many."""
+    split = array.reshape(heads, size, *array.shape[1:])
+    result = np.zeros((heads, wide, *array.shape[1:]), array.dtype)
+    if rotary:
+        result[:, :: wide // size] = split
+    else:
+        result[:, :size] = split
+    return result.reshape(-1, *array.shape[1:])

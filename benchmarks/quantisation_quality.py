@@ -11,7 +11,6 @@ embedding, lm_head and norms among it, over the number of weights. Peers that ar
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -23,20 +22,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from divergence import LENGTH, Logits, Reference, Scores, open_decoder, standard_error
-from peer_models import build_genai, installed, quantize_gguf, write_gguf
+from divergence import LENGTH, Reference, Scores, open_decoder, standard_error
+from peer_logits import genai_logits, gguf_logits
+from peer_models import build_genai, installed, quantize_gguf, write_gguf, write_hugging_face
 from report import OURS, THEIRS, about, save, table
-from safetensors.numpy import save_file
+from stored_bits import genai_bits, gguf_bits, norm_weights, our_bits
 
-from tools.architectures import DecoderSpec, read_spec
-from tools.bits import HEAD, matrix_sizes
+from tools.architectures import read_spec
+from tools.bits import matrix_sizes
 from tools.calibrated import Settings
-from tools.quant_table import FILE, read_table
 from tools.quantization import Options, quantize
-from tools.readers import Checkpoint, open_checkpoint
+from tools.readers import open_checkpoint
 
-HEAD_SIZE = 16  # the attention kernel of ONNX Runtime takes multiples of it
-FLOAT_BITS = 32
 BUDGETS = (5.0, 5.5, 6.0, 6.5, 7.0)  # of `auto`, up to what llama.cpp's mixed format takes in models as small as these
 
 
@@ -89,18 +86,6 @@ class Subject(Reference):
         return sum(matrix_sizes(spec).values()) + table + norm_weights(spec)
 
 
-def norm_weights(spec: DecoderSpec) -> int:
-    """Return how many weights the norms have."""
-    return (2 * spec.num_layers + 1) * spec.hidden_size
-
-
-def matrix_bits(rows: int, columns: int, bits: int, block_size: int, zero_point: bool, zeros: int = 0) -> int:
-    """Return what a matrix in blocks takes with float32 scales; `zeros` of its columns only pad heads: their values
-    are not counted, their scales are."""
-    blocks = -(-columns // block_size)
-    return rows * (blocks * (block_size * bits + 32 + (bits if zero_point else 0)) - zeros * bits)
-
-
 # --- ours ---
 
 
@@ -132,29 +117,12 @@ def _ours(subject: Subject, settings: Settings, options: Options, what: str) -> 
     )
 
 
-def our_bits(spec: DecoderSpec, out: Path, settings: Settings) -> int:
-    """Return the bits a model directory stores, by its quant table."""
-    sizes = {name: (p.rows, p.columns) for name, p in spec.projections.items()}
-    tied = spec.tied_embeddings
-    total = FLOAT_BITS * norm_weights(spec)
-    for row in read_table(out / FILE):
-        if row.layer == "" and row.tensor == HEAD and tied:
-            continue  # it is the embedding's
-        rows, columns = sizes[row.tensor] if row.layer else (spec.vocab_size, spec.hidden_size)
-        zeros = 0
-        if row.tensor.endswith("o_proj"):
-            zeros = spec.num_heads * (spec.cache_head_dim - spec.head_dim)
-        total += matrix_bits(rows, columns + zeros, row.bits, row.block_size, settings.zero_point, zeros)
-    return total
-
-
 # --- onnxruntime-genai ---
 
 
 def genai(subject: Subject) -> Iterator[Point]:
     """Yield what onnxruntime-genai's model builder makes."""
-    if not installed("onnxruntime_genai"):
-        print("onnxruntime-genai: not installed, left out", file=sys.stderr)
+    if not installed("onnxruntime_genai", "onnxruntime-genai"):
         return
     folder = subject.work / "hugging-face"
     note = write_hugging_face(subject.checkpoint, folder)
@@ -177,99 +145,12 @@ def genai(subject: Subject) -> Iterator[Point]:
                 )
 
 
-def write_hugging_face(checkpoint: Checkpoint, folder: Path) -> str:
-    """Write the checkpoint in float32 for the builder, heads widened with zeros to what the attention kernel takes.
-
-    Returns what was done to it.
-    """
-    config = dict(checkpoint.config)
-    heads, keys = config["num_attention_heads"], config["num_key_value_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // heads
-    wide = -(-size // HEAD_SIZE) * HEAD_SIZE
-    folder.mkdir()
-    tensors = {name: np.array(checkpoint.tensor(name), np.float32) for name in checkpoint.names()}
-    if wide != size:
-        config["head_dim"] = wide
-        for name, array in tensors.items():
-            if name.endswith("q_proj.weight"):  # scores are divided by the root of the head size
-                tensors[name] = widened(array, heads, size, wide, True) * np.float32((wide / size) ** 0.5)
-            elif name.endswith("k_proj.weight"):
-                tensors[name] = widened(array, keys, size, wide, True)
-            elif name.endswith("v_proj.weight"):
-                tensors[name] = widened(array, keys, size, wide, False)
-            elif name.endswith("o_proj.weight"):
-                tensors[name] = np.ascontiguousarray(widened(array.T, heads, size, wide, False).T)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config))
-    content = checkpoint.files["tokenizer.model"]
-    (folder / "tokenizer.model").write_bytes(content.read_bytes() if isinstance(content, Path) else content)
-    return f"heads of {size} widened to {wide} with zeros, which are not counted" if wide != size else ""
-
-
-def widened(array: np.ndarray, heads: int, size: int, wide: int, rotary: bool) -> np.ndarray:
-    """Widen the heads of [heads · size, …] with zeros. Where they are turned by rotary embedding, each pair goes where
-    the wider head has the same frequency: there are wide / size as many."""
-    split = array.reshape(heads, size, *array.shape[1:])
-    result = np.zeros((heads, wide, *array.shape[1:]), array.dtype)
-    if rotary:
-        result[:, :: wide // size] = split
-    else:
-        result[:, :size] = split
-    return result.reshape(-1, *array.shape[1:])
-
-
-def genai_logits(path: Path, spec: DecoderSpec) -> Logits:
-    """Return a function that runs a model of the builder with ONNX Runtime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.use_per_session_threads = False  # ours share one pool of threads, set up before
-    session = onnxruntime.InferenceSession(str(path), options)
-    size = -(-spec.head_dim // HEAD_SIZE) * HEAD_SIZE
-    empty = np.zeros((1, spec.num_kv_heads, 0, size), np.float32)
-
-    def logits(ids: np.ndarray) -> np.ndarray:
-        given: dict[str, np.ndarray] = {}
-        for value in session.get_inputs():
-            given[value.name] = empty
-        given["input_ids"], given["attention_mask"] = ids[None], np.ones((1, len(ids)), np.int64)
-        return np.asarray(session.run(["logits"], given)[0][0])
-
-    return logits
-
-
-def genai_bits(path: Path, spec: DecoderSpec) -> int:
-    """Return the bits a model of the builder stores: its quantised matrices, norms, and the embedding where it is not
-    lm_head's."""
-    import onnx
-
-    size = -(-spec.head_dim // HEAD_SIZE) * HEAD_SIZE
-    graph = onnx.load(str(path), load_external_data=False).graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    total = FLOAT_BITS * norm_weights(spec)
-    for node in graph.node:
-        if node.op_type == "Gather" and node.input[0] in tensors and "embed" in node.name:
-            total += FLOAT_BITS * spec.vocab_size * spec.hidden_size
-        if node.op_type != "MatMulNBits":
-            continue
-        sizes = {attribute.name: attribute.i for attribute in node.attribute}
-        rows, columns, zeros = sizes["N"], sizes["K"], 0
-        if any(f"/{x}_proj" in node.name for x in ("qkv", "q", "k", "v")):
-            rows = rows * spec.head_dim // size
-        if "/o_proj" in node.name:
-            zeros = spec.num_heads * (size - spec.head_dim)
-        points = len(node.input) > 3 and node.input[3] != ""
-        total += matrix_bits(rows, columns, sizes["bits"], sizes["block_size"], points, zeros)
-    return total
-
-
 # --- llama.cpp ---
 
 
 def llama_cpp(subject: Subject) -> Iterator[Point]:
     """Yield what llama.cpp makes of the same weights in float32."""
-    if not installed("llama_cpp"):
-        print("llama.cpp: llama-cpp-python is not installed, left out", file=sys.stderr)
+    if not installed("llama_cpp", "llama.cpp"):
         return
     floats = subject.work / "float.gguf"
     write_gguf(subject.source, floats, half=False)
@@ -278,32 +159,6 @@ def llama_cpp(subject: Subject) -> Iterator[Point]:
         quantize_gguf(floats, out, kind)
         bits, note = gguf_bits(out)
         yield Point("llama.cpp", kind, bits / subject.weights, subject.score(gguf_logits(out)), note)
-
-
-def gguf_logits(path: Path) -> Logits:
-    """Return a function that runs a GGUF file with llama.cpp."""
-    from llama_cpp import Llama
-
-    model = Llama(str(path), n_ctx=LENGTH, n_batch=LENGTH, logits_all=True, verbose=False)
-
-    def logits(ids: np.ndarray) -> np.ndarray:
-        model.reset()
-        model.eval(ids.tolist())
-        return np.array(model.scores[: len(ids)])
-
-    return logits
-
-
-def gguf_bits(path: Path) -> tuple[int, str]:
-    """Return the bits of all tensors of a GGUF file, and how many matrices are of which type."""
-    import gguf
-
-    total, kinds = 0, dict[str, int]()
-    for tensor in gguf.GGUFReader(path).tensors:
-        total += 8 * int(tensor.n_bytes)
-        if len(tensor.shape) > 1:
-            kinds[tensor.tensor_type.name] = kinds.get(tensor.tensor_type.name, 0) + 1
-    return total, "matrices: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 # --- what came out ---

@@ -28,6 +28,7 @@ from tools.random_checkpoint import SHAPES
 
 OURS_BY_DTYPE = ("int4", "int8", "fp32")
 PEERS = (("llama.cpp", "Q4_K_M"), ("llama.cpp", "Q8_0"), ("genai", "int4"))
+PACKAGES = {"llama.cpp": "llama_cpp", "genai": "onnxruntime_genai"}
 # figure, ours, the other's, the factor it is meant to be ahead by
 RATIOS = (
     ("decode", "ours int4", "llama.cpp Q4_K_M", 1.25),
@@ -45,12 +46,10 @@ def engines(work: Path, shape: str, threads: int) -> dict[str, dict[str, Any]]:
     for dtype in OURS_BY_DTYPE:
         found[f"ours {dtype}"] = {"engine": "ours", "path": str(subjects.model_directory(work, source, dtype))}
     for engine, kind in PEERS:
-        if engine == "llama.cpp" and installed("llama_cpp"):
-            found[f"{engine} {kind}"] = {"engine": engine, "path": str(subjects.gguf(work, source, kind))}
-        elif engine == "genai" and installed("onnxruntime_genai"):
-            found[f"{engine} {kind}"] = {"engine": engine, "path": str(subjects.genai(work, source, threads))}
-        else:
-            print(f"{engine}: not installed, left out", file=sys.stderr)
+        if not installed(PACKAGES[engine], engine):
+            continue
+        path = subjects.genai(work, source, threads) if engine == "genai" else subjects.gguf(work, source, kind)
+        found[f"{engine} {kind}"] = {"engine": engine, "path": str(path)}
     return found
 
 

@@ -13,8 +13,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from . import trial
 from .config import ModelConfig, Shard
 from .errors import LlamaOnnxError, ModelDirectoryError
+from .file_lock import lock
 from .onnx_file import Initializer, read_graph, relocate
 from .session import Session, pack
 
@@ -123,37 +123,38 @@ class Images:
             return None
 
     def _make(self, shard: Shard) -> Image:
-        with _locked(self.folder / LOCK):
-            return self._read(shard) or self._pack(shard)  # another process may have made it while we waited
-
-    def _pack(self, shard: Shard) -> Image:
         path = self.folder / f"{shard.name}.image"
         try:
-            with tempfile.TemporaryDirectory(prefix=f"scratch-{os.getpid()}-", dir=self.folder) as name:
-                scratch = Path(name)
-                pack(shard, scratch / "slot.onnx", "slot.bin")
-                packed = read_graph(scratch / "slot.onnx").initializers
-                kind = self.folder / shard.kind
-                if not kind.exists():
-                    self._make_kind(shard, scratch)
-                    (scratch / "kind").rename(kind)
-                unread = set(_shared_tensors(shard))
-                if not json.loads((kind / NOTE).read_text())["scales_are_read"]:
-                    unread |= {tensor.name for tensor in _scales(packed)}
-                regions = _regions(packed, unread)
-                data = scratch / "slot.bin"
-                note = {
-                    "key": self._shard_key(shard),
-                    "bytes": sum(region.length for region in regions),
-                    "regions": [asdict(region) for region in regions],
-                    "kind": shard.kind,
-                }
-                _copy_regions(data if data.exists() else kind / "slot.bin", regions, path)
-            _write(path.with_suffix(".json"), json.dumps(note).encode())  # last: it makes the image valid
+            with (self.folder / LOCK).open("w") as file:
+                lock(file, wait=True)
+                return self._read(shard) or self._pack(shard, path)  # another process may have made it meanwhile
         except OSError as error:
             raise LlamaOnnxError(
                 f"{path}: cannot be written ({error.strerror}); free some space, or give a larger poolsize"
             ) from None
+
+    def _pack(self, shard: Shard, path: Path) -> Image:
+        with tempfile.TemporaryDirectory(prefix=f"scratch-{os.getpid()}-", dir=self.folder) as name:
+            scratch = Path(name)
+            pack(shard, scratch / "slot.onnx", "slot.bin")
+            packed = read_graph(scratch / "slot.onnx").initializers
+            kind = self.folder / shard.kind
+            if not kind.exists():
+                self._make_kind(shard, scratch)
+                (scratch / "kind").rename(kind)
+            unread = set(_shared_tensors(shard))
+            if not json.loads((kind / NOTE).read_text())["scales_are_read"]:
+                unread |= {tensor.name for tensor in _scales(packed)}
+            regions = _regions(packed, unread)
+            data = scratch / "slot.bin"
+            note = {
+                "key": self._shard_key(shard),
+                "bytes": sum(region.length for region in regions),
+                "regions": [asdict(region) for region in regions],
+                "kind": shard.kind,
+            }
+            _copy_regions(data if data.exists() else kind / "slot.bin", regions, path)
+        _write(path.with_suffix(".json"), json.dumps(note).encode())  # last: it makes the image valid
         return self._image(shard, path, note)
 
     def _make_kind(self, shard: Shard, scratch: Path) -> None:
@@ -272,19 +273,6 @@ def _copy_regions(source: Path, regions: Sequence[Region], target: Path) -> None
         os.fsync(write.fileno())
         forget_pages(write.fileno())
     temporary.replace(target)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes out until the block ends, where the system can."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _write(path: Path, data: bytes) -> None:

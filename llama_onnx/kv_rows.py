@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
@@ -10,8 +11,6 @@ import numpy as np
 
 from .config import ModelConfig
 from .kv_cache import bytes_per_token, compress, expand, stored_type, zero_rows
-
-PAGE = 4096  # bytes of memory that come at a time
 
 
 class Owner(Protocol):
@@ -39,7 +38,7 @@ class KVRows(Generic[AnyOwner]):
         self._config = config
         self._stored, self._float = (stored_type(config.head_dim, kind) for kind in (cache_type, "fp32"))
         self._compact = cache_type != "fp32"
-        self._page = max(1, PAGE // self._stored.itemsize)  # tokens of a head
+        self._page = max(1, mmap.PAGESIZE // self._stored.itemsize)  # tokens of a head
         self._bytes_per_token = bytes_per_token(config, cache_type)
         self._written: list[int] = []  # tokens whose memory is in use in each row, by whoever wrote them
         self.capacity = -(-capacity // self._page) * self._page

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ class LanguageModel:
         if batch < 1:
             raise RequestError(f"batch must be at least 1, not {batch}")
         if params is None or isinstance(params, SamplingParams):
-            params = [_with_seed_of(i, params or SamplingParams()) for i in range(len(prompts))]
+            params = [(params or SamplingParams()).of_prompt(i) for i in range(len(prompts))]
         if len(params) != len(prompts):
             raise RequestError(f"{len(params)} sampling params for {len(prompts)} prompts; give one for each, or one")
         requests = [Request(self._ids(prompt), one) for prompt, one in zip(prompts, params, strict=True)]
@@ -218,10 +217,6 @@ def _make_pool(config: ModelConfig, poolsize: str | float | None, policy: str, p
             f"{format_size(used)} and one shard {format_size(largest + loading)} while it is loaded; "
             f"give at least {format_size(used + loading + largest)}"
         ) from None
-
-
-def _with_seed_of(index: int, params: SamplingParams) -> SamplingParams:
-    return params if params.seed is None else replace(params, seed=params.seed + index)
 
 
 def _refuse_empty(prompt: str) -> None:

@@ -19,6 +19,7 @@ from typing import IO, Any
 from .batch import Completion
 from .config import MANIFEST
 from .errors import RequestError
+from .file_lock import lock
 from .generate import check_prompt
 from .model import LanguageModel
 from .sampling import SamplingParams
@@ -77,8 +78,7 @@ def read_prompts(file: str, defaults: SamplingParams) -> list[Prompt]:
     prompts: list[Prompt] = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
-            seed = None if defaults.seed is None else defaults.seed + len(prompts)
-            prompts.append(_read_line(f"{name}:{number}", line, replace(defaults, seed=seed)))
+            prompts.append(_read_line(f"{name}:{number}", line, defaults.of_prompt(len(prompts))))
     if not prompts:
         raise RequestError(f'{name}: there is no prompt in it; give one a line, as {{"prompt": "…"}}')
     return prompts
@@ -187,15 +187,8 @@ class Results:
     def _continue(self, path: Path) -> None:
         """Keep the file to ourselves, count the results in it and cut off what was not written to its end."""
         try:
-            import fcntl
-
-            fcntl.flock(self._out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # a system without it
-            pass
-        except BlockingIOError:
-            self._out.close()
-            raise RequestError(f"{path}: another run is writing it; wait for it to end, or name another") from None
-        try:
+            if not lock(self._out):
+                raise RequestError(f"{path}: another run is writing it; wait for it to end, or name another")
             self._out.truncate(self._find_end(path))
         except RequestError:
             self._out.close()

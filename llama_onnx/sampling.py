@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,6 +62,10 @@ class SamplingParams:
                 raise RequestError(f"{name} must be {range_}, not {str(getattr(self, name))[:40]}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise RequestError("stop must be a list of texts, none of them empty")
+
+    def of_prompt(self, index: int) -> SamplingParams:
+        """Return what prompt `index` of many is sampled with: its seed is so many more."""
+        return self if self.seed is None else replace(self, seed=self.seed + index)
 
 
 def sample(

@@ -97,9 +97,8 @@ class Session:
         An output bound to the same array as an input is updated in place (present keys and values over past ones).
         Binding is skipped while the same array objects come again, as they do from one decode step to the next.
         """
-        arrays = tuple(
-            map(weakref.ref, (*inputs.values(), *outputs.values()))
-        )  # an array has one reference of this kind
+        # An array has one reference of this kind, so that what was bound before is known by it.
+        arrays = tuple(map(weakref.ref, (*inputs.values(), *outputs.values())))
         if len(arrays) != len(self._bound) or not all(map(is_, arrays, self._bound)):
             self._bind(inputs, outputs)
             self._bound = arrays

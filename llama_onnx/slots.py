@@ -23,6 +23,7 @@ import numpy as np
 from . import trial
 from .config import ModelConfig, Shard
 from .errors import LlamaOnnxError
+from .file_lock import lock
 from .images import PAGE, Image, Images, Region, forget_pages, round_up
 from .session import Session
 
@@ -48,10 +49,10 @@ class SlotFolder:
         if sys.platform != "linux":
             raise OSError("only Linux is known to map files as slots need it")
         self.images = images
-        self.path, lock = _memory_folder()
+        self.path, descriptor = _memory_folder()
         self._count = 0
         self._spare: list[Slot] = []
-        self.close = weakref.finalize(self, _remove, self.path, lock)  # at the end of the process at the latest
+        self.close = weakref.finalize(self, _remove, self.path, descriptor)  # at the end of the process at the latest
 
     def prepare(self, shard: Shard, count: int) -> None:
         """Make slots of a shard's kind until `count` are there: making one needs more memory than filling it.
@@ -259,33 +260,27 @@ def _memory_folder() -> tuple[Path, int]:
     Raises:
         OSError: there is no memory file system, or it cannot be written.
     """
-    import fcntl
-
     for folder in MEMORY.glob(f"{PREFIX}*"):
         _remove_if_orphaned(folder)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=MEMORY))
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return folder, lock
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    lock(descriptor, wait=True)
+    return folder, descriptor
 
 
-def _remove(folder: Path, lock: int) -> None:
-    """Remove a folder; sessions that still map its files stay valid."""
+def _remove(folder: Path, descriptor: int) -> None:
+    """Remove a folder and let go of its lock; sessions that still map its files stay valid."""
     shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
+    os.close(descriptor)
 
 
 def _remove_if_orphaned(folder: Path) -> None:
-    import fcntl
-
     try:
-        lock = os.open(folder / LOCK, os.O_RDWR)
+        descriptor = os.open(folder / LOCK, os.O_RDWR)
     except OSError:  # just being made, or being removed, or somebody else's
         return
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except OSError:  # its process lives
-        pass
+        if lock(descriptor):  # else its process lives
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
-        os.close(lock)
+        os.close(descriptor)

@@ -23,6 +23,7 @@ import onnx
 from llama_onnx import __version__
 from llama_onnx.config import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST, Shard
 from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError
+from llama_onnx.file_lock import lock
 from llama_onnx.memory import format_size
 
 from .graph import Graph, WeightFile
@@ -275,15 +276,9 @@ def _aside(out: Path) -> Path:
 def _lock(path: Path, out: Path) -> Any:
     """Hold a lock for as long as this process lives; where the system has none, go without."""
     file = path.open("a")
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except OSError:
+    if not lock(file):
         file.close()
-        raise _TargetBusyError(f"{out}: another process is writing it; wait for it to end, or name another") from None
+        raise _TargetBusyError(f"{out}: another process is writing it; wait for it to end, or name another")
     return file
 
 

@@ -1,0 +1,45 @@
+"""The logits of the peers' models, all positions of a text at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from divergence import LENGTH, Logits
+from peer_models import HEAD_SIZE
+
+from tools.architectures import DecoderSpec
+
+
+def genai_logits(path: Path, spec: DecoderSpec) -> Logits:
+    """Return a function that runs a model of the builder with ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.use_per_session_threads = False  # ours share one pool of threads, set up before
+    session = onnxruntime.InferenceSession(str(path), options)
+    size = -(-spec.head_dim // HEAD_SIZE) * HEAD_SIZE
+    empty = np.zeros((1, spec.num_kv_heads, 0, size), np.float32)
+
+    def logits(ids: np.ndarray) -> np.ndarray:
+        given: dict[str, np.ndarray] = {}
+        for value in session.get_inputs():
+            given[value.name] = empty
+        given["input_ids"], given["attention_mask"] = ids[None], np.ones((1, len(ids)), np.int64)
+        return np.asarray(session.run(["logits"], given)[0][0])
+
+    return logits
+
+
+def gguf_logits(path: Path) -> Logits:
+    """Return a function that runs a GGUF file with llama.cpp."""
+    from llama_cpp import Llama
+
+    model = Llama(str(path), n_ctx=LENGTH, n_batch=LENGTH, logits_all=True, verbose=False)
+
+    def logits(ids: np.ndarray) -> np.ndarray:
+        model.reset()
+        model.eval(ids.tolist())
+        return np.array(model.scores[: len(ids)])
+
+    return logits
