@@ -8,8 +8,16 @@ import sys
 from pathlib import Path
 
 import llama_onnx
-from llama_onnx.cli import DEFAULTS, POOLSIZE_HELP, TEMPLATE_HELP, guard, print_stats, print_stream, show_progress
-from llama_onnx.templates import CHOICES
+from llama_onnx.commands.generate import (
+    DEFAULTS,
+    POOLSIZE_HELP,
+    TEMPLATE_HELP,
+    guard,
+    print_stats,
+    print_stream,
+    show_progress,
+)
+from llama_onnx.text.templates import CHOICES
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent / "models" / "demo"
 

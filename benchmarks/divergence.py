@@ -11,10 +11,10 @@ import numpy as np
 
 from llama_onnx.config import read_config
 from llama_onnx.decoder import Decoder
+from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.pool import MemoryPool
 from llama_onnx.tokenizer import load_tokenizer
-from tools.export_onnx import export
 
 LENGTH = 256  # tokens of a sample
 CALIBRATION = 32  # samples for the methods that read a text

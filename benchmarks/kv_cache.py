@@ -22,11 +22,11 @@ import numpy as np
 
 import llama_onnx
 from llama_onnx import LanguageModel, SamplingParams
-from llama_onnx.cli import guard
+from llama_onnx.commands.generate import guard
 from llama_onnx.errors import RequestError
+from llama_onnx.export.compare.metrics import Distribution
 from llama_onnx.kv_cache import CACHE_TYPES, KVCache, bytes_per_token
 from llama_onnx.memory import format_size
-from tools.comparison.metrics import Distribution
 
 
 def measure(lm: LanguageModel, windows: np.ndarray, step: int) -> dict[str, dict[str, Any]]:

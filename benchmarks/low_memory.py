@@ -28,11 +28,11 @@ import numpy as np
 import subjects
 from engine import Engine, random_prompt
 from peer_models import installed
+from random_checkpoint import CYCLE_START, SHAPES
 from report import about, disk_bandwidth, save, table
 
 from llama_onnx.config import read_config
-from llama_onnx.images import Images
-from tools.random_checkpoint import CYCLE_START, SHAPES
+from llama_onnx.streaming.images import Images
 
 GIB = 1 << 30
 SIZES = (0.75, 1, 1.25, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 8)
@@ -334,7 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("peers", "sizes", "promise", "lookup"))
     parser.add_argument(
-        "--shape", choices=SHAPES, default="llama-7b", help="of tools/random_checkpoint.py (default: %(default)s)"
+        "--shape", choices=SHAPES, default="llama-7b", help="of benchmarks/random_checkpoint.py (default: %(default)s)"
     )
     parser.add_argument(
         "--work", type=Path, default=subjects.WORK, metavar="DIR", help="where models are made and kept"

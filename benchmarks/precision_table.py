@@ -31,9 +31,9 @@ from engine import Engine
 from report import about, save, table
 
 from llama_onnx.config import read_config
-from tools.calibrated import Settings
-from tools.export_onnx import export
-from tools.quantization import Options, quantize
+from llama_onnx.export.exporter import export
+from llama_onnx.export.quantize.layer import Settings
+from llama_onnx.export.quantize.quantizer import Options, quantize
 
 BLOCK_SIZE = 32
 METHODS = ("rtn", "hqq", "k_quant", "awq_lite", "awq_clip", "awq_full", "gptq")

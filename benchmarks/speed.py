@@ -21,10 +21,10 @@ import numpy as np
 import subjects
 from engine import Engine, random_prompt
 from peer_models import installed
+from random_checkpoint import SHAPES
 from report import OURS, THEIRS, about, memory_bandwidth, save, table
 
-from llama_onnx.onnx_file import read_graph
-from tools.random_checkpoint import SHAPES
+from llama_onnx.files.onnx_file import read_graph
 
 OURS_BY_DTYPE = ("int4", "int8", "fp32")
 PEERS = (("llama.cpp", "Q4_K_M"), ("llama.cpp", "Q8_0"), ("genai", "int4"))
@@ -117,7 +117,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--shape", choices=SHAPES, default="tinyllama-1.1b", help="of tools/random_checkpoint.py (default: %(default)s)"
+        "--shape",
+        choices=SHAPES,
+        default="tinyllama-1.1b",
+        help="of random_checkpoint.py (default: %(default)s)",
     )
     parser.add_argument(
         "--work", type=Path, default=subjects.WORK, metavar="DIR", help="where models are made and kept"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from peer_models import HEAD_SIZE
 
-from tools.architectures import DecoderSpec
-from tools.bits import HEAD
-from tools.calibrated import Settings
-from tools.quant_table import FILE, read_table
+from llama_onnx.export.families import DecoderSpec
+from llama_onnx.export.quantize.bits import HEAD
+from llama_onnx.export.quantize.layer import Settings
+from llama_onnx.export.quantize.table import FILE, read_table
 
 FLOAT_BITS = 32
 

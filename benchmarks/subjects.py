@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import peer_models
+from random_checkpoint import write_checkpoint
 
-from tools.export_onnx import export
-from tools.random_checkpoint import write_checkpoint
+from llama_onnx.export.exporter import export
 
 WORK = Path("build/benchmarks")
 
 
 def checkpoint(work: Path, shape: str, cycle: int | None = None) -> Path:
-    """Return a checkpoint of a shape of `tools/random_checkpoint.py`."""
+    """Return a checkpoint of a shape of `benchmarks/random_checkpoint.py`."""
     name = shape if cycle is None else f"{shape}-cycle{cycle}"
     return _made(work / name, "model.safetensors.index.json", lambda out: write_checkpoint(shape, out, cycle=cycle))
 

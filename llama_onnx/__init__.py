@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .batch import Completion
+from .batching.scheduler import Completion
 from .errors import LlamaOnnxError, MissingDependencyError, ModelDirectoryError, PoolTooSmallError, RequestError
 from .generate import Step
 from .model import LanguageModel, load

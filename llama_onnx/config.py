@@ -104,7 +104,7 @@ def read_config(directory: str | Path) -> ModelConfig:
     """
     directory = Path(directory)
     if not (directory / MANIFEST).exists():
-        from .legacy import is_legacy, read_legacy_config  # which builds on this module
+        from .original.layout import is_legacy, read_legacy_config  # which builds on this module
 
         if is_legacy(directory):
             return read_legacy_config(directory)

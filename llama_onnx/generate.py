@@ -10,8 +10,8 @@ import numpy as np
 
 from .config import ModelConfig
 from .decoder import Decoder
+from .decoding.lookup import PromptLookup
 from .errors import RequestError
-from .lookup import PromptLookup
 from .sampling import SamplingParams, sample
 from .tokenizer import Tokenizer
 

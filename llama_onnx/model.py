@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from .batch import BATCH, Completion, Report, Request, generate_many
+from .batching.scheduler import BATCH, Completion, Report, Request, generate_many
 from .config import ModelConfig, read_config
 from .decoder import Decoder
 from .errors import PoolTooSmallError, RequestError
 from .generate import Step, Timing, check_prompt, generate_tokens, stream_text
-from .images import Progress
 from .kv_cache import check_cache_type
-from .legacy_decoder import LegacyDecoder
 from .memory import available_bytes, format_size, parse_size, peak_bytes, process_bytes
+from .original.decoder import LegacyDecoder
 from .pool import MemoryPool, Pool, charge_of
 from .sampling import SamplingParams
 from .session import WARM_UP_BYTES, start_runtime
-from .streaming import StreamingPool
-from .templates import Message, choose_template, render
+from .streaming.images import Progress
+from .streaming.pool import StreamingPool
+from .text.templates import Message, choose_template, render
 from .tokenizer import Tokenizer, load_tokenizer
 
 SMALLEST_POOL = "min"

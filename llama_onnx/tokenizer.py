@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .added_tokens import FAST, AddedToken, TokenizerFiles, read_tokenizer_files
 from .config import ModelConfig
 from .errors import ModelDirectoryError, RequestError
+from .text.added_tokens import FAST, AddedToken, TokenizerFiles, read_tokenizer_files
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -274,7 +274,7 @@ def open_tokenizer(
         except ModelDirectoryError:
             if not fast.is_file():
                 raise
-    from .tokenizer_json import JsonTokenizer
+    from .text.fast import JsonTokenizer
 
     return _of_size(JsonTokenizer(fast, bos, files), fast, vocab_size)
 

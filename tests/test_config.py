@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_tokenizer, run
+from helpers import make_tokenizer, run
 
 import llama_onnx
 from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError

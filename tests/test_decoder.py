@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, decoder_of, make_checkpoint, smallest_decoder
+from helpers import ROOT, decoder_of, make_checkpoint, smallest_decoder
 
 import llama_onnx
 from llama_onnx import SamplingParams
 from llama_onnx.config import read_config
 from llama_onnx.decoder import Decoder, working_bytes
 from llama_onnx.errors import PoolTooSmallError, RequestError
+from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.memory import MIB
 from llama_onnx.pool import MemoryPool, charge_of
-from tools.export_onnx import export
 
 GREEDY = SamplingParams(temperature=0, max_tokens=256, prompt_lookup=0)
 # Rounding the weights of stories260K to float16 moves no logit by more (measured 0.011 over its 256 tokens).

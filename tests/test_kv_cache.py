@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, decoder_of, run
+from helpers import ROOT, decoder_of, run
 
 import llama_onnx
 from benchmarks.kv_cache import measure
@@ -14,9 +14,9 @@ from llama_onnx import LanguageModel, SamplingParams
 from llama_onnx.config import ModelConfig, read_config
 from llama_onnx.decoder import Decoder
 from llama_onnx.errors import RequestError
+from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import CACHE_TYPES, KVCache
 from llama_onnx.pool import MemoryPool
-from tools.export_onnx import export
 
 COMPACT = CACHE_TYPES[1:]
 DEMO = ROOT / "models" / "demo"

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_checkpoint
+from helpers import ROOT, make_checkpoint
 
-from tools.export_onnx import export
+from llama_onnx.export.exporter import export
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -5,99 +5,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
-
-from llama_onnx.cli import guard
-from llama_onnx.config import MANIFEST, ModelConfig, Shard, read_config
-from llama_onnx.errors import ModelDirectoryError
-from tools.graph import Graph
-from tools.half import embedding_bytes, to_half
-from tools.model_writer import ModelWriter
-from tools.progress import progress, report
-from tools.readers import read_json
-
-PRODUCTS = ("FusedMatMul", "MatMul", "Gemm")  # their second input is the matrix
-
-
-def convert(source: str | Path, out: str | Path) -> None:
-    """Write the fp16 model directory `out` from the fp32 model directory `source`, one tensor in memory at a time.
-
-    Matrices become float16; a matrix with values beyond float16 stays as it is and is reported by name.
-
-    Raises:
-        ModelDirectoryError: source is not a whole fp32 model, or out is source.
-    """
-    source, out = Path(source), Path(out)
-    config = read_config(source)
-    if config.weights != "fp32":
-        raise ModelDirectoryError(f"{source}: its weights are {config.weights}, an fp32 model is needed")
-    if out.exists() and out.samefile(source):
-        raise ModelDirectoryError(f"{out}: is the input itself; name another directory for the output")
-    manifest = read_json(source / MANIFEST)
-    with ModelWriter(out, {"source": str(source.resolve()), "files": manifest["files"], "dtype": "fp16"}) as writer:
-        own = {file for shard in config.shards for file in (shard.path.name, f"{shard.name}.bin")}
-        writer.copy({file: source / file for file in manifest["files"] if file not in own})
-        for shard in progress(config.shards, f"converting to {out.name}"):
-            shared = [file for file in shard.data_files if file != f"{shard.name}.bin"]
-            writer.shard(shard.name, partial(_convert_shard, shard=shard, config=config, writer=writer), shared)
-        writer.finish(config.architecture, manifest["model"], {**manifest["precision"], "weights": "fp16"})
-
-
-def _convert_shard(g: Graph, shard: Shard, config: ModelConfig, writer: ModelWriter) -> None:
-    graph = onnx.load(str(shard.path), load_external_data=False).graph
-    g.inputs, g.outputs = list(graph.input), list(graph.output)
-    g.loaded_bytes = shard.loaded_bytes  # what was float32 in memory still is
-    tables = {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    matrices = {node.input[1] for node in graph.node if node.op_type in PRODUCTS}
-    halved = set()
-    for tensor in graph.initializer:
-        place = _location(tensor)
-        if place == f"{shard.name}.bin":
-            array = _read(tensor, config.directory)
-            if tensor.name in tables | matrices:
-                array = to_half(tensor.name, array, report)
-            g.weight(tensor.name, array, loaded_bytes=0)
-            if tensor.name in tables:
-                g.loaded_bytes = embedding_bytes(array, config.context_length)
-        else:
-            # A tensor of another shard that is converted already (tied embeddings), or of a file that is copied.
-            owner = next((other.name for other in config.shards if place == f"{other.name}.bin"), None)
-            g.shared(writer.tensors(owner)[tensor.name] if owner else tensor)
-        if g.initializers[-1].data_type == TensorProto.FLOAT16:
-            halved.add(tensor.name)
-    for node in graph.node:
-        _add_node(g, node, halved)
-
-
-def _add_node(g: Graph, node: onnx.NodeProto, halved: set[str]) -> None:
-    """Copy a node, with a Cast where it meets a float16 tensor: before a product, after a lookup."""
-    place = node.name.removesuffix(f"/{node.op_type}")
-    if node.op_type in PRODUCTS and node.input[1] in halved:
-        node.input[1] = g.node("Cast", place, [node.input[1]], to=TensorProto.FLOAT)
-    elif node.op_type == "Gather" and node.input[0] in halved:
-        rows = g.node("Gather", place, node.input)
-        g.node("Cast", place, [rows], node.output, to=TensorProto.FLOAT)
-        return
-    g.nodes.append(node)
-
-
-def _location(tensor: TensorProto) -> str:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-
-
-def _read(tensor: TensorProto, directory: Path) -> np.ndarray:
-    try:
-        external_data_helper.load_external_data_for_tensor(tensor, str(directory))
-        return numpy_helper.to_array(tensor)
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelDirectoryError(f"{directory / _location(tensor)}: cannot be read ({error})") from None
+from llama_onnx.commands.generate import guard
+from llama_onnx.export.fp16 import convert
 
 
 def main() -> int:

@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # The methods share their work out to threads themselves; a BLAS that did it again would only wait for its own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from llama_onnx.cli import guard
-from tools.bits import FLOAT_BITS, RULES
-from tools.calibrated import Settings
-from tools.nbits import BITS, BLOCK_SIZES
-from tools.quant_table import FILE, check_plot, plot, read_table
-from tools.quantization import FORMATS, Options, quantize
-from tools.quantizers import METHODS
+from llama_onnx.commands.generate import guard
+from llama_onnx.export.nbits import BITS, BLOCK_SIZES
+from llama_onnx.export.quantize.bits import FLOAT_BITS, RULES
+from llama_onnx.export.quantize.layer import Settings
+from llama_onnx.export.quantize.methods import METHODS
+from llama_onnx.export.quantize.quantizer import FORMATS, Options, quantize
+from llama_onnx.export.quantize.table import FILE, check_plot, plot, read_table
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

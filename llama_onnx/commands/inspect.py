@@ -1,0 +1,199 @@
+"""What a model directory holds: `llama-onnx inspect DIR`, and whether its files are what the manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import MANIFEST, ModelConfig, Shard, read_config, read_manifest
+from ..errors import ModelDirectoryError, RequestError
+from ..files.onnx_file import DTYPES, Graph, Initializer, read_graph
+from ..memory import format_size
+
+TOP_OPERATORS = 3
+READ_AT_ONCE = 1 << 22
+QUANTIZED = {"MatMulNBits": 1, "GatherBlockQuantized": 0, "DequantizeLinear": 0}  # which input holds the integers
+TABLES = ("cos_cache", "sin_cache")  # of rotary embedding: computed, not learned
+
+Place = tuple[str, int | str]  # file and offset, or shard and name of a tensor inside it
+
+
+@dataclass(frozen=True)
+class ShardFigures:
+    """What the table says of one shard; `weights` are its parameters by tensor, so that shared ones count once."""
+
+    shard: Shard
+    operators: Counter[str]
+    weights: dict[Place, int]
+    precision: str
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights the shard reads, those it shares included."""
+        return sum(self.weights.values())
+
+
+def add_verb(verbs: Any) -> None:
+    """Add `inspect` to the verbs of the command line."""
+    verb = verbs.add_parser(
+        "inspect",
+        help="show what a model directory holds, and check its files",
+        description="Show the shards of a model directory and its figures; with --verify, check every file first.",
+        epilog="example: llama-onnx inspect models/alpaca --verify",
+    )
+    verb.set_defaults(run=lambda options: inspect(options.directory, options.verify))
+    verb.add_argument("directory", metavar="DIR", type=Path, help="model directory")
+    verb.add_argument("--verify", action="store_true", help="compare the sha256 of every file with the manifest's")
+
+
+def inspect(directory: Path, verify: bool = False) -> None:
+    """Print the figures of a model directory; with `verify`, check its files first and print a line for each bad one.
+
+    Raises:
+        ModelDirectoryError: it is not a whole model, or files are bad.
+        RequestError: there is no manifest to verify files against.
+    """
+    if verify:
+        bad = 0
+        for name, fault in bad_files(directory):
+            bad += 1
+            print(f"{directory / name}: {fault}")
+        if bad:
+            raise ModelDirectoryError(f"{directory}: {bad} bad files; copy or export the model again")
+    config = read_config(directory)
+    shards = [shard_figures(shard) for shard in config.shards]
+    print("\n".join([*_table(shards), "", *_figures(config)]))
+    if verify:
+        print("files         all as the manifest says")
+
+
+def shard_figures(shard: Shard) -> ShardFigures:
+    """Return what the file of a shard says of it.
+
+    Raises:
+        ModelDirectoryError: it is not a whole ONNX file.
+    """
+    graph = read_graph(shard.path)
+    weights: dict[Place, int] = {}
+    kinds: Counter[str] = Counter()
+    for tensor, size, kind in _weights(graph):
+        weights[tensor.location[:2] if tensor.external_data else (shard.name, tensor.name)] = size
+        kinds[kind] += size
+    precision = " + ".join(kind for kind, count in kinds.most_common() if 20 * count > kinds.total())
+    return ShardFigures(shard, Counter(node.op_type for node in graph.nodes), weights, precision)
+
+
+def bad_files(directory: Path) -> Iterator[tuple[str, str]]:
+    """Yield name and fault of each file that is not what the manifest says, with progress on a terminal.
+
+    Raises:
+        ModelDirectoryError: the manifest cannot be read.
+        RequestError: the directory is in the layout of the original llama.onnx, which has none.
+    """
+    if not (directory / MANIFEST).exists() and read_config(directory).norm:
+        raise RequestError(f"{directory}: an original llama.onnx directory says no sha256 to verify its files against")
+    files = read_manifest(directory).get("files")
+    if not isinstance(files, dict):
+        raise ModelDirectoryError(f"{directory / MANIFEST}: 'files' is missing; export the model again")
+    for number, (name, entry) in enumerate(files.items(), 1):
+        path, entry = directory / name, entry if isinstance(entry, dict) else {}
+        if Path(name).name != name:
+            yield name, "points outside the directory"
+        elif not path.is_file():
+            yield name, "missing"
+        elif path.stat().st_size != entry.get("bytes"):
+            yield name, f"{path.stat().st_size} bytes, not {entry.get('bytes')}"
+        elif (found := _sha256(path, f"{number}/{len(files)} {name}")) != entry.get("sha256"):
+            yield name, f"sha256 is {found}, not {entry.get('sha256')}"
+
+
+def _sha256(path: Path, title: str) -> str:
+    """Return the hash of a file, telling on a terminal how far it is."""
+    digest, size, done = hashlib.sha256(), path.stat().st_size, 0
+    show = sys.stderr.isatty()
+    try:
+        with path.open("rb", buffering=0) as file:
+            while data := file.read(READ_AT_ONCE):
+                digest.update(data)
+                done += len(data)
+                if show:
+                    print(f"\r\x1b[Kverifying {title} {100 * done // max(size, 1)}%", end="", file=sys.stderr)
+    except OSError as error:
+        raise ModelDirectoryError(f"{path}: cannot be read ({error.strerror})") from None
+    finally:
+        if show:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return digest.hexdigest()
+
+
+def _weights(graph: Graph) -> Iterator[tuple[Initializer, int, str]]:
+    """Yield the tensors of a graph that were learned, how many weights each holds, and in what precision.
+
+    Scales and zero points belong to the matrix they are of, and whole numbers are places and shapes.
+    """
+    matrices: dict[str, dict[str, int]] = {}
+    scales: set[str] = set()
+    for node in graph.nodes:
+        if node.op_type in QUANTIZED:
+            first = QUANTIZED[node.op_type]
+            matrices[node.inputs[first]] = node.numbers
+            scales.update(node.inputs[first + 1 :])
+    for tensor in graph.initializers:
+        numbers = matrices.get(tensor.name)
+        kind = DTYPES.get(tensor.dtype, (f"type {tensor.dtype}",))[0]
+        if numbers is None:
+            if tensor.size > 1 and "float" in kind and tensor.name not in scales and not tensor.name.startswith(TABLES):
+                yield tensor, tensor.size, kind
+        elif "bits" in numbers and kind == "uint8":  # packed, several to a byte
+            bits, block = numbers["bits"], numbers.get("block_size", 0)
+            size = numbers.get("K", 0) * numbers.get("N", 0) or tensor.size * 8 // max(bits, 1)
+            yield tensor, size, f"int{bits}/{block}"
+        else:
+            block = numbers.get("block_size", 0)
+            yield tensor, tensor.size, f"{kind.removeprefix('u')}/{block}" if block else kind
+
+
+def _table(shards: list[ShardFigures]) -> list[str]:
+    rows = [("shard", "parameters", "on disk", "loaded", "precision", "operators")]
+    for figures in shards:
+        operators = figures.operators.most_common(TOP_OPERATORS)
+        more = figures.operators.total() - sum(count for _, count in operators)
+        texts = [f"{count} {name}" for name, count in operators] + ([f"{more} more"] if more else [])
+        shard = figures.shard
+        sizes = (f"{figures.parameters:,}", format_size(shard.file_bytes), format_size(shard.loaded_bytes))
+        rows.append((shard.name, *sizes, figures.precision, ", ".join(texts)))
+    every: dict[Place, int] = {}
+    for figures in shards:
+        every |= figures.weights
+    disk, loaded = (sum(getattr(f.shard, name) for f in shards) for name in ("file_bytes", "loaded_bytes"))
+    nodes = sum(figures.operators.total() for figures in shards)
+    rows.append(("all", f"{sum(every.values()):,}", format_size(disk), format_size(loaded), "", f"{nodes} in all"))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return [
+        "  ".join(
+            text.rjust(width) if 1 <= column <= 3 else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, [*widths, 0], strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _figures(config: ModelConfig) -> list[str]:
+    heads = f"{config.num_heads}, {config.num_kv_heads} for keys and values, of {config.head_dim}"
+    figures = {
+        "architecture": config.architecture,
+        "layers": f"{config.num_layers}, hidden size {config.hidden_size}",
+        "heads": heads,
+        "context": f"{config.context_length} tokens, {format_size(config.cache_bytes_per_token)} of cache each",
+        "vocabulary": f"{config.vocab_size}",
+        "special ids": f"BOS {config.bos_token_id}{'' if config.add_bos else ' (not added)'}, "
+        f"EOS {', '.join(map(str, config.eos_token_ids)) or 'none'}",
+        "weights": config.weights,
+        "template": config.template or "the model's own, if it has one",
+    }
+    return [f"{name:<12}  {text}" for name, text in figures.items()]

@@ -1,0 +1,1 @@
+"""More than one token a pass: drafts that the model checks."""

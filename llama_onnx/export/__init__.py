@@ -1,0 +1,1 @@
+"""Checkpoint to model directory: export, fp16 conversion, quantisation, comparison. Needs the extra 'tools'."""

@@ -1,0 +1,172 @@
+"""The matrices of a model directory as float32, dequantised, and how far a candidate's are from the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, external_data_helper, helper, numpy_helper
+
+from ...config import ModelConfig, Shard
+from ...errors import ModelDirectoryError
+from ..families.spec import EMBEDDING, HEAD
+from ..nbits import NBits, dequantize
+from .metrics import BLOCK, Error
+
+BINS = 120
+RANGE = 5.0  # of the histograms, in standard deviations of the reference's tensor
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+
+
+@dataclass
+class TensorError:
+    """One matrix [out, in]: its name in the checkpoint, the shard it is in, and the error of a candidate's values."""
+
+    name: str
+    shard: str
+    error: Error = field(default_factory=Error)
+
+    @property
+    def role(self) -> str:
+        """What it is in every layer: 'q_proj', 'down_proj', 'lm_head' …"""
+        return self.name.removesuffix(".weight").split(".")[-1]
+
+
+@dataclass
+class WeightReport:
+    """Errors of all matrices of a candidate, and histograms of both models' values by role, int64 [BINS].
+
+    Histograms count values in standard deviations of the reference's matrix, from -RANGE to RANGE.
+    """
+
+    tensors: list[TensorError] = field(default_factory=list)
+    histograms: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+
+def compare_weights(
+    reference: ModelConfig, candidates: Sequence[ModelConfig], advance: Callable[[], None] | None = None
+) -> list[WeightReport]:
+    """Compare every matrix that has the same name and shape in both, one in memory at a time.
+
+    A candidate whose quantiser moved scales from one matrix to another (as AWQ does) computes the same from other
+    weights: then its outputs tell how good it is, not these figures.
+    """
+    reports = [WeightReport() for _ in candidates]
+    nothing = (np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
+    shards = (reference.embed, *reference.layers, reference.head)
+    for place, shard in enumerate(shards):
+        others = [dict(matrices((c.embed, *c.layers, c.head)[place])) for c in candidates]
+        for name, read in matrices(shard):
+            if not any(name in other for other in others):
+                continue
+            expected = read()
+            spread = float(expected.std()) or 1.0
+            counts = _histogram(expected, spread)
+            for other, report in zip(others, reports, strict=True):
+                found = other[name]() if name in other else expected[:0]
+                if found.shape != expected.shape:
+                    continue
+                tensor = TensorError(name, shard.name)
+                tensor.error.add(expected, found)
+                report.tensors.append(tensor)
+                first, second = report.histograms.get(tensor.role, nothing)
+                report.histograms[tensor.role] = (first + counts, second + _histogram(found, spread))
+        if advance:
+            advance()
+    return reports
+
+
+def _histogram(matrix: np.ndarray, spread: float) -> np.ndarray:
+    """Count values in BINS between -RANGE and RANGE times the spread, three times as fast as numpy's own."""
+    counts = np.zeros(BINS + 2, np.int64)  # with what is below and above
+    for block in np.array_split(matrix.reshape(-1), max(1, matrix.size // BLOCK)):
+        places = block * np.float32(BINS / (2 * RANGE * spread)) + np.float32(BINS / 2 + 1)
+        counts += np.bincount(np.fmax(np.fmin(places, BINS + 1), 0).astype(np.int32), minlength=BINS + 2)
+    return counts[1:-1]
+
+
+def matrices(shard: Shard) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """Yield (name, function that reads it as float32 [out, in]) of the matrices of a shard, and its embedding table.
+
+    Raises:
+        ModelDirectoryError: the file cannot be read.
+    """
+    folder = shard.path.parent
+    try:
+        graph = onnx.load(str(shard.path), load_external_data=False).graph
+    except Exception as error:  # protobuf has exceptions of its own
+        raise ModelDirectoryError(f"{shard.path}: cannot be read ({' '.join(str(error).split())[:100]})") from None
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    quantized = [node for node in graph.node if node.op_type in ("MatMulNBits", "DequantizeLinear")]
+    for node in quantized:
+        packed = next((name for name in node.input[:2] if name in tensors), None)
+        if packed is None:
+            continue
+        if node.op_type == "MatMulNBits":
+            read = partial(_read_nbits, node, tensors, folder)
+        else:  # before a plain product it is [in, out]
+            transposed = any(n.op_type == "MatMul" and node.output[0] in n.input for n in graph.node)
+            read = partial(_read_linear, node, tensors, folder, transposed)
+        yield _public_name(packed, shard), read
+    taken = {name for node in quantized for name in node.input}
+    for name, tensor in tensors.items():
+        if len(tensor.dims) == 2 and tensor.data_type in FLOATS and name not in taken and name.endswith("weight"):
+            yield _public_name(name, shard), partial(_read_plain, tensor, folder)
+
+
+def _public_name(name: str, shard: Shard) -> str:
+    """The checkpoint's name. A head that shares the embedding has it under that name."""
+    if name.endswith("qweight"):
+        name = name.removesuffix("qweight") + "weight"
+    return HEAD if shard.name == "head" and name == EMBEDDING else name
+
+
+def _read_plain(tensor: TensorProto, folder: Path) -> np.ndarray:
+    return _load(tensor, folder).astype(np.float32)
+
+
+def _read_nbits(node: NodeProto, tensors: dict[str, TensorProto], folder: Path) -> np.ndarray:
+    values = _attributes(node)
+    packed, scales, *points = (_load(tensors[name], folder) for name in node.input if name in tensors)
+    rows = values["N"]
+    if points and points[0].dtype != np.uint8:
+        raise ModelDirectoryError(f"{folder}: {node.name}: zero points of {points[0].dtype} are not understood")
+    scales = scales.reshape(rows, -1).astype(np.float32)
+    zeros = points[0].reshape(rows, -1) if points else None
+    return dequantize(NBits(packed.reshape(rows, scales.shape[1], -1), scales, zeros, values["bits"], values["K"]))
+
+
+def _read_linear(node: NodeProto, tensors: dict[str, TensorProto], folder: Path, transposed: bool) -> np.ndarray:
+    values = _attributes(node)
+    matrix, *others = (_load(tensors[name], folder).astype(np.float32) for name in node.input if name in tensors)
+    axis, size = values.get("axis", 1), values.get("block_size", 0)
+    ends = tuple(slice(length) for length in matrix.shape)
+
+    def widen(array: np.ndarray) -> np.ndarray:
+        if size:  # of each block
+            return np.repeat(array, size, axis)[ends]
+        return np.expand_dims(array, 1 - axis % 2) if array.ndim == 1 else array  # of each row or column, or of all
+
+    scales, *points = map(widen, others)
+    matrix = (matrix - points[0] if points else matrix) * scales
+    return np.ascontiguousarray(matrix.T) if transposed else matrix
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+
+
+def _load(tensor: TensorProto, folder: Path) -> np.ndarray:
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    try:
+        if external_data_helper.uses_external_data(copy):
+            external_data_helper.load_external_data_for_tensor(copy, str(folder))
+        return np.asarray(numpy_helper.to_array(copy))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelDirectoryError(f"{folder}: tensor {tensor.name} cannot be read ({error})") from None

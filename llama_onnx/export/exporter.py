@@ -1,0 +1,193 @@
+"""Export a checkpoint to a model directory, one ONNX shard per decoder layer, one in memory at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from ..errors import MissingDependencyError, ModelDirectoryError
+from ..text.added_tokens import adds_bos
+from ..tokenizer import open_tokenizer
+from .families import DecoderSpec, read_spec
+from .graphs.blocks import (
+    EMBEDDING,
+    HEAD,
+    ROPE_FILE,
+    Precision,
+    Weights,
+    build_embed,
+    build_head,
+    build_layer,
+    expected_names,
+    least_bytes,
+    stored_table,
+    write_rope,
+)
+from .graphs.graph import Graph
+from .graphs.ops import Ops, get_ops
+from .nbits import check_format
+from .progress import progress, report
+from .readers import Checkpoint, auxiliary_json, open_checkpoint
+from .writer import ModelWriter
+
+IGNORED = (".rotary_emb.inv_freq",)  # a buffer that old checkpoints hold; the tables are computed anew
+
+
+def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size: int = 128, ops: str = "ort") -> None:
+    """Write the model directory `out` from the checkpoint `source`.
+
+    Args:
+        source: a checkpoint of any kind that `readers.open_checkpoint` knows.
+        out: the directory to make, replaced when the new one is whole.
+        dtype: of the matrices: 'fp32', 'fp16', 'int8' or 'int4' (rounded to nearest, with the embedding in fp16). Norm
+            weights and biases are float32 always.
+        block_size: how many weights share a scale in int8 and int4.
+        ops: 'ort' for ONNX Runtime's fused operators, 'onnx' for standard operators only.
+
+    Raises:
+        ModelDirectoryError: the checkpoint is damaged, of an unknown kind, or not what its configuration says.
+    """
+    out, precision, style = Path(out), Precision(dtype, block_size), get_ops(ops)
+    if precision.bits:
+        check_format(precision.bits, block_size)
+    checkpoint = open_checkpoint(source)
+    spec = checked_spec(checkpoint)
+    weights = Weights(checkpoint, precision, report)
+    key = {"source": fingerprint(checkpoint), "precision": vars(precision), "ops": ops}
+    with ModelWriter(out, key, checkpoint.source, least_bytes(spec, precision)) as writer:
+        share = spec.tied_embeddings and not precision.bits  # a quantised head has values of its own
+        model = write_shards(writer, checkpoint, spec, weights, style, share, f"exporting {out.name}")
+        writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})
+
+
+def checked_spec(checkpoint: Checkpoint) -> DecoderSpec:
+    """Return the spec of a checkpoint that has all the tensors it needs, and no others.
+
+    Raises:
+        ModelDirectoryError: an architecture that is not known, or tensors that do not fit it.
+    """
+    spec = read_spec(checkpoint.config)
+    if spec.tied_embeddings and _has_head_of_its_own(checkpoint):
+        spec = replace(spec, tied_embeddings=False)
+    _check_names(checkpoint, spec)
+    return spec
+
+
+def write_shards(
+    writer: ModelWriter,
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    weights: Weights,
+    style: Ops,
+    share: bool,
+    title: str,
+) -> dict[str, Any]:
+    """Write everything but the manifest, and return what the manifest says of the model.
+
+    Args:
+        writer: of the model directory.
+        checkpoint: its auxiliary files are copied.
+        spec: of the model.
+        weights: its tensors; told of each shard that is to be built.
+        style: of the graphs.
+        share: the head reads the embedding's file.
+        title: of the progress bar.
+    """
+    model = manifest_model(checkpoint, spec)
+    writer.copy(checkpoint.files)
+    _check_tokenizer(writer.folder, model)
+    rope: dict[str, list[TensorProto]] = {}
+    writer.data_file(ROPE_FILE, lambda file: rope.update(write_rope(file, spec)))
+
+    def build(g: Graph, step: str | int) -> None:
+        weights.begin(step, rope)
+        if step == "embed":
+            build_embed(g, spec, weights, style)
+        elif step == "head":
+            build_head(g, spec, weights, stored_table(writer.graph("embed")) if share else None, style)
+        else:
+            build_layer(g, spec, weights, int(step), rope, style)
+        weights.end(step)
+
+    for step in progress(["embed", *range(spec.num_layers), "head"], title):
+        if step == "embed":
+            writer.shard("embed", partial(build, step=step))
+        elif step == "head":
+            writer.shard("head", partial(build, step=step), ["embed.bin"] if share else [])
+        else:
+            writer.shard(f"decoder-{step:02d}", partial(build, step=step), [ROPE_FILE])
+    return model
+
+
+def _has_head_of_its_own(checkpoint: Checkpoint) -> bool:
+    """Tell whether there is an lm_head other than the embedding: as in transformers it counts, whatever is tied."""
+    if not {EMBEDDING, HEAD} <= checkpoint.names():
+        return False
+    return _digest(checkpoint, EMBEDDING) != _digest(checkpoint, HEAD)
+
+
+def _digest(checkpoint: Checkpoint, name: str) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(checkpoint.tensor(name)).reshape(-1).view(np.uint8).data).digest()
+
+
+def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
+    """Compare the tensors of the checkpoint with those the graphs read."""
+    names, expected = checkpoint.names(), expected_names(spec)
+    missing = sorted(expected - names)
+    if missing:
+        raise ModelDirectoryError(f"the checkpoint lacks {len(missing)} tensors, the first is {missing[0]}")
+    ignored = ("lm_head.weight",) if spec.tied_embeddings else ()
+    unknown = sorted(n for n in names - expected if n not in ignored and not n.endswith(IGNORED))
+    if unknown:
+        raise ModelDirectoryError(
+            f"{len(unknown)} tensors of the checkpoint have no place in this architecture, the first is {unknown[0]}"
+        )
+
+
+def manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
+    generation, tokenizer, fast = (
+        auxiliary_json(checkpoint, name)
+        for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json")
+    )
+    bos, eos = (
+        generation.get(name, checkpoint.config.get(name, default))
+        for name, default in (("bos_token_id", None), ("eos_token_id", []))
+    )
+    eos = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    for token in (*eos, *([] if bos is None else [bos])):
+        if not isinstance(token, int) or not 0 <= token < spec.vocab_size:
+            raise ModelDirectoryError(f"config.json: special token id {token!r} is not in the vocabulary")
+    sizes = "hidden_size num_layers num_heads num_kv_heads intermediate_size vocab_size context_length".split()
+    return {
+        **{name: getattr(spec, name) for name in sizes},
+        "head_dim": spec.cache_head_dim,
+        **({"rope_switch_length": spec.rope_switch_length} if spec.rope_switch_length else {}),
+        "bos_token_id": bos,
+        "eos_token_ids": eos,
+        "add_bos": adds_bos(tokenizer, fast, bos),
+        **({"template": checkpoint.config["template"]} if "template" in checkpoint.config else {}),
+    }
+
+
+def _check_tokenizer(folder: Path, model: dict[str, Any]) -> None:
+    """Tell of a tokenizer that is damaged or another model's now, not when the model is first used."""
+    if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        with contextlib.suppress(MissingDependencyError):  # then it cannot be told here
+            open_tokenizer(folder, model["vocab_size"], model["bos_token_id"], model["eos_token_ids"])
+
+
+def fingerprint(checkpoint: Checkpoint) -> list[Any]:
+    """Return what identifies a checkpoint: names, sizes and times of its files."""
+    contents = checkpoint.files.items()
+    files = [*checkpoint.source, *(content for _, content in contents if isinstance(content, Path))]
+    return [
+        *([str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files),
+        *([name, hashlib.sha256(content).hexdigest()] for name, content in contents if isinstance(content, bytes)),
+    ]

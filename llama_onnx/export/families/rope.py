@@ -1,0 +1,230 @@
+"""Rotary position embedding (Su et al. 2021, RoFormer) and the ways to stretch it, as tables of cosines and sines.
+
+The formulas are those of `transformers` (modeling_rope_utils.py), in float32 as there: at long positions rounding
+shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import ModelDirectoryError
+from .fields import not_implemented, number, require
+
+FLOAT = np.float32
+COLUMNS = 8  # the attention kernel takes tables of a multiple of 8 columns
+
+# Which values each kind reads. What is set besides these is an error: it would be ignored.
+KINDS = {
+    "default": "",
+    "linear": "factor",
+    "dynamic": "factor",
+    "llama3": "factor low_freq_factor high_freq_factor",
+    "yarn": "factor attention_factor beta_fast beta_slow mscale mscale_all_dim truncate",
+    "longrope": "factor attention_factor short_factor long_factor",
+}
+EVERY_KIND = {
+    "rope_type",
+    "type",
+    "rope_theta",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",  # has no meaning for some kinds, and no effect
+    "finetuned",  # a remark of the first YaRN models
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Rope:
+    """How positions turn heads.
+
+    Attributes:
+        frequencies: float32 [rotary dimensions / 2], radians a position.
+        scaling: what cosines and sines are multiplied with.
+        long_frequencies: of sequences longer than `switch_length` (LongRoPE), or None.
+        switch_length: the longest sequence that `frequencies` are for, or None if there is no other.
+    """
+
+    frequencies: np.ndarray
+    scaling: float = 1.0
+    long_frequencies: np.ndarray | None = None
+    switch_length: int | None = None
+
+    @property
+    def half(self) -> int:
+        """How many pairs of head dimensions are turned."""
+        return len(self.frequencies)
+
+    @property
+    def columns(self) -> int:
+        """Columns of the tables: `half` rounded up to what the attention kernel takes."""
+        return -(-self.half // COLUMNS) * COLUMNS
+
+    def tables(self, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return cosines and sines, float32 [rows, columns]: a row for each position, columns above `half` unused.
+
+        With long frequencies the first `switch_length` rows are the short ones, and those of every position under the
+        long ones follow: position p of a long sequence is in row `switch_length + p`.
+        """
+        angles = np.zeros((context_length, self.columns), FLOAT)
+        angles[:, : self.half] = np.outer(np.arange(context_length, dtype=FLOAT), self.frequencies)
+        if self.long_frequencies is not None:
+            long = np.zeros_like(angles)
+            long[:, : self.half] = np.outer(np.arange(context_length, dtype=FLOAT), self.long_frequencies)
+            angles = np.concatenate([angles[: self.switch_length], long])
+        cos, sin = np.cos(angles), np.sin(angles)
+        if self.scaling != 1:
+            cos *= FLOAT(self.scaling)
+            sin *= FLOAT(self.scaling)
+        return cos, sin
+
+
+def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rope dictionary of `config.json`: `rope_scaling` (classic) or `rope_parameters`, with `rope_theta`."""
+    found = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(found, Mapping):
+        raise ModelDirectoryError(f"config.json: rope_parameters is {found!r}, an object is needed")
+    parameters = dict(found)
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if parameters.get(name) is None and config.get(name) is not None:
+            parameters[name] = config[name]
+    return parameters
+
+
+def read_rope(
+    config: Mapping[str, Any],
+    head_dim: int,
+    context_length: int,
+    parameters: Mapping[str, Any] | None = None,
+    partial: float | None = None,
+    theta: float = 10000.0,
+) -> Rope:
+    """Return the rope of a model.
+
+    Args:
+        config: the fields of `config.json`.
+        head_dim: dimensions of a head.
+        context_length: positions of the model.
+        parameters: its rope dictionary; None means that of `rope_parameters`.
+        partial: the fraction of a head that is turned where the configuration gives none; None means that this family
+            turns whole heads only.
+        theta: the base of the frequencies where the configuration gives none.
+
+    Raises:
+        ModelDirectoryError: a kind or a value that is not implemented, or a wrong one.
+    """
+    parameters = rope_parameters(config) if parameters is None else parameters
+    kind = _kind(parameters)
+    for name, value in parameters.items():
+        if value is not None and name not in EVERY_KIND | set(KINDS[kind].split()):
+            raise not_implemented(f"{name} in the rope parameters of type {kind!r}", value)
+    if partial is None:
+        require(parameters, "partial_rotary_factor", 1)
+    fraction = number(parameters, "partial_rotary_factor", partial or 1.0, float)
+    dim = int(head_dim * fraction)
+    if not 0 < dim <= head_dim or (dim == head_dim and dim % 2) or (dim % 2 and kind == "yarn"):
+        raise ModelDirectoryError(
+            f"config.json: rope would turn {dim} of {head_dim} dimensions of a head (head_dim, partial_rotary_factor)"
+        )
+    # Powers in float64 rounded to float32 agree with torch's float32 powers more often than numpy's own do.
+    base = number(parameters, "rope_theta", theta, float)
+    powers = np.power(base, (np.arange(0, dim, 2, dtype=FLOAT) / FLOAT(dim)).astype(np.float64)).astype(FLOAT)
+    original = _original_length(config, parameters, context_length)
+    if kind == "linear":
+        return Rope(FLOAT(1) / powers / FLOAT(number(parameters, "factor", kind=float)))
+    if kind == "dynamic":
+        # The base grows with the sequence once that is longer than max_position_embeddings. That is the context here,
+        # so within it these are the plain frequencies; longer sequences are refused by the runtime.
+        number(parameters, "factor", kind=float)
+    if kind == "llama3":
+        return Rope(_llama3(FLOAT(1) / powers, parameters, original))
+    if kind == "yarn":
+        return _yarn(powers, parameters, base, dim, context_length, original)
+    if kind == "longrope":
+        return _longrope(powers, parameters, context_length, original)
+    return Rope(FLOAT(1) / powers)
+
+
+def _kind(parameters: Mapping[str, Any]) -> str:
+    kinds = {parameters[name] for name in ("rope_type", "type") if parameters.get(name) is not None} or {"default"}
+    kind = kinds.pop()
+    if kinds or kind not in KINDS:
+        raise not_implemented("rope_type", " and ".join(map(str, {kind, *kinds})), *KINDS)
+    return str(kind)
+
+
+def _original_length(config: Mapping[str, Any], parameters: Mapping[str, Any], context_length: int) -> int:
+    """The length the model was first trained at. Beside the rope parameters (phi3) it counts more than within them."""
+    name = "original_max_position_embeddings"
+    return int(number(config if config.get(name) is not None else parameters, name, context_length))
+
+
+def _llama3(plain: np.ndarray, parameters: Mapping[str, Any], original: int) -> np.ndarray:
+    """Llama 3.1: long waves slowed by `factor`, short ones kept, a smooth passage between."""
+    factor, low, high = (
+        number(parameters, name, kind=float) for name in ("factor", "low_freq_factor", "high_freq_factor")
+    )
+    if high <= low:
+        raise ModelDirectoryError(f"config.json: high_freq_factor {high} is not above low_freq_factor {low}")
+    wave = FLOAT(2 * math.pi) / plain
+    slowed = np.where(wave > original / low, plain / FLOAT(factor), plain)
+    smooth = (FLOAT(original) / wave - FLOAT(low)) / FLOAT(high - low)
+    between = (1 - smooth) * slowed / FLOAT(factor) + smooth * slowed
+    medium = ~(wave < original / high) & ~(wave > original / low)
+    return np.where(medium, between, slowed).astype(FLOAT)
+
+
+def _yarn(
+    powers: np.ndarray, parameters: Mapping[str, Any], base: float, dim: int, context_length: int, original: int
+) -> Rope:
+    """YaRN (Peng et al. 2023): a ramp between interpolated and plain frequencies, and warmer attention."""
+    factor = number(parameters, "factor", context_length / original, float)
+    scaling = parameters.get("attention_factor")
+    if scaling is None:
+        mscale, mscale_all = parameters.get("mscale"), parameters.get("mscale_all_dim")
+        scaling = _mscale(factor, 1.0)
+        if mscale and mscale_all:
+            scaling = _mscale(factor, mscale) / _mscale(factor, mscale_all)
+
+    def dimension_of(rotations: float) -> float:
+        return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = dimension_of(parameters.get("beta_fast") or 32), dimension_of(parameters.get("beta_slow") or 1)
+    if parameters.get("truncate") is not False:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    high += 0.001 if low == high else 0
+    ramp = np.clip((np.arange(dim // 2, dtype=FLOAT) - FLOAT(low)) / FLOAT(high - low), 0, 1)
+    frequencies = (FLOAT(1) / (FLOAT(factor) * powers)) * ramp + (FLOAT(1) / powers) * (1 - ramp)
+    return Rope(frequencies.astype(FLOAT), float(scaling))
+
+
+def _mscale(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _longrope(powers: np.ndarray, parameters: Mapping[str, Any], context_length: int, original: int) -> Rope:
+    """LongRoPE (Ding et al. 2024): a factor for every frequency, other ones past the original length."""
+    factor = number(parameters, "factor", context_length / original, float)
+    scaling = parameters.get("attention_factor")
+    if scaling is None:
+        scaling = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    short, long = (FLOAT(1) / (_factors(parameters, name, len(powers)) * powers) for name in _FACTORS)
+    if context_length <= original:
+        return Rope(short, float(scaling))
+    return Rope(short, float(scaling), long, original)
+
+
+_FACTORS = ("short_factor", "long_factor")
+
+
+def _factors(parameters: Mapping[str, Any], name: str, count: int) -> np.ndarray:
+    factors = parameters.get(name)
+    numbers = isinstance(factors, list) and all(isinstance(f, (int, float)) and f > 0 for f in factors)
+    if not numbers or len(factors or ()) != count:
+        raise ModelDirectoryError(f"config.json: {name} of the rope parameters must be {count} numbers above 0")
+    return np.array(factors, FLOAT)

@@ -1,0 +1,1 @@
+"""The ONNX graphs of embedding, layer and head, in two styles of operators."""

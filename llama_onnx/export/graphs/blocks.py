@@ -1,0 +1,233 @@
+"""The parts every family shares: builds the graphs of embed, one decoder layer, and head from a `DecoderSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from ..families.spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec, expected_names
+from ..half import embedding_bytes
+from ..nbits import NBits
+from .activations import activate
+from .graph import Graph, WeightFile
+from .ops import Heads, Matrix, Ops, StoredNBits, norm_heads
+from .ops_onnx import softcap
+from .weights import Arrange, Precision, Weights, least_bytes, pad_heads
+
+__all__ = [
+    "EMBEDDING", "HEAD", "ROPE_FILE", "Precision", "Weights", "build_embed", "build_head", "build_layer",
+    "expected_names", "least_bytes", "pad_heads", "stored_table", "write_rope",
+]  # fmt: skip
+
+ROPE_FILE = "rope.bin"
+FLOAT = np.float32
+RopeTensors = Mapping[str, Sequence[onnx.TensorProto]]  # cosines and sines by the name of the rope
+
+
+def write_rope(weights: WeightFile, spec: DecoderSpec) -> dict[str, list[onnx.TensorProto]]:
+    """Write the tables of rotary embedding, float32 [rows, columns] each; see `Rope.tables`."""
+    tensors = {}
+    for name, rope in spec.ropes.items():
+        cos, sin = rope.tables(spec.context_length)
+        suffix = f"_{name}" if name else ""
+        tensors[name] = [weights.add(f"cos_cache{suffix}", cos), weights.add(f"sin_cache{suffix}", sin)]
+    return tensors
+
+
+def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None:
+    """input_ids int64 [batch, sequence] -> hidden float32 [batch, sequence, hidden_size]."""
+    g.input("input_ids", np.int64, ["batch", "sequence"])
+    table = weights.embedding(EMBEDDING, (spec.vocab_size, spec.hidden_size))
+    scaled = spec.embedding_scale != 1
+    found = ["hidden"] if not scaled else []
+    if isinstance(table, NBits):
+        rows = ops.lookup(g, "/embed_tokens", "input_ids", EMBEDDING, table, found)
+    else:
+        name = g.weight(EMBEDDING, table, loaded_bytes=embedding_bytes(table, spec.context_length))
+        if table.dtype == FLOAT:
+            rows = g.node("Gather", "/embed_tokens", [name, "input_ids"], found)
+        else:
+            rows = g.node("Gather", "/embed_tokens", [name, "input_ids"])
+            rows = g.node("Cast", "/embed_tokens", [rows], found, to=onnx.TensorProto.FLOAT)
+    if scaled:
+        g.node("Mul", "/embed_tokens", [rows, g.floats("/embed_tokens/scale", spec.embedding_scale)], ["hidden"])
+    g.output("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
+
+
+def stored_table(embed: onnx.ModelProto) -> onnx.TensorProto | StoredNBits:
+    """Return the table of an embedding's graph that is written, floats or quantised, for a head that shares it."""
+    tensors = {tensor.name: tensor for tensor in embed.graph.initializer}
+    lookup = next((node for node in embed.graph.node if node.op_type == "GatherBlockQuantized"), None)
+    if lookup is None:
+        return tensors[EMBEDDING]
+    sizes = {attribute.name: attribute.i for attribute in lookup.attribute}
+    qweight, _, scales, *qzeros = lookup.input
+    points = tensors[qzeros[0]] if qzeros else None
+    return StoredNBits(tensors[qweight], tensors[scales], points, sizes["bits"], sizes["block_size"])
+
+
+def build_layer(g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: RopeTensors, ops: Ops) -> None:
+    """One decoder layer: hidden, past keys and values -> hidden_out, present keys and values (bound onto the past).
+
+    A model that changes its rope with the length of the sequence (LongRoPE) has the input `rope_rows` as well, int64
+    [batch, sequence]: the rows of the tables for these tokens. Only who runs all chunks of a sequence knows how long
+    it will be. Layers of such a model whose own rope does not change have the input too, and leave it aside.
+    """
+    cache: list[int | str] = ["batch", spec.num_kv_heads, "capacity", spec.cache_head_dim]
+    g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
+    for name in ("past_key", "past_value"):
+        g.input(name, FLOAT, cache)
+    g.input("seqlens_k", np.int32, ["batch"])
+    g.input("total_sequence_length", np.int32, [1])
+    if spec.rope_switch_length is not None:
+        g.input("rope_rows", np.int64, ["batch", "sequence"])
+
+    _Layer(g, spec, weights, i, rope, ops).build()
+
+    g.output("hidden_out", FLOAT, ["batch", "sequence", spec.hidden_size])
+    g.output("present_key", FLOAT, cache)
+    g.output("present_value", FLOAT, cache)
+
+
+def build_head(
+    g: Graph, spec: DecoderSpec, weights: Weights, tied: onnx.TensorProto | StoredNBits | None, ops: Ops
+) -> None:
+    """hidden float32 [batch, sequence, hidden_size] -> logits float32 [batch, sequence, vocab].
+
+    Args:
+        g: the graph to build.
+        spec: of the model.
+        weights: its tensors.
+        tied: the embedding's table, where the head shares it; see `stored_table`.
+        ops: the style of graph.
+    """
+    g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
+    value = ops.flatten(g, "/head", "hidden", spec.hidden_size)
+    value = norm(g, spec, weights, ops, "/norm", FINAL_NORM, value)
+    last = [] if ops.flat else ["logits"]
+    source = EMBEDDING if spec.tied_embeddings else HEAD
+    shape = (spec.vocab_size, spec.hidden_size)
+    matrix: Matrix | np.ndarray = tied if tied is not None else weights.matrix(source, shape)
+    value = product(g, ops, "/lm_head", value, HEAD, matrix, "", [] if spec.logit_softcap else last)
+    if spec.logit_softcap:
+        value = softcap(g, "/softcap", value, spec.logit_softcap, last)
+    if ops.flat:
+        ops.unflatten(g, "/head", value, "hidden", spec.vocab_size, ["logits"])
+    g.output("logits", FLOAT, ["batch", "sequence", spec.vocab_size])
+
+
+def norm(
+    g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops, name: str, tensor: str, value: str, residual: str = ""
+) -> str:
+    """Norm a value, or the sum of it and a residual, which is then available as `name/sum`."""
+    gamma = g.weight(f"{tensor}.weight", weights.vector(f"{tensor}.weight", spec.hidden_size) + FLOAT(spec.norm_offset))
+    if not spec.layer_norm and residual:
+        return ops.add_rms_norm(g, name, value, residual, gamma, spec.norm_epsilon, f"{name}/sum")
+    if residual:
+        value = g.node("Add", f"{name}/residual", [residual, value], [f"{name}/sum"])
+    if not spec.layer_norm:
+        return ops.rms_norm(g, name, value, gamma, spec.norm_epsilon)
+    beta = g.weight(f"{tensor}.bias", weights.vector(f"{tensor}.bias", spec.hidden_size))
+    return g.node("LayerNormalization", name, [value, gamma, beta], axis=-1, epsilon=spec.norm_epsilon)
+
+
+def product(
+    g: Graph,
+    ops: Ops,
+    name: str,
+    value: str,
+    tensor: str,
+    matrix: Matrix | np.ndarray,
+    bias: str = "",
+    outputs: Sequence[str] = (),
+) -> str:
+    """value · matrixᵀ (+ bias); a matrix of floats goes to the weight file as `tensor` first."""
+    if isinstance(matrix, np.ndarray):
+        matrix = g.weight(tensor, matrix, 4 * matrix.size)
+    return ops.product(g, name, value, tensor, matrix, bias, outputs)
+
+
+class _Layer:
+    """One decoder layer while its graph is built."""
+
+    def __init__(self, g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: RopeTensors, ops: Ops) -> None:
+        self.g, self.spec, self.weights, self.ops = g, spec, weights, ops
+        self.layer, self.rope = spec.layers[i], rope[spec.layers[i].rope]
+        self.name, self.tensor = f"/layers.{i}", f"model.layers.{i}"
+
+    def build(self) -> None:
+        """Add all nodes, from `hidden` to `hidden_out`."""
+        g, ops, width = self.g, self.ops, self.spec.hidden_size
+        hidden = ops.flatten(g, self.name, "hidden", width)
+        attended = self.attention(self.norm("input_layernorm", hidden))
+        if self.spec.sandwich_norms:
+            attended = self.norm("post_attention_layernorm", attended)
+            before, after = "pre_feedforward_layernorm", "post_feedforward_layernorm"
+        else:
+            before, after = "post_attention_layernorm", ""
+        value = self.mlp(self.norm(before, attended, hidden))
+        if after:
+            value = self.norm(after, value)
+        last = [] if ops.flat else ["hidden_out"]
+        value = g.node("Add", f"{self.name}/mlp/residual", [f"{self.name}/{before}/sum", value], last)
+        if ops.flat:
+            ops.unflatten(g, self.name, value, "hidden", width, ["hidden_out"])
+
+    def norm(self, which: str, value: str, residual: str = "") -> str:
+        """The norm `which` of a value, or of the sum of it and a residual."""
+        name, tensor = f"{self.name}/{which}", f"{self.tensor}.{which}"
+        return norm(self.g, self.spec, self.weights, self.ops, name, tensor, value, residual)
+
+    def attention(self, normed: str) -> str:
+        """Projections, rotary attention with the cache, output projection."""
+        spec, heads, keys = self.spec, self.spec.num_heads, self.spec.num_kv_heads
+        inputs = Heads(
+            self.linear("self_attn.q_proj", normed, lambda array: pad_heads(array, heads, spec, True)),
+            self.linear("self_attn.k_proj", normed, lambda array: pad_heads(array, keys, spec, True)),
+            self.linear("self_attn.v_proj", normed, lambda array: pad_heads(array, keys, spec, False)),
+            (self.head_norm("q_norm"), self.head_norm("k_norm")) if spec.qk_norm else None,
+        )
+        attended = self.ops.attention(self.g, f"{self.name}/attn", inputs, spec, self.layer, self.rope)
+
+        # Its columns meet the padded heads.
+        padded = spec.cache_head_dim != spec.head_dim
+        widen = (lambda array: pad_heads(array, heads, spec, False)) if padded else None
+        return self.linear("self_attn.o_proj", attended, arrange_columns=widen)
+
+    def head_norm(self, which: str) -> str:
+        """Write the weight of a head norm, made for padded heads; see `norm_heads`."""
+        spec, tensor = self.spec, f"{self.tensor}.self_attn.{which}.weight"
+        gamma = self.weights.vector(tensor, spec.head_dim) + FLOAT(spec.norm_offset)
+        return self.g.weight(tensor, pad_heads(gamma, 1, spec, True) * FLOAT(norm_heads(spec)[0]))
+
+    def mlp(self, normed: str) -> str:
+        """down(act(gate) · up), or down(act(up)) without a gate."""
+        g, name, spec = self.g, f"{self.name}/mlp", self.spec
+        first = self.linear("mlp.gate_proj" if spec.gated_mlp else "mlp.up_proj", normed)
+        value = activate(g, f"{name}/act", spec.activation, first)
+        if spec.gated_mlp:
+            value = g.node("Mul", name, [value, self.linear("mlp.up_proj", normed)])
+        return self.linear("mlp.down_proj", value)
+
+    def linear(
+        self,
+        projection: str,
+        value: str,
+        arrange_rows: Arrange | None = None,
+        arrange_columns: Arrange | None = None,
+    ) -> str:
+        """value · Wᵀ (+ bias), the rows of both or the columns of W rearranged first."""
+        p = self.spec.projections[projection]
+        tensor, source = f"{self.tensor}.{projection}", f"{self.tensor}.{p.tensor}"
+        name = f"{self.name}/{projection.replace('self_attn', 'attn').replace('.', '/')}"
+        rows = slice(p.first, p.first + p.rows)
+        matrix = self.weights.matrix(
+            f"{source}.weight", (p.tensor_rows, p.columns), rows, arrange_rows, arrange_columns
+        )
+        bias = ""
+        if p.bias:
+            vector = self.weights.vector(f"{source}.bias", p.tensor_rows, rows)
+            bias = self.g.weight(f"{tensor}.bias", arrange_rows(vector) if arrange_rows else vector)
+        return product(self.g, self.ops, name, value, f"{tensor}.weight", matrix, bias)

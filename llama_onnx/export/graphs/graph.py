@@ -1,0 +1,233 @@
+"""An ONNX graph under construction whose weights go straight to an external file, one tensor at a time."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ... import __version__
+
+ALIGNMENT = 4096  # ONNX Runtime maps an aligned tensor in place; a page is also what direct reads want
+STRETCH = 8 << 20  # bytes written before they are brought to the disk
+SYNC_WRITE, SYNC_WRITE_AND_WAIT = 2, 7  # flags of sync_file_range(2)
+OPSET = 21
+IR_VERSION = 10  # read by every ONNX Runtime that has the operators used here
+MICROSOFT = "com.microsoft"
+
+
+class WeightFile:
+    """A file of raw tensors, each at a 4096-byte offset, written from front to back.
+
+    A tensor is written and hashed by threads while the next one is made, which must not change it meanwhile. What is
+    written goes to the disk stretch by stretch: left to the system, unwritten pages pile up until memory is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bytes = 0
+        self._file = path.open("wb")
+        self._hash = hashlib.sha256()
+        self._threads = ThreadPoolExecutor(2)
+        self._under_way: list[Future[None]] = []
+
+    def add(self, name: str, array: np.ndarray, kind: int | None = None, shape: Sequence[int] = ()) -> TensorProto:
+        """Append a tensor and return the initializer that refers to it.
+
+        Args:
+            name: of the tensor.
+            array: its values.
+            kind: the ONNX type and `shape` of a tensor that the array holds the bytes of (4-bit values); None means
+                those of the array.
+
+        Raises:
+            OSError: this tensor, or the one before it, could not be written.
+        """
+        array = np.ascontiguousarray(array)
+        if kind is None:
+            kind, shape = helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        padding = bytes(-self.bytes % ALIGNMENT)
+        tensor = external_tensor(name, kind, shape, self.path.name, self.bytes + len(padding), array.nbytes)
+        self._wait()
+        data = array.reshape(-1).view(np.uint8).data
+        self._under_way = [
+            self._threads.submit(work, padding, data) for work in (self._write_tensor, self._hash_tensor)
+        ]
+        self.bytes += len(padding) + array.nbytes
+        return tensor
+
+    def close(self) -> dict[str, Any]:
+        """Finish the file and return what the manifest says of it: bytes and sha256."""
+        try:
+            self._wait()
+        finally:
+            self._threads.shutdown()
+            self._file.close()
+        return {"bytes": self.bytes, "sha256": self._hash.hexdigest()}
+
+    def _wait(self) -> None:
+        """Let the tensor under way be finished: one at a time, so that no more than two are in memory."""
+        under_way, self._under_way = self._under_way, []
+        wait(under_way)
+        for future in under_way:
+            future.result()
+
+    def _write_tensor(self, padding: bytes, data: memoryview) -> None:
+        self._write(padding)
+        for start in range(0, len(data), STRETCH):
+            self._write(data[start : start + STRETCH])
+            if len(data) - start >= STRETCH:
+                write_back(self._file)
+
+    def _hash_tensor(self, padding: bytes, data: memoryview) -> None:
+        self._hash.update(padding)
+        self._hash.update(data)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+
+
+def write_back(file: IO[bytes]) -> None:
+    """Start bringing the last stretch of a growing file to the disk; wait for what is before it and drop that from the
+    page cache. Where the system has no such call, the whole file is flushed."""
+    file.flush()
+    descriptor, end = file.fileno(), file.tell()
+    last = max(end - STRETCH, 0)
+    if sys.platform == "linux":
+        sync = ctypes.CDLL(None).sync_file_range
+        sync.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+        if sync(descriptor, last, end - last, SYNC_WRITE) == 0 and sync(descriptor, 0, last, SYNC_WRITE_AND_WAIT) == 0:
+            os.posix_fadvise(descriptor, 0, last, os.POSIX_FADV_DONTNEED)
+            return
+    os.fsync(descriptor)
+
+
+class Graph:
+    """The nodes, inputs, outputs and initializers of one shard.
+
+    Values are names. A node is named like the place of the checkpoint it computes (`/layers.0/attn/q_proj/MatMul`), and
+    its outputs after it.
+    """
+
+    def __init__(self, name: str, weights: WeightFile) -> None:
+        self.name = name
+        self.weights = weights
+        self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.initializers: list[TensorProto] = []
+        self.loaded_bytes = 0
+
+    def input(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
+        """Declare a graph input; a str in the shape is a free dimension."""
+        self.inputs.append(_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
+        """Declare a graph output: a node output of this name must exist."""
+        self.outputs.append(_value_info(name, dtype, shape))
+        return name
+
+    def weight(self, name: str, array: np.ndarray, loaded_bytes: int | None = None) -> str:
+        """Write a tensor to the weight file and return its name.
+
+        Args:
+            name: of the tensor.
+            array: its values.
+            loaded_bytes: what it takes in memory when the shard is loaded, if that is not its size.
+        """
+        return self.shared(self.weights.add(name, array), array.nbytes if loaded_bytes is None else loaded_bytes)
+
+    def packed_weight(self, name: str, kind: int, shape: Sequence[int], data: np.ndarray, loaded_bytes: int) -> str:
+        """Write a tensor of an ONNX type that numpy lacks, such as INT4, from its bytes uint8; see `weight`."""
+        return self.shared(self.weights.add(name, data, kind, shape), loaded_bytes)
+
+    def ints(self, name: str, values: int | Sequence[int]) -> str:
+        """Add a constant int64 [n], or a scalar, to the graph itself, and return its name."""
+        return self._constant(name, np.array(values, np.int64))
+
+    def floats(self, name: str, values: float | Sequence[float]) -> str:
+        """Add a constant float32 [n], or a scalar, to the graph itself, and return its name."""
+        return self._constant(name, np.array(values, np.float32))
+
+    def _constant(self, name: str, array: np.ndarray) -> str:
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def shared(self, tensor: TensorProto, loaded_bytes: int = 0) -> str:
+        """Refer to a tensor that is in a weight file already, and return its name."""
+        self.initializers.append(tensor)
+        self.loaded_bytes += loaded_bytes
+        return tensor.name
+
+    def node(
+        self,
+        op: str,
+        name: str,
+        inputs: Iterable[str],
+        outputs: Sequence[str] = (),
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Add the node `name/op` and return its first output, `name/op/output_0` unless given."""
+        outputs = outputs or [f"{name}/{op}/output_0"]
+        self.nodes.append(
+            helper.make_node(op, list(inputs), list(outputs), f"{name}/{op}", domain=domain, **attributes)
+        )
+        return outputs[0]
+
+    def kind(self) -> str:
+        """Return a hash of everything but the weights, the layer's number and names of files.
+
+        Two shards of one kind differ in their weights alone, which lie at the same places of their files.
+        """
+        nodes = [[n.op_type, n.domain, *map(_unnumbered, [*n.input, "->", *n.output])] for n in self.nodes]
+        attributes = [sorted(a.SerializeToString(deterministic=True).hex() for a in n.attribute) for n in self.nodes]
+        tensors = [
+            [_unnumbered(t.name), t.data_type, *t.dims, *(e.value for e in t.external_data if e.key != "location")]
+            for t in self.initializers
+        ]
+        return hashlib.sha256(json.dumps([nodes, attributes, tensors]).encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write the graph; its weights are in their file already."""
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.initializers)
+        save_model(graph, path)
+
+
+def save_model(graph: onnx.GraphProto, path: Path) -> None:
+    """Write a model file of a graph with the opsets and producer of this project."""
+    opsets = [helper.make_opsetid("", OPSET)]
+    if any(node.domain == MICROSOFT for node in graph.node):
+        opsets.append(helper.make_opsetid(MICROSOFT, 1))
+    model = helper.make_model(
+        graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="llama_onnx", producer_version=__version__
+    )
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def external_tensor(name: str, dtype: int, shape: Sequence[int], file: str, offset: int, length: int) -> TensorProto:
+    """Return an initializer whose data is `length` bytes at `offset` of `file`."""
+    tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", file), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _unnumbered(name: str) -> str:
+    return re.sub(r"(?<=layers\.)\d+(?=\.|/)", "#", name)
+
+
+def _value_info(name: str, dtype: type, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

@@ -1,0 +1,143 @@
+"""Tensors of a checkpoint on their way into a graph: checked, cut, padded, rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from ...errors import ModelDirectoryError
+from ..families.spec import DecoderSpec
+from ..half import to_half, widen
+from ..nbits import NBits, quantize_rtn
+from ..readers import Checkpoint
+
+FLOAT = np.float32
+Arrange = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How matrices are stored: 'fp32', 'fp16', or 'int8' and 'int4' rounded to nearest in blocks of `block_size`."""
+
+    dtype: str = "fp32"
+    block_size: int = 128
+
+    @property
+    def bits(self) -> int:
+        """Bits of a quantised weight, 0 for the float types."""
+        return {"int4": 4, "int8": 8}.get(self.dtype, 0)
+
+
+def least_bytes(spec: DecoderSpec, precision: Precision) -> int:
+    """Return what the matrices of a model take on disk; norms, tables and padding come on top."""
+    table = spec.vocab_size * spec.hidden_size
+    layers = spec.num_layers * sum(p.rows * p.columns for p in spec.projections.values())
+    if not precision.bits:
+        return (layers + table * (1 if spec.tied_embeddings else 2)) * (4 if precision.dtype == "fp32" else 2)
+    return (layers + table) * precision.bits // 8 + 2 * table
+
+
+class Weights:
+    """Tensors of a checkpoint, checked against the shape the spec wants, in the precision of the export."""
+
+    def __init__(self, checkpoint: Checkpoint, precision: Precision, report: Callable[[str], None]) -> None:
+        """Args: checkpoint; precision of the matrices; report is told of tensors that float16 cannot hold."""
+        self._checkpoint = checkpoint
+        self._precision = precision
+        self._report = report
+
+    def begin(self, step: str | int, rope: Mapping[str, Sequence[TensorProto]]) -> None:
+        """Hear that the shard 'embed', 'head' or of a layer is about to be built, with the tables of rope it reads."""
+
+    def end(self, step: str | int) -> None:
+        """Hear that the shard has been built."""
+
+    def embedding(self, name: str, shape: tuple[int, int]) -> np.ndarray | NBits:
+        """Return the embedding [vocab, hidden]."""
+        return self.table(name, shape)
+
+    def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:
+        """Return `rows` of a float32 [size]: norm weights and biases stay exact."""
+        return self._read(name, (size,))[rows].astype(FLOAT)
+
+    def table(self, name: str, shape: tuple[int, int], rows: slice = slice(None)) -> np.ndarray:
+        """Return float32 or float16 [rows, size] to look rows up in. Where matrices are quantised, float16."""
+        array = self._read(name, shape)[rows]
+        return widen(array) if self._precision.dtype == "fp32" else to_half(name, array, self._report)
+
+    def matrix(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        rows: slice = slice(None),
+        arrange_rows: Arrange | None = None,
+        arrange_columns: Arrange | None = None,
+    ) -> np.ndarray | NBits:
+        """Return [out, in] for a product: `rows` of a tensor of `shape`, its rows or columns rearranged.
+
+        A checkpoint that holds integers of the wanted size keeps them, bit for bit, unless columns are rearranged.
+        """
+        bits = self._precision.bits
+        stored = self._checkpoint.quantized(name) if bits and arrange_columns is None else None
+        if stored is not None and stored.bits == bits:
+            _check_shape(name, (len(stored.packed), stored.columns), shape)
+            return _rearranged(stored, rows, arrange_rows or _as_is)
+        array = self._read(name, shape)[rows] if bits else self.table(name, shape, rows)
+        array = (arrange_rows or _as_is)(array)
+        if arrange_columns is not None:
+            array = arrange_columns(array.T).T
+        if bits:
+            return quantize_rtn(array, bits, self._precision.block_size)
+        return np.ascontiguousarray(array)
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        array = self._checkpoint.tensor(name)
+        _check_shape(name, array.shape, shape)
+        return array
+
+
+def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if found != wanted:
+        raise ModelDirectoryError(
+            f"checkpoint tensor {name} has shape {list(found)}, config.json makes it {list(wanted)}"
+        )
+
+
+def _rearranged(matrix: NBits, rows: slice, arrange: Arrange) -> NBits:
+    """Take rows of a quantised matrix. Rows that are added have scales of 0, so whatever their integers, they are 0."""
+    packed, scales = (np.ascontiguousarray(arrange(part[rows])) for part in (matrix.packed, matrix.scales))
+    zeros = None if matrix.zero_points is None else np.ascontiguousarray(arrange(matrix.zero_points[rows]))
+    return NBits(packed, scales, zeros, matrix.bits, matrix.columns)
+
+
+def _as_is(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def pad_heads(array: np.ndarray, heads: int, spec: DecoderSpec, rotary: bool) -> np.ndarray:
+    """Widen the heads of [heads · head_dim, …] with zeros to the size the attention kernel takes.
+
+    The halves that rotary embedding turns against each other are each widened to the columns of its tables; what it
+    leaves alone comes after them.
+    """
+    if spec.cache_head_dim == spec.head_dim:
+        return array
+    split = array.reshape(heads, spec.head_dim, *array.shape[1:])
+    wide = np.zeros((heads, spec.cache_head_dim, *array.shape[1:]), array.dtype)
+    half, columns = (spec.rope.half, spec.rope.columns) if rotary else (0, 0)
+    wide[:, :half] = split[:, :half]
+    wide[:, columns : columns + half] = split[:, half : 2 * half]
+    wide[:, 2 * columns : 2 * columns + spec.head_dim - 2 * half] = split[:, 2 * half :]
+    return wide.reshape(-1, *array.shape[1:])
+
+
+def positions_of(arrange: Arrange, count: int) -> np.ndarray:
+    """Return int64 [count]: where a rearrangement that adds rows of zeros, as `pad_heads` does, puts each row."""
+    marked = arrange(np.arange(1, count + 1))
+    places = np.empty(count, np.int64)
+    there = np.flatnonzero(marked)
+    places[marked[there] - 1] = there
+    return places

@@ -1,0 +1,155 @@
+"""Block-quantised matrices as the MatMulNBits operator takes them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import RequestError
+from .half import widen
+
+BITS = (2, 4, 8)
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+ROUNDED_AT_ONCE = 1 << 17  # weights
+LOADED_BYTES_OF_BLOCK = 12  # its scale, and a sum beside it (measured)
+ACCURACY_LEVEL = 4  # int8 activations: without it 8-bit products dequantise the whole matrix at every call
+
+
+@dataclass(frozen=True)
+class NBits:
+    """A matrix [out, in] in blocks along `in`: w = (q - zero point) · scale.
+
+    Attributes:
+        packed: uint8 [out, blocks, block_size · bits / 8], unsigned values, the first in the lowest bits.
+        scales: float32 [out, blocks].
+        zero_points: uint8 [out, ceil(blocks · bits / 8)], packed like the values, or None for 2^(bits - 1).
+        bits: 2, 4 or 8.
+        columns: the `in` size before it was padded to whole blocks.
+    """
+
+    packed: np.ndarray
+    scales: np.ndarray
+    zero_points: np.ndarray | None
+    bits: int
+    columns: int
+
+    @property
+    def block_size(self) -> int:
+        """Weights that share a scale."""
+        return self.packed.shape[2] * 8 // self.bits
+
+    @property
+    def loaded_bytes(self) -> int:
+        """Bytes in memory: the values packed anew for the CPU, with what they have of each block."""
+        return self.packed.nbytes + self.scales.size * LOADED_BYTES_OF_BLOCK
+
+
+def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: bool = False) -> NBits:
+    """Round a float matrix [out, in] to the nearest of 2^bits values in each block.
+
+    Symmetric: scale = max|w| / (2^(bits-1) - 1). With a zero point: scale = (max - min) / (2^bits - 1) over a range
+    that includes 0.
+
+    Raises:
+        RequestError: bits or block size that MatMulNBits does not take.
+    """
+    check_format(bits, block_size)
+    rows, columns = matrix.shape
+    blocks = -(-columns // block_size)
+    packed = np.empty((rows, blocks, block_size * bits // 8), np.uint8)
+    scales = np.empty((rows, blocks), np.float32)
+    zeros = np.empty((rows, blocks), np.uint8) if zero_point else None
+
+    def quantize(start: int) -> None:
+        part = slice(start, start + step)
+        packed[part], scales[part], points = _round_blocks(to_blocks(matrix[part], block_size), bits, zero_point)
+        if zeros is not None:
+            zeros[part] = points
+
+    # A few rows at a time stay in the processor's cache, which is three times as fast, and need no memory to speak of.
+    step = max(1, ROUNDED_AT_ONCE // max(columns, 1))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(quantize, range(0, rows, step)))
+    return NBits(packed, scales, None if zeros is None else pack_bits(zeros, bits), bits, columns)
+
+
+def _round_blocks(blocks: np.ndarray, bits: int, zero_point: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | int]:
+    """Return packed values, scales and zero points of blocks float32 [rows, blocks, block_size]."""
+    levels = 1 << bits
+    zeros: np.ndarray | int = levels // 2
+    low, high = blocks.min(-1), blocks.max(-1)
+    if zero_point:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+        scales = _nonzero((high - low) / np.float32(levels - 1))
+        zeros = np.clip(np.rint(-low / scales), 0, levels - 1)
+    else:
+        scales = _nonzero(np.maximum(high, -low) / np.float32(levels // 2 - 1))
+    values = blocks / scales[..., None]
+    np.rint(values, out=values)
+    values += zeros[..., None] if isinstance(zeros, np.ndarray) else np.float32(zeros)
+    np.clip(values, 0, levels - 1, out=values)
+    return pack_bits(values.astype(np.uint8), bits), scales, zeros
+
+
+def dequantize(matrix: NBits) -> np.ndarray:
+    """Return float32 [out, in], the weights that the operator computes with."""
+    rows, blocks = matrix.scales.shape
+    if matrix.zero_points is None:
+        zeros = np.full((rows, blocks), 1 << (matrix.bits - 1), np.uint8)
+    else:
+        zeros = unpack_bits(matrix.zero_points, matrix.bits)[:, :blocks]
+    values = unpack_bits(matrix.packed, matrix.bits).astype(np.float32) - zeros[..., None].astype(np.float32)
+    values *= matrix.scales[..., None]
+    return values.reshape(rows, -1)[:, : matrix.columns]
+
+
+def to_blocks(matrix: np.ndarray, block_size: int) -> np.ndarray:
+    """Return float32 [out, blocks, block_size], zero-padded at the end of each row."""
+    rows, columns = matrix.shape
+    padding = -columns % block_size
+    matrix = widen(matrix)
+    if padding:
+        matrix = np.pad(matrix, ((0, 0), (0, padding)))
+    return matrix.reshape(rows, -1, block_size)
+
+
+def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """Pack uint8 [..., n] values below 2^bits into uint8 [..., ceil(n · bits / 8)], the first in the lowest bits."""
+    if bits == 8:
+        return values
+    per_byte = 8 // bits
+    padding = -values.shape[-1] % per_byte
+    if padding:
+        values = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, padding)])
+    if bits == 4:  # two at once: values[1] · 2⁸ + values[0] as one number
+        pairs = np.ascontiguousarray(values).view("<u2")
+        return (pairs | pairs >> np.uint16(4)).astype(np.uint8)
+    packed = values[..., ::per_byte].copy()
+    for place in range(1, per_byte):
+        packed |= values[..., place::per_byte] << np.uint8(bits * place)
+    return packed
+
+
+def unpack_bits(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Undo `pack_bits`, padding included."""
+    if bits == 8:
+        return packed
+    per_byte = 8 // bits
+    values = np.empty((*packed.shape[:-1], packed.shape[-1] * per_byte), np.uint8)
+    for place in range(per_byte):
+        values[..., place::per_byte] = (packed >> np.uint8(bits * place)) & np.uint8((1 << bits) - 1)
+    return values
+
+
+def check_format(bits: int, block_size: int) -> None:
+    """Raise RequestError unless MatMulNBits takes these."""
+    if bits not in BITS or block_size not in BLOCK_SIZES:
+        raise RequestError(f"{bits} bits by {block_size}: use 2, 4 or 8 bits and blocks of 16, 32, 64, 128 or 256")
+
+
+def _nonzero(scales: np.ndarray) -> np.ndarray:
+    """Blocks of zeros have no scale of their own: 1 serves."""
+    return np.where(scales == 0, np.float32(1), scales).astype(np.float32)

@@ -1,0 +1,107 @@
+"""Mixed precision: how many bits each matrix gets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import RequestError
+from ..families import DecoderSpec
+from ..nbits import BITS
+
+HEAD = "lm_head"
+MORE_BITS = 8  # what the rules give to the matrices they prefer
+FLOAT_BITS = 16  # stored in float16
+RULES = ("last_matmul", "first_last", "auto")
+
+
+def matrix_names(spec: DecoderSpec) -> list[str]:
+    """Return the names of all matrices that are quantised: '0.self_attn.q_proj' … 'lm_head'."""
+    return [*(f"{i}.{name}" for i in range(spec.num_layers) for name in spec.projections), HEAD]
+
+
+def matrix_sizes(spec: DecoderSpec) -> dict[str, int]:
+    """Return how many weights each matrix has."""
+    sizes = {f"{i}.{name}": p.rows * p.columns for i in range(spec.num_layers) for name, p in spec.projections.items()}
+    return {**sizes, HEAD: spec.vocab_size * spec.hidden_size}
+
+
+def plan(
+    spec: DecoderSpec,
+    bits: int,
+    head_bits: int | None = None,
+    layers_8bit: str | None = None,
+    mixed: str | None = None,
+) -> dict[str, int]:
+    """Return the bits of each matrix by its name.
+
+    Args:
+        spec: of the model.
+        bits: of all that nothing else is said of.
+        head_bits: of lm_head.
+        layers_8bit: '0,1,31': layers that get 8 bits, or names of matrices that do.
+        mixed: 'last_matmul': lm_head gets 8 bits. 'first_last': the first and the last layer do. Else the name of a
+            table, CSV (layer, tensor, bits; a row without a tensor is of the whole layer) or JSON ({name or layer:
+            bits}); a quant table written by an earlier run is one.
+
+    Raises:
+        RequestError: a table that cannot be read, or names and bits that are not known.
+    """
+    chosen = dict.fromkeys(matrix_names(spec), bits)
+    if mixed == "last_matmul":
+        chosen[HEAD] = MORE_BITS
+    elif mixed == "first_last":
+        _set(chosen, {"0": MORE_BITS, str(spec.num_layers - 1): MORE_BITS}, mixed)
+    elif mixed and mixed != "auto":
+        _set(chosen, _read_table(Path(mixed)), mixed)
+    if layers_8bit:
+        _set(chosen, dict.fromkeys(map(str.strip, layers_8bit.split(",")), MORE_BITS), "--layers_8bit")
+    if head_bits is not None:
+        chosen[HEAD] = head_bits
+    return chosen
+
+
+def mean_bits(chosen: Mapping[str, int], sizes: Mapping[str, int]) -> float:
+    """Return the mean bits of a weight, scales not counted."""
+    return sum(chosen[name] * sizes[name] for name in chosen) / sum(sizes[name] for name in chosen)
+
+
+def _set(chosen: dict[str, int], wanted: Mapping[str, Any], source: str) -> None:
+    for name, bits in wanted.items():
+        short = name.removeprefix("model.layers.").removesuffix(".weight")
+        names = [each for each in chosen if each == short or each.startswith(f"{short}.")]
+        if not names:
+            raise RequestError(
+                f"{source}: {name!r} is no layer or matrix of this model, such as 0 or {next(iter(chosen))}"
+            )
+        if isinstance(bits, bool) or bits not in (*BITS, FLOAT_BITS):
+            raise RequestError(f"{source}: {name} with {bits!r} bits; use 2, 4, 8, or {FLOAT_BITS} for float16")
+        chosen.update(dict.fromkeys(names, int(bits)))
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            table = json.loads(text)
+            if not isinstance(table, dict):
+                raise ValueError("not a JSON object")
+            return table
+        return dict(_rows(csv.DictReader(io.StringIO(text))))
+    except FileNotFoundError:
+        raise RequestError(f"--mixed {path}: no such file; give one, or {', '.join(RULES)}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            f"{path}: cannot be read as a table of layer, tensor and bits ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _rows(rows: Iterable[dict[str, str]]) -> Iterable[tuple[str, int]]:
+    for row in rows:
+        name = ".".join(part for part in (row.get("layer") or "", row.get("tensor") or "") if part)
+        if name != "embed_tokens":
+            yield name, int(row["bits"])

@@ -1,0 +1,208 @@
+"""Calibration: which text, and what the matrices of a model get to read when it is put through the model.
+
+All samples go through one shard at a time, so one layer's weights are in memory, and of each sample its hidden states.
+Samples are stretches of text of one length, each after a BOS as at inference: nothing is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ...config import Shard
+from ...errors import RequestError
+from ...pool import MemoryPool
+from ...tokenizer import Tokenizer
+from ..families import DecoderSpec
+from .methods.common import slices, threaded
+
+BUILT_IN = Path(__file__).with_name("calibration_text.txt")
+TOKENS_KEPT = 512  # inputs kept as they are, for methods that try candidates on them
+PANEL = 1024
+IN_MEMORY = 256 << 20  # bytes of hidden states; beyond that they lie in a file
+
+
+def read_texts(files: Sequence[str | Path]) -> str:
+    """Return the text of files below each other; of the built-in set if there are none.
+
+    Raises:
+        RequestError: a file cannot be read as text.
+    """
+    texts = []
+    for file in files or [BUILT_IN]:
+        try:
+            texts.append(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{file}: cannot be read as text ({error})") from None
+    return "\n\n".join(texts)
+
+
+def samples_of(text: str, tokenizer: Tokenizer, count: int, length: int) -> np.ndarray:
+    """Return int64 [samples, length]: stretches spread evenly over a text, each with what a prompt begins with.
+
+    There are fewer samples where the text is too short for `count` of them, and one shorter sample where it is too
+    short for any.
+
+    Raises:
+        RequestError: there is no text, or a count or length that cannot be.
+    """
+    if count < 1 or length < 2:
+        raise RequestError(f"calibration on {count} samples of {length} tokens: use at least 1 of 2 tokens")
+    start = tokenizer.encode("")
+    ids = np.array(tokenizer.encode(text, add_bos=False), np.int64)
+    new = length - len(start)
+    if not len(ids):
+        raise RequestError("the calibration text is empty; name another file with --dataset")
+    if len(ids) < new:
+        return np.concatenate([start, ids]).astype(np.int64)[None]
+    stretches = ids[: len(ids) // new * new].reshape(-1, new)
+    chosen = np.linspace(0, len(stretches) - 1, min(count, len(stretches))).round().astype(int)
+    begin = np.broadcast_to(np.array(start, np.int64), (len(chosen), len(start)))
+    return np.concatenate([begin, stretches[chosen]], axis=1)
+
+
+@dataclass
+class InputStatistics:
+    """What a matrix reads: inputs x [tokens, in], summed up.
+
+    Attributes:
+        width: in.
+        with_hessian: sum up XᵀX as well, float32 [in, in].
+        sample: float32 [≤ TOKENS_KEPT, in], inputs spread evenly over all.
+    """
+
+    width: int
+    with_hessian: bool = False
+    tokens: int = 0
+    hessian: np.ndarray | None = None
+    _sum: np.ndarray = field(init=False)
+    _kept: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._sum = np.zeros(self.width, np.float64)
+        if self.with_hessian:
+            self.hessian = np.zeros((self.width, self.width), np.float32)
+
+    @property
+    def mean_abs(self) -> np.ndarray:
+        """The mean of |x|, float32 [in]."""
+        return (self._sum / max(self.tokens, 1)).astype(np.float32)
+
+    @property
+    def sample(self) -> np.ndarray:
+        """Inputs spread evenly over all, float32 [≤ TOKENS_KEPT, in]."""
+        return np.concatenate(self._kept)
+
+    def take_hessian(self) -> np.ndarray:
+        """Return XᵀX and forget it: it may be too large to be there twice."""
+        if self.hessian is None:
+            raise ValueError("XᵀX was not asked for, or is taken")
+        hessian, self.hessian = self.hessian, None
+        for rows in slices(hessian.shape, PANEL * self.width):  # only what is on and right of the diagonal was summed
+            hessian[rows.stop :, rows] = hessian[rows, rows.stop :].T
+        return hessian
+
+    def add(self, inputs: np.ndarray, keep: int) -> None:
+        """Count inputs float32 [tokens, in], and keep so many of them."""
+        self.tokens += len(inputs)
+        self._sum += np.abs(inputs).sum(0, dtype=np.float64)
+        self._kept.append(inputs[spread(len(inputs), keep)])
+        if self.hessian is not None:
+            hessian = self.hessian
+
+            def add(rows: slice) -> None:  # the product as a whole would be as large as the matrix again
+                hessian[rows, rows.start :] += inputs[:, rows].T @ inputs[:, rows.start :]
+
+            threaded(add, slices(hessian.shape, PANEL * self.width))
+
+
+def spread(length: int, count: int) -> np.ndarray:
+    """Return int [≤ count]: places in the middle of equal stretches of `length`.
+
+    Neither end is favoured: what a model makes of BOS is far from anything else, and would weigh too much.
+    """
+    count = min(count, length)
+    return ((np.arange(count) + 0.5) * length / max(count, 1)).astype(int)
+
+
+class HiddenStates:
+    """The hidden states of all samples, float32 [samples, length, hidden], before one of the layers."""
+
+    def __init__(self, spec: DecoderSpec, samples: np.ndarray, folder: Path) -> None:
+        """Args: spec of the model; samples int64 [samples, length]; folder for what does not fit into memory."""
+        self._spec = spec
+        self._samples = samples
+        shape = (*samples.shape, spec.hidden_size)
+        self.layers = -1  # how many layers they have been through; -1 before the embedding
+        if 4 * int(np.prod(shape)) <= IN_MEMORY:
+            self.values = np.empty(shape, np.float32)
+        else:
+            self.values = np.memmap(folder / "hidden.bin", np.float32, "w+", shape=shape)
+
+    def advance(self, shard: Shard) -> None:
+        """Put them through the next shard: the embedding, then layer after layer."""
+        if self.layers < 0:
+            with MemoryPool.smallest([shard]).use(shard) as session:
+                for i, ids in enumerate(self._samples):
+                    session.run({"input_ids": ids[None]}, {"hidden": self.values[i : i + 1]})
+        else:
+            for i, outputs in run_shard(self._spec, shard, self.values):
+                self.values[i] = outputs["hidden_out"][0]
+        self.layers += 1
+
+    def observe(self, shard: Shard, widths: dict[str, int], with_hessian: bool) -> dict[str, InputStatistics]:
+        """Run a layer or the head, which has more outputs than usual, and return statistics of those.
+
+        Args:
+            shard: a layer's or the head's, float32.
+            widths: of the outputs [1, length, width], by their names.
+            with_hessian: see `InputStatistics`.
+        """
+        statistics = {name: InputStatistics(width, with_hessian) for name, width in widths.items()}
+        keep = -(-TOKENS_KEPT // len(self._samples))
+        result = "hidden_out" if self.layers < self._spec.num_layers else "logits"
+        for _, outputs in run_shard(self._spec, shard, self.values, widths, result):
+            for name in widths:
+                statistics[name].add(outputs[name][0], keep)
+        return statistics
+
+
+def run_shard(
+    spec: DecoderSpec,
+    shard: Shard,
+    hidden: np.ndarray,
+    widths: Mapping[str, int] | None = None,
+    result: str = "hidden_out",
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Put sequences through a layer, or the head, one by one; yield number and outputs of each.
+
+    Args:
+        spec: of the model.
+        shard: to run; it is loaded for as long as this takes, alone in a pool of one place.
+        hidden: float32 [sequences, length, hidden_size]; a sequence may be replaced once it has been yielded.
+        widths: of outputs [1, length, width] that the shard has besides its result.
+        result: 'hidden_out', or 'logits' of a head.
+    """
+    count, length = hidden.shape[:2]
+    sizes = {**(widths or {}), result: spec.hidden_size if result == "hidden_out" else spec.vocab_size}
+    outputs = {name: np.empty((1, length, size), np.float32) for name, size in sizes.items()}
+    inputs: dict[str, np.ndarray] = {"hidden": np.empty((1, length, spec.hidden_size), np.float32)}
+    bound = dict(outputs)
+    if result == "hidden_out":
+        cache = (1, spec.num_kv_heads, length, spec.cache_head_dim)
+        inputs["past_key"] = bound["present_key"] = np.zeros(cache, np.float32)
+        inputs["past_value"] = bound["present_value"] = np.zeros(cache, np.float32)
+        inputs["seqlens_k"] = np.array([length - 1], np.int32)
+        inputs["total_sequence_length"] = np.array([length], np.int32)
+        switch = spec.rope_switch_length
+        if switch is not None:
+            offset = switch if length > switch else 0
+            inputs["rope_rows"] = (offset + np.arange(length, dtype=np.int64))[None]
+    with MemoryPool.smallest([shard]).use(shard) as session:
+        for i in range(count):
+            inputs["hidden"][0] = hidden[i]
+            session.run(inputs, bound)
+            yield i, outputs

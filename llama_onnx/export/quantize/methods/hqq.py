@@ -1,0 +1,66 @@
+"""Half-quadratic quantisation (Badri and Shaji 2023, "HQQ"): a sparse error norm, no data.
+
+Minimises Σ|w - s·(q - z)|^p, p < 1, which forgives a few large errors. The residual is split off as a variable of its
+own; each step shrinks it, then solves for the zero point and the scale in closed form. The kernels take whole zero
+points, so z is rounded in each step and s makes up for it; without zero points only s is solved for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...nbits import NBits
+from .common import Format, integers, join, nonzero, quantize_with, rounded, slices, threaded, to_blocks
+from .rtn import range_of
+
+POWER = 0.7
+STEPS = 20
+BETA, GROWTH = 10.0, 1.01  # of the paper's code: weight of the split, and its growth from step to step
+
+
+def quantize(matrix: np.ndarray, form: Format) -> NBits:
+    """Quantise float32 [out, in]."""
+
+    def quantize_rows(rows: slice) -> NBits:
+        return quantize_with(matrix[rows], *solve(to_blocks(matrix[rows], form.block_size), form), form)
+
+    return join(threaded(quantize_rows, slices(matrix.shape)))
+
+
+def solve(blocks: np.ndarray, form: Format) -> tuple[np.ndarray, np.ndarray]:
+    """Return scales and zero points [...] of blocks [..., block_size].
+
+    Each block keeps the best of its steps, so no block is worse in the norm than rounding to nearest.
+    """
+    unit = nonzero(np.abs(blocks).max(-1))  # the paper's constants are for weights around 1
+    blocks = blocks / unit[..., None]
+    scales, zeros = range_of(blocks, form)
+    best_scales, best_zeros, best = scales.copy(), zeros.copy(), _norm(blocks, scales, zeros, form)
+    beta = BETA
+    for _ in range(STEPS):
+        values = integers(blocks, scales, zeros, form)
+        residual = shrink(blocks - scales[..., None] * (values - zeros[..., None]), beta)
+        target = blocks - residual
+        if form.zero_point:
+            zeros = np.clip(np.rint((values - target / scales[..., None]).mean(-1)), 0, form.highest)
+        values -= zeros[..., None]
+        square = (values * values).sum(-1)
+        fitted = (values * target).sum(-1) / np.where(square > 0, square, 1)
+        scales = np.where((square > 0) & (fitted != 0), fitted, scales).astype(np.float32)
+        norm = _norm(blocks, scales, zeros, form)
+        better = norm < best
+        best[better], best_scales[better], best_zeros[better] = norm[better], scales[better], zeros[better]
+        beta *= GROWTH
+    return best_scales * unit, best_zeros
+
+
+def shrink(residual: np.ndarray, beta: float) -> np.ndarray:
+    """The generalised soft threshold: sign(r) · max(0, |r| - |r|^(p-1) / β)."""
+    size = np.abs(residual)
+    with np.errstate(divide="ignore"):
+        smaller = np.maximum(size - size ** np.float32(POWER - 1) / np.float32(beta), 0)
+    return np.sign(residual) * smaller
+
+
+def _norm(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format) -> np.ndarray:
+    return (np.abs(blocks - rounded(blocks, scales, zeros, form)) ** np.float32(POWER)).sum(-1)

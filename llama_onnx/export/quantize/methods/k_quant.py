@@ -1,0 +1,82 @@
+"""Weighted least squares over a small grid of ranges: what llama.cpp's k-quants do (ggml-quants.c), no data.
+
+The weight of w in the error of its block is sqrt(mean w²) + |w|, or an importance that is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...nbits import NBits
+from .common import Format, centred, join, nonzero, quantize_with, rounded, slices, threaded, to_blocks
+from .rtn import range_of
+
+STEPS = 16  # ranges tried besides the whole one
+SHORTEST = 0.6  # the shortest range, relative to the whole one
+
+
+def quantize(matrix: np.ndarray, form: Format) -> NBits:
+    """Quantise float32 [out, in]."""
+
+    def quantize_rows(rows: slice) -> NBits:
+        blocks = to_blocks(matrix[rows], form.block_size)
+        importance = np.sqrt(np.mean(blocks**2, -1, keepdims=True)) + np.abs(blocks)
+        return quantize_with(matrix[rows], *search(blocks, form, importance), form)
+
+    return join(threaded(quantize_rows, slices(matrix.shape)))
+
+
+def search(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scales and zero points [...] of least weighted squared error among those tried.
+
+    Every range of `candidates` is rounded with, and its scale then replaced by the least-squares one for the integers
+    that gave. Rounding to nearest is among them, so the result is never worse than that.
+
+    Args:
+        blocks: float32 [..., block_size].
+        form: of the result.
+        importance: float32, broadcast against the blocks, not below 0.
+    """
+    scales, zeros = range_of(blocks, form)
+    best = _error(blocks, scales, zeros, form, importance)
+    for tried_scales, tried_zeros in candidates(blocks, form):
+        values = centred(blocks, tried_scales, tried_zeros, form)
+        weighted = importance * values
+        norm = (weighted * values).sum(-1)
+        fitted = np.where(norm > 0, (weighted * blocks).sum(-1) / np.where(norm > 0, norm, 1), tried_scales)
+        fitted = nonzero(fitted.astype(np.float32))
+        error = _error(blocks, fitted, tried_zeros, form, importance)
+        better = error < best
+        best[better], scales[better], zeros[better] = error[better], fitted[better], tried_zeros[better]
+    return scales, zeros
+
+
+def candidates(blocks: np.ndarray, form: Format) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield scales and zero points to begin with.
+
+    With zero points: shorter and shorter ranges. Without: the value of largest magnitude at the lowest integer, which
+    has no counterpart on the other side (2^(bits-1) steps instead of 2^(bits-1) - 1; the scale takes its sign), and
+    shorter ranges both ways.
+    """
+    shrinks = np.linspace(1, SHORTEST, STEPS + 1)
+    if form.zero_point:
+        for shrink in shrinks:
+            yield range_of(blocks, form, shrink)
+        return
+    place = np.abs(blocks).argmax(-1)[..., None]
+    largest = np.take_along_axis(blocks, place, -1)[..., 0]
+    zeros = np.full(largest.shape, form.middle, np.float32)
+    for shrink in shrinks:
+        yield nonzero(largest * np.float32(-shrink / form.middle)), zeros
+
+
+def _error(
+    blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format, importance: np.ndarray
+) -> np.ndarray:
+    values = rounded(blocks, scales, zeros, form)
+    values -= blocks
+    values *= values
+    values *= importance
+    return values.sum(-1)

@@ -1,0 +1,176 @@
+"""What an export reads its tensors from when they are quantised: the matrices as integers, the norms to match."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto
+
+from ...errors import RequestError
+from ..families import DecoderSpec
+from ..graphs.blocks import EMBEDDING, HEAD, Precision, Weights, pad_heads
+from ..graphs.weights import Arrange, positions_of
+from ..nbits import NBits, dequantize
+from ..readers import Checkpoint
+from .bits import FLOAT_BITS
+from .bits import HEAD as HEAD_NAME
+from .layer import LayerQuantizer, Quantised, Settings
+from .methods import DATA_FREE, k_quant
+from .methods.common import Format, slices
+from .table import FILE, Row, read_table, write_table
+
+EMBED_NAME = "embed_tokens"
+
+
+class QuantizedWeights(Weights):
+    """See `Weights`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        spec: DecoderSpec,
+        bits: Mapping[str, int],
+        embedding_bits: int,
+        settings: Settings,
+        report: Callable[[str], None],
+        folder: Path,
+        quantizer: LayerQuantizer | None = None,
+        shared_table: bool = False,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            checkpoint: to quantise.
+            spec: of the model.
+            bits: by name of a matrix.
+            embedding_bits: 4, 8, or 16 for float16.
+            settings: how.
+            report: told of tensors that float16 cannot hold.
+            folder: where the quant table grows, so that a run that is resumed goes on with it.
+            quantizer: of the methods that read the inputs of matrices.
+            shared_table: lm_head reads the embedding's table.
+        """
+        super().__init__(checkpoint, Precision("fp16"), report)
+        self._wide = Weights(checkpoint, Precision("fp32"), report)
+        self._spec, self._bits, self._settings = spec, bits, settings
+        self._embedding_bits = embedding_bits
+        self._quantizer = quantizer
+        self._shared_table = shared_table
+        self._now = Quantised()
+        self._table = folder / FILE
+        known = {*bits, EMBED_NAME}
+        rows = read_table(self._table) if self._table.is_file() else []
+        self._rows = {name: row for row in rows if (name := _name(row)) in known}
+
+    @property
+    def rows(self) -> list[Row]:
+        """The quant table so far, in the order of the computation."""
+        return [self._rows[name] for name in (EMBED_NAME, *self._bits) if name in self._rows]
+
+    def begin(self, step: str | int, rope: Mapping[str, Sequence[TensorProto]]) -> None:
+        """See `Weights`."""
+        self._now = Quantised()
+        if self._quantizer and step != "embed" and not (step == "head" and self._shared_table):
+            self._now = self._quantizer.quantize(step, rope)
+
+    def end(self, step: str | int) -> None:
+        """See `Weights`."""
+        if not self._rows:  # an embedding in float16 has none
+            return
+        temporary = self._table.with_suffix(".tmp")
+        temporary.write_bytes(write_table(self.rows))
+        temporary.replace(self._table)
+
+    def embedding(self, name: str, shape: tuple[int, int]) -> np.ndarray | NBits:
+        """See `Weights`."""
+        if self._embedding_bits == FLOAT_BITS:
+            return super().embedding(name, shape)
+        table = self._wide.table(name, shape)
+        form = Format(self._embedding_bits, self._settings.block_size, self._settings.zero_point)
+        quantised = DATA_FREE.get(self._settings.algo, k_quant.quantize)(table, form)
+        error = weight_error(table, quantised)
+        self._note(EMBED_NAME, form, error, "weights")
+        if self._shared_table:
+            self._note(HEAD_NAME, form, error, "weights")
+        return quantised
+
+    def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:
+        """See `Weights`."""
+        values = super().vector(name, size, rows)
+        place, _, kind = name.rpartition(".")
+        divisor = self._now.norms.get(place)
+        if divisor is not None:
+            offset = np.float32(self._spec.norm_offset if kind == "weight" else 0)
+            return (values + offset) / divisor - offset
+        if "_proj" in place:
+            matrix = self._name_of(name, rows)
+            divisor = self._now.rows.get(matrix)
+            if divisor is not None:
+                spec, heads = self._spec, self._spec.num_kv_heads
+                padded = matrix.endswith("v_proj")
+                places = positions_of(lambda a: pad_heads(a, heads, spec, False) if padded else a, len(values))
+                return values / divisor[places]
+        return values
+
+    def matrix(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        rows: slice = slice(None),
+        arrange_rows: Arrange | None = None,
+        arrange_columns: Arrange | None = None,
+    ) -> np.ndarray | NBits:
+        """See `Weights`."""
+        matrix = self._name_of(name, rows)
+        bits = self._bits[matrix]
+        if bits == FLOAT_BITS:
+            self._rows[matrix] = Row(*_place(matrix), FLOAT_BITS, 1, 0.0, "weights")
+            return super().matrix(name, shape, rows, arrange_rows, arrange_columns)
+        form = self._settings.form(bits)
+        if self._quantizer:
+            self._note(matrix, form, self._now.errors[matrix], "products")
+            return self._now.matrices.pop(matrix)
+        array = self._wide.matrix(name, shape, rows, arrange_rows, arrange_columns)
+        assert isinstance(array, np.ndarray)
+        quantised = DATA_FREE[self._settings.algo](array, form)
+        self._note(matrix, form, weight_error(array, quantised), "weights")
+        return quantised
+
+    def _note(self, matrix: str, form: Format, error: float, of: str) -> None:
+        if not np.isfinite(error):
+            raise RequestError(f"{matrix}: quantising gave values that are not finite; is the checkpoint damaged?")
+        self._rows[matrix] = Row(*_place(matrix), form.bits, form.block_size, error, of)
+
+    def _name_of(self, name: str, rows: slice) -> str:
+        """Return the name of the matrix that a tensor of the checkpoint, or some rows of it, is."""
+        if name in (EMBEDDING, HEAD):
+            return HEAD_NAME
+        layer, _, tensor = name.removeprefix("model.layers.").rpartition(".")[0].partition(".")
+        first = rows.start or 0
+        return next(
+            f"{layer}.{projection}"
+            for projection, p in self._spec.projections.items()
+            if p.tensor == tensor and p.first == first
+        )
+
+
+def weight_error(matrix: np.ndarray, quantised: NBits) -> float:
+    """Return the squared error of the weights over their squared size."""
+    error = size = 0.0
+    for rows in slices(matrix.shape):
+        points = None if quantised.zero_points is None else quantised.zero_points[rows]
+        part = NBits(quantised.packed[rows], quantised.scales[rows], points, quantised.bits, quantised.columns)
+        error += float(np.square(dequantize(part) - matrix[rows]).sum(dtype=np.float64))
+        size += float(np.square(matrix[rows]).sum(dtype=np.float64))
+    return error / size if size else 0.0
+
+
+def _place(matrix: str) -> tuple[str, str]:
+    layer, _, tensor = matrix.partition(".")
+    return (layer, tensor) if tensor else ("", matrix)
+
+
+def _name(row: Row) -> str:
+    return f"{row.layer}.{row.tensor}" if row.layer else row.tensor

@@ -1,0 +1,125 @@
+"""Writes a `tokenizer.json` of byte-level BPE from a bare vocabulary, as GGUF and tiktoken files hold it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...errors import ModelDirectoryError
+from . import write_json
+
+# How a text is cut before merging, by the name that GGUF gives the rule.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+CUTS = {
+    "gpt-2": GPT2,
+    "llama-bpe": LLAMA3,
+    "llama3": LLAMA3,
+    "llama-v3": LLAMA3,
+    "smaug-bpe": LLAMA3,
+    "qwen2": QWEN2,
+}
+
+
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a piece that is a token is taken as it is
+LLAMA3_SPECIAL = {  # places behind the vocabulary; all others are reserved
+    0: "begin_of_text",
+    1: "end_of_text",
+    4: "finetune_right_pad_id",
+    6: "start_header_id",
+    7: "end_header_id",
+    8: "eom_id",
+    9: "eot_id",
+    10: "python_tag",
+}
+
+
+def byte_level_tokenizer(tokens: Sequence[str], merges: Sequence[str], cut: str, added: Mapping[int, bool]) -> bytes:
+    """Return a `tokenizer.json` as the `tokenizers` package reads it.
+
+    Args:
+        tokens: in the order of their ids, bytes written as the characters of GPT-2.
+        merges: pairs of tokens with a space between, the first to be merged first.
+        cut: a key of `CUTS`.
+        added: ids of the tokens that are found in a text before it is cut, and whether they are special.
+    """
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": CUTS[cut]}, "behavior": "Isolated", "invert": False}
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return write_json(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [
+                {"id": i, "content": tokens[i], **plain, "special": special} for i, special in added.items()
+            ],
+            "normalizer": {"type": "NFC"} if cut == "qwen2" else None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
+            "post_processor": None,
+            "decoder": level,
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": cut in WHOLE_WORDS,
+                "vocab": {token: i for i, token in enumerate(tokens)},
+                "merges": list(merges),
+            },
+        }
+    )
+
+
+def llama3_tokenizer(path: Path, vocab_size: int) -> bytes:
+    """Return the `tokenizer.json` of the tiktoken vocabulary that Meta publishes Llama 3 with.
+
+    Args:
+        path: lines of a token in base64 and its rank.
+        vocab_size: of the model; what it has more than the file are special tokens.
+
+    Raises:
+        ModelDirectoryError: not such a file, or of another model.
+    """
+    try:
+        pairs = [line.split() for line in path.read_bytes().splitlines() if line.strip()]
+        rank_of = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+    except (ValueError, binascii.Error, OSError):
+        raise ModelDirectoryError(f"{path}: neither a sentencepiece model nor a tiktoken vocabulary") from None
+    tokens = sorted(rank_of, key=rank_of.__getitem__)
+    if [rank_of[token] for token in tokens] != list(range(len(pairs))) or not 256 <= len(tokens) <= vocab_size:
+        raise ModelDirectoryError(f"{path}: {len(pairs)} ranks do not fit the {vocab_size} tokens of the model")
+    written = [_written(token) for token in tokens]
+    merges = []
+    for token in tokens:  # every way to put it together from two tokens, the oldest first
+        cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
+        known = [(left, right) for left, right in cuts if left in rank_of and right in rank_of]
+        known.sort(key=lambda pair: (rank_of[pair[0]], rank_of[pair[1]]))
+        merges += [f"{_written(left)} {_written(right)}" for left, right in known]
+    count = vocab_size - len(tokens)
+    special = [f"<|{LLAMA3_SPECIAL.get(i, f'reserved_special_token_{i}')}|>" for i in range(count)]
+    added = dict.fromkeys(range(len(tokens), vocab_size), True)
+    return byte_level_tokenizer(written + special, merges, "llama-bpe", added)
+
+
+def _written(token: bytes) -> str:
+    return "".join(_CHARACTERS[byte] for byte in token)
+
+
+def _characters() -> list[str]:
+    """Return the character that stands for each byte: itself where it is visible, else one from 256 on (GPT-2)."""
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = [byte for byte in range(256) if byte not in visible]
+    return [chr(byte if byte in visible else 256 + others.index(byte)) for byte in range(256)]
+
+
+_CHARACTERS = _characters()

@@ -1,0 +1,171 @@
+"""The metadata of a GGUF file as the `config.json` of the same model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ...errors import ModelDirectoryError
+from .gguf_file import GgufFile
+
+# GGUF architecture: (model_type, activation)
+FAMILIES = {
+    "llama": ("llama", "silu"),
+    "qwen2": ("qwen2", "silu"),
+    "qwen3": ("qwen3", "silu"),
+    "phi3": ("phi3", "silu"),
+    "gemma": ("gemma", "gelu_pytorch_tanh"),
+    "gemma2": ("gemma2", "gelu_pytorch_tanh"),
+    "gemma3": ("gemma3_text", "gelu_pytorch_tanh"),
+}
+LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def make_config(file: GgufFile) -> dict[str, Any]:
+    """Return what `config.json` would say.
+
+    Raises:
+        ModelDirectoryError: a number is missing, or a value that is not understood.
+    """
+    return _Metadata(file).config()
+
+
+class _Metadata:
+    def __init__(self, file: GgufFile) -> None:
+        self._file = file
+        self._family = file.metadata["general.architecture"]
+
+    def config(self) -> dict[str, Any]:
+        heads, hidden = self._number("attention.head_count"), self._number("embedding_length")
+        if heads < 1 or self._optional("expert_count", 0):
+            raise ModelDirectoryError(f"{self._file.path}: a model of experts, or without attention: not read here")
+        head_dim = self._number("attention.key_length", hidden // heads)
+        model_type, activation = FAMILIES[self._family]
+        config: dict[str, Any] = {
+            "model_type": model_type,
+            "hidden_size": hidden,
+            "intermediate_size": self._number("feed_forward_length"),
+            "num_hidden_layers": self._number("block_count"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": self._number("attention.head_count_kv", heads),
+            "head_dim": head_dim,
+            "vocab_size": self._vocab_size(),
+            "max_position_embeddings": self._number("context_length"),
+            "rms_norm_eps": _round(self._number("attention.layer_norm_rms_epsilon")),
+            "rope_theta": _round(self._number("rope.freq_base", 10000.0)),
+            "hidden_act": activation,
+            "tie_word_embeddings": "output.weight" not in self._file.tensors,
+        }
+        if self._number("attention.value_length", head_dim) != head_dim:
+            raise ModelDirectoryError(f"{self._file.path}: keys and values of different sizes are not implemented")
+        for name, bias in (("attention_bias", "attn_output.bias"), ("mlp_bias", "ffn_down.bias")):
+            config[name] = f"blk.0.{bias}" in self._file.tensors
+        rotary = self._number("rope.dimension_count", head_dim)
+        if rotary != head_dim:
+            config["partial_rotary_factor"] = rotary / head_dim
+        scaling = self._rope_scaling(config, rotary)
+        if scaling:
+            config["rope_scaling"] = scaling
+        self._add_window(config)
+        if self._family.startswith("gemma"):
+            self._add_gemma(config)
+        for name, key in (("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")):
+            config[name] = self._file.metadata.get(f"tokenizer.ggml.{key}")
+        turn = self._file.metadata.get("tokenizer.ggml.eot_token_id")  # ends a turn of a chat
+        if turn is not None and config["eos_token_id"] not in (None, turn):
+            config["eos_token_id"] = [config["eos_token_id"], turn]
+        return config
+
+    def _optional(self, name: str, default: Any = None) -> Any:
+        return self._file.metadata.get(f"{self._family}.{name}", default)
+
+    def _number(self, name: str, default: Any = None) -> Any:
+        value = self._optional(name, default)
+        if isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]  # one for each layer
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            what = "differs between layers" if isinstance(value, list) else f"is {value!r}"
+            raise ModelDirectoryError(f"{self._file.path}: {self._family}.{name} {what}; such a model is not read here")
+        return value
+
+    def _vocab_size(self) -> int:
+        entry = self._file.tensors.get("token_embd.weight")
+        if entry is None or len(entry.shape) != 2:
+            raise ModelDirectoryError(f"{self._file.path}: has no token_embd.weight; is it a whole model?")
+        return int(entry.shape[0])
+
+    def _rope_scaling(self, config: dict[str, Any], rotary: int) -> dict[str, Any] | None:
+        if "rope_freqs.weight" in self._file.tensors:
+            return self._llama3(config["rope_theta"], rotary)
+        if "rope_factors_long.weight" in self._file.tensors:
+            config["original_max_position_embeddings"] = self._number("rope.scaling.original_context_length")
+            factors = {f"{n}_factor": self._file.tensor(f"rope_factors_{n}.weight").tolist() for n in ("short", "long")}
+            return {"type": "longrope", **factors}
+        kind, factor = self._optional("rope.scaling.type", "none"), self._optional("rope.scaling.factor", 1.0)
+        if kind == "none" or factor in (0, 1):
+            return None
+        if kind == "linear":
+            return {"rope_type": "linear", "factor": factor}
+        if kind == "yarn":
+            length = self._number("rope.scaling.original_context_length")
+            return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
+        raise ModelDirectoryError(f"{self._file.path}: rope scaling {kind!r} is not known")
+
+    def _llama3(self, theta: float, rotary: int) -> dict[str, Any]:
+        """Return the scaling whose divisors of the frequencies the file holds (Llama 3.1 and later)."""
+        divisors = self._file.tensor("rope_freqs.weight").astype(np.float64)
+        scaling = {"rope_type": "llama3", "factor": float(divisors.max(initial=1)), **LLAMA3_ROPE}
+        known = _llama3_divisors(theta, rotary, scaling)
+        if divisors.shape != known.shape or not np.allclose(divisors, known, rtol=1e-3):
+            raise ModelDirectoryError(
+                f"{self._file.path}: rope_freqs.weight does not follow Llama 3's rule; nothing else is implemented"
+            )
+        return scaling
+
+    def _add_window(self, config: dict[str, Any]) -> None:
+        window = self._optional("attention.sliding_window")
+        if window:
+            config["sliding_window"] = int(window)
+            if self._family == "llama":  # the name of Mistral models too
+                config["model_type"] = "mistral"
+
+    def _add_gemma(self, config: dict[str, Any]) -> None:
+        config["hidden_activation"] = config["hidden_act"]
+        config["tie_word_embeddings"] = True
+        if self._family == "gemma":
+            return
+        heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
+        # Scores are divided by the root of this; GGUF does not say: only the 27B models differ from the size of a head.
+        large = layers == (46 if self._family == "gemma2" else 62)
+        config["query_pre_attn_scalar"] = config["hidden_size"] // heads if large else config["head_dim"]
+        config["attn_logit_softcapping"] = self._optional("attn_logit_softcapping")
+        config["final_logit_softcapping"] = self._optional("final_logit_softcapping")
+        config["layer_types"] = [
+            "sliding_attention" if slides else "full_attention" for slides in self._sliding_layers(layers)
+        ]
+        if self._family == "gemma3":
+            config["rope_local_base_freq"] = _round(self._number("rope.freq_base_swa", 10000.0))
+
+    def _sliding_layers(self, layers: int) -> list[bool]:
+        """Return which layers slide. A file that does not say means the pattern of the published models."""
+        pattern = self._optional("attention.sliding_window_pattern", 2 if self._family == "gemma2" else 6)
+        if isinstance(pattern, list) and len(pattern) == layers:
+            return [bool(slides) for slides in pattern]
+        if isinstance(pattern, int) and pattern > 0:
+            return [(i + 1) % pattern != 0 for i in range(layers)]
+        raise ModelDirectoryError(f"{self._file.path}: its pattern of sliding layers is not understood")
+
+
+def _llama3_divisors(theta: float, rotary: int, scaling: dict[str, Any]) -> np.ndarray:
+    """What Llama 3.1 divides each frequency by: 1 for short waves, `factor` for long ones, a blend between."""
+    wavelengths = 2 * np.pi * theta ** (np.arange(0, rotary, 2) / rotary)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    blend = np.clip((scaling["original_max_position_embeddings"] / wavelengths - low) / (high - low), 0, 1)
+    return 1 / ((1 - blend) / scaling["factor"] + blend)
+
+
+def _round(value: float) -> float:
+    """Return the short decimal that a float32 of the file stands for: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))

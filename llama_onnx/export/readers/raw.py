@@ -1,0 +1,54 @@
+"""What several formats share: checked reads from a file, and the order of rotary rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import ModelDirectoryError
+
+DAMAGED = "truncated or damaged; download it again"
+
+
+def read_array(path: Path, offset: int, count: int, dtype: Any) -> np.ndarray:
+    """Read `count` values at a byte offset, and only those.
+
+    Raises:
+        ModelDirectoryError: the file ends before, or cannot be read.
+    """
+    dtype = np.dtype(dtype)
+    try:
+        if offset < 0 or count < 0 or offset + count * dtype.itemsize > path.stat().st_size:
+            raise ModelDirectoryError(f"{path}: ends before a tensor does: {DAMAGED}")
+        # Bytes first: numpy does not read the types of ml_dtypes from files.
+        data = np.fromfile(path, np.uint8, count * dtype.itemsize, offset=offset)
+    except OSError as error:
+        raise ModelDirectoryError(f"{path}: cannot be read ({error.strerror})") from None
+    if data.size != count * dtype.itemsize:
+        raise ModelDirectoryError(f"{path}: ends before a tensor does: {DAMAGED}")
+    return data.view(dtype)
+
+
+def half_rotation(array: np.ndarray, heads: int) -> np.ndarray:
+    """Reorder the rows of a query or key projection from interleaved pairs to halves.
+
+    Meta's code, llama2.c and llama.cpp turn neighbours (0, 1), (2, 3) … against each other; the Hugging Face layout has
+    the first of all pairs in the first half of a head and the second in the other. Works on whole heads.
+
+    Args:
+        array: [heads · head_dim, …].
+        heads: how many there are.
+    """
+    if len(array) % (2 * heads):
+        raise ModelDirectoryError(f"a rotary projection of {len(array)} rows does not make {heads} heads of pairs")
+    pairs = array.reshape(heads, -1, 2, *array.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(array.shape)
+
+
+def check_sizes(path: Path, sizes: dict[str, Any]) -> None:
+    """Raise ModelDirectoryError unless every size is a whole number from 1 to 2³¹ - 1."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 1 << 31:
+            raise ModelDirectoryError(f"{path}: {name} is {size!r}, a number above 0 is needed; the file is damaged")

@@ -1,0 +1,67 @@
+"""One safetensors file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ...errors import ModelDirectoryError
+from .raw import read_array
+
+# What the format calls types. Others that exist (float8, 4 bits) have no numpy type.
+DTYPES: dict[str, Any] = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
+    "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "U16": np.uint16, "U32": np.uint32,
+    "BOOL": np.bool_,
+}  # fmt: skip
+
+
+class SafetensorsFile:
+    """The tensors of a file, each read when it is asked for.
+
+    The package checks the file; the bytes are read in one go, which is faster than through the mapping it makes and
+    leaves no pages of it in this process. Format: https://huggingface.co/docs/safetensors/index#format
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with safe_open(path, framework="numpy") as file:
+                self._names = frozenset(file.keys())
+            with path.open("rb") as header:
+                size = int.from_bytes(header.read(8), "little")
+                self._entries: dict[str, Any] = json.loads(header.read(size))
+                self._data = 8 + size
+        except FileNotFoundError:
+            raise ModelDirectoryError(f"{path}: missing; download it, or the whole checkpoint again") from None
+        except (SafetensorError, OSError) as error:
+            raise self._unreadable(error) from None
+
+    def names(self) -> frozenset[str]:
+        """Return the names of the tensors in this file."""
+        return self._names
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Return a tensor in the type it is stored in."""
+        entry = self._entries[name]
+        if entry["dtype"] not in DTYPES:
+            raise ModelDirectoryError(
+                f"{self._path}: {name} is stored in a type that is not read here (such as float8); "
+                "give a checkpoint in float32, float16 or bfloat16"
+            )
+        shape = entry["shape"]
+        start = self._data + entry["data_offsets"][0]
+        return read_array(self._path, start, math.prod(shape), DTYPES[entry["dtype"]]).reshape(shape)
+
+    def _unreadable(self, error: Exception) -> ModelDirectoryError:
+        return ModelDirectoryError(f"{self._path}: cannot be read ({_first_line(error)}); download it again")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,300 @@
+"""Writes a model directory beside its final place, shard by shard, and renames it when it is whole.
+
+What is under way lies in `OUT.partial`, with a journal of the shards that are finished. A run that was interrupted is
+resumed by the next one with the same key, from the shards whose files still have their hash.
+
+A model that is replaced is moved aside for the moment between two renames. Should the process die just then, the next
+run moves it back. Nothing is ever removed that was not made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import onnx
+
+from .. import __version__
+from ..config import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST, Shard
+from ..errors import LlamaOnnxError, ModelDirectoryError
+from ..files.file_lock import lock
+from ..memory import format_size
+from .graphs.graph import Graph, WeightFile
+
+JOURNAL = "progress.json"
+LOCK = "lock"
+
+
+class ModelWriter:
+    """A model directory being written. A context manager: leaving it without `finish` keeps or removes what is there.
+
+    What was written stays for the next run when this one was interrupted; after an error in the input it is removed.
+    """
+
+    def __init__(self, out: Path, key: dict[str, Any], inputs: Iterable[Path] = (), needed_bytes: int = 0) -> None:
+        """Prepare to write `out`.
+
+        Args:
+            out: the directory to make; one that is a model directory already is replaced when the new one is whole.
+            key: identifies source and options; a partial directory of another key is thrown away.
+            inputs: files that are read, none of which may lie where `out` is to be.
+            needed_bytes: what the files will take at least; 0 means that is not known.
+
+        Raises:
+            ModelDirectoryError: `out` holds something else, or the input, or another process is writing it; or the disk
+                has no room for it.
+        """
+        if out.name in ("", ".."):
+            out = Path(os.path.abspath(out))
+        if not out.name:
+            raise ModelDirectoryError(f"{out}: cannot be a model directory; name one in it")
+        self.out = out
+        self.folder = out.with_name(out.name + ".partial")
+        self._key = json.loads(json.dumps(key))
+        self._shards: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, dict[str, Any]] = {}
+        self._finished: dict[str, Any] = {}
+        self._needed_bytes = needed_bytes
+        try:
+            _check_target(out, self.folder, inputs)
+        except OSError as error:
+            raise ModelDirectoryError(f"{out}: cannot be written ({error.strerror})") from None
+
+    def __enter__(self) -> ModelWriter:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder / LOCK, self.out)
+            try:
+                if _aside(self.out).is_dir() and not self.out.exists():
+                    _aside(self.out).rename(self.out)
+                self._finished = self._read_journal()
+                self._check_space()
+            except BaseException:
+                self._lock.close()
+                raise
+        except OSError as error:
+            raise ModelDirectoryError(f"{self.out}: cannot be written ({error.strerror})") from None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, LlamaOnnxError) and not isinstance(error, _TargetBusyError):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+        if isinstance(error, OSError):
+            raise ModelDirectoryError(
+                f"{self.out}: writing failed ({error.strerror}); what is finished is kept, run the same command again"
+            ) from None
+
+    @property
+    def resumed(self) -> bool:
+        """Whether an earlier run with the same key left something finished."""
+        return bool(self._finished)
+
+    def shard(self, name: str, build: Callable[[Graph], None], shared: Iterable[str] = ()) -> None:
+        """Write `name.onnx` and `name.bin`, unless an earlier run has.
+
+        Args:
+            name: of the shard.
+            build: adds nodes and weights to the graph.
+            shared: data files of other shards that this one reads as well.
+        """
+        files = (f"{name}.onnx", f"{name}.bin")
+        done = self._finished.get(name)
+        if done and all(self._matches(file, done["files"][file]) for file in files):
+            self._add(done)
+            return
+        weights = WeightFile(self.folder / files[1])
+        graph = Graph(name, weights)
+        try:
+            build(graph)
+        finally:
+            data = weights.close()
+        graph.save(self.folder / files[0])
+        entry = {
+            "name": name,
+            "file": files[0],
+            "data_files": [files[1], *shared],
+            "file_bytes": data["bytes"] + (self.folder / files[0]).stat().st_size,
+            "loaded_bytes": graph.loaded_bytes,
+            "kind": graph.kind(),
+            "quantized": any(node.op_type in ("MatMulNBits", "DequantizeLinear") for node in graph.nodes),
+        }
+        self._add({"shard": entry, "files": {files[0]: file_entry(self.folder / files[0]), files[1]: data}})
+        self._write_journal()
+
+    def written(self, name: str) -> Shard:
+        """Return a shard that is written, to run it."""
+        entry = self._shards[name]
+        return Shard(
+            name=f"{self.folder.name}/{name}",
+            path=self.folder / entry["file"],
+            data_files=tuple(entry["data_files"]),
+            **{key: entry[key] for key in ("loaded_bytes", "file_bytes", "quantized")},
+        )
+
+    def data_file(self, name: str, write: Callable[[WeightFile], None]) -> None:
+        """Write a data file that several shards read."""
+        weights = WeightFile(self.folder / name)
+        write(weights)
+        self._files[name] = weights.close()
+
+    def copy(self, files: Mapping[str, Path | bytes]) -> None:
+        """Copy auxiliary files (tokenizer, configuration), or write those that are given by their content."""
+        for name, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, self.folder / name)
+            else:
+                (self.folder / name).write_bytes(content)
+            self._files[name] = file_entry(self.folder / name)
+
+    def graph(self, shard: str) -> onnx.ModelProto:
+        """Return the graph of a shard that is written, its weights left in their file."""
+        return onnx.load(str(self.folder / f"{shard}.onnx"), load_external_data=False)
+
+    def tensors(self, shard: str) -> dict[str, onnx.TensorProto]:
+        """Return the initializers of a shard that is written, by name."""
+        return {tensor.name: tensor for tensor in self.graph(shard).graph.initializer}
+
+    def finish(self, architecture: str, model: dict[str, Any], precision: dict[str, str]) -> None:
+        """Write the manifest, flush everything to the disk and put the directory in its place."""
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "producer": f"llama_onnx {__version__}",
+            "architecture": architecture,
+            "model": model,
+            "precision": precision,
+            "shards": list(self._shards.values()),
+            "files": dict(sorted(self._files.items())),
+        }
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.name not in (*self._files, LOCK):
+                path.unlink()  # left over from an interrupted run with other layers
+        write_json(self.folder / MANIFEST, manifest)
+        for path in self.folder.iterdir():
+            _flush(path)
+        _replace(self.folder, self.out)
+        (self.out / LOCK).unlink()  # held until now, so that no other run could begin in the folder that moved
+
+    def _add(self, done: dict[str, Any]) -> None:
+        self._shards[done["shard"]["name"]] = done["shard"]
+        self._files.update(done["files"])
+
+    def _matches(self, file: str, entry: dict[str, Any]) -> bool:
+        path = self.folder / file
+        return path.is_file() and path.stat().st_size == entry["bytes"] and file_entry(path) == entry
+
+    def _read_journal(self) -> dict[str, Any]:
+        try:
+            journal = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
+            if journal["key"] == self._key:
+                return dict(journal["shards"])
+        except (OSError, ValueError, KeyError):
+            pass
+        for path in self.folder.iterdir():  # of other options, or not finished: it only takes room
+            if path.name != LOCK:
+                path.unlink()
+        return {}
+
+    def _check_space(self) -> None:
+        there = sum(entry["bytes"] for shard in self._finished.values() for entry in shard["files"].values())
+        needed, free = self._needed_bytes - there, shutil.disk_usage(self.folder).free
+        if needed > free:
+            if not self._finished:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise ModelDirectoryError(
+                f"{self.out}: needs {format_size(needed)}, {format_size(free)} are free on its disk; "
+                "free some, or name a directory on another disk"
+            )
+
+    def _write_journal(self) -> None:
+        shards = {
+            name: {"shard": shard, "files": {file: self._files[file] for file in (shard["file"], f"{name}.bin")}}
+            for name, shard in self._shards.items()
+        }
+        write_json(self.folder / JOURNAL, {"key": self._key, "shards": shards})
+
+
+class _TargetBusyError(ModelDirectoryError):
+    """Another process holds the lock, so nothing here is ours to remove."""
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """Return what the manifest says of a file: bytes and sha256."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def write_json(path: Path, fields: dict[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _check_target(out: Path, folder: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to write where something is that would be lost."""
+    if out.exists() and not out.is_dir():
+        raise ModelDirectoryError(f"{out}: is a file; name a directory to make")
+    if any(path.resolve().is_relative_to(place.resolve()) for path in inputs for place in (out, folder)):
+        raise ModelDirectoryError(f"{out}: holds the input itself, which is not a model to replace; name another")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MANIFEST).is_file():
+            raise ModelDirectoryError(f"{out}: holds files that are not a model; name another directory, or empty it")
+        strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        strangers = sorted(set(strangers) - {MANIFEST, LOCK, *_listed(out)})
+        if strangers:
+            raise ModelDirectoryError(
+                f"{out}: holds {strangers[0]!r}, which does not belong to the model there and would be lost; "
+                "move it away, or name another directory"
+            )
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (LOCK, JOURNAL, MANIFEST)):
+        raise ModelDirectoryError(
+            f"{folder}: holds files of something else, but is needed to write {out.name}; move it"
+        )
+
+
+def _listed(out: Path) -> set[str]:
+    try:
+        return set(json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (ValueError, KeyError, TypeError):
+        raise ModelDirectoryError(f"{out / MANIFEST}: is damaged; remove the directory, or name another") from None
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(ASIDE.format(out.name))
+
+
+def _lock(path: Path, out: Path) -> Any:
+    """Hold a lock for as long as this process lives; where the system has none, go without."""
+    file = path.open("a")
+    if not lock(file):
+        file.close()
+        raise _TargetBusyError(f"{out}: another process is writing it; wait for it to end, or name another")
+    return file
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(folder: Path, out: Path) -> None:
+    old = _aside(out)
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    folder.rename(out)
+    if os.name == "posix":
+        _flush(out.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Directories in the layout of the original llama.onnx, run unchanged."""

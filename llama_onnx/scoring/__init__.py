@@ -1,0 +1,1 @@
+"""How well a model predicts a text and answers multiple-choice questions, one layer at a time."""

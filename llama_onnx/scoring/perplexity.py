@@ -1,0 +1,152 @@
+"""Perplexity of a text: exp of the mean negative log-likelihood of its tokens, each predicted from those before it.
+
+A text longer than the context is read in windows that overlap, as in the Hugging Face guide
+(https://huggingface.co/docs/transformers/perplexity): window k begins at token k · stride and predicts only the tokens
+that no window before it has reached, so that they have at least ctx - stride tokens before them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..decoder import Decoder
+from ..errors import RequestError
+from . import layerwise
+
+LARGEST_DEFAULT_CTX = 2048
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens int64 [S] that the model sees together, and the first position whose token is scored (at least 1)."""
+
+    ids: np.ndarray
+    first_scored: int
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The scored tokens, int64 [S - first_scored]."""
+        return self.ids[self.first_scored :]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """The result over a text: mean negative log-likelihood in nats per token, its standard error, what was scored."""
+
+    nll: float
+    nll_error: float
+    tokens: int
+    windows: int
+    ctx: int
+    stride: int
+
+    @property
+    def value(self) -> float:
+        """exp(nll); infinite where that is beyond a float."""
+        return math.exp(self.nll) if self.nll < 709 else math.inf
+
+    @property
+    def error(self) -> float:
+        """Standard error of the value, to first order."""
+        return self.value * self.nll_error
+
+
+def perplexity(
+    decoder: Decoder,
+    ids: Sequence[int] | np.ndarray,
+    ctx: int | None = None,
+    stride: int | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Perplexity:
+    """Score a text given as token ids [N].
+
+    Args:
+        decoder: of the model.
+        ids: of the text, with BOS where the model wants it.
+        ctx: tokens in a window; None means the model's context, at most 2048.
+        stride: from the begin of one window to the next; None means half of ctx.
+        on_progress: told the share of the work that is done.
+
+    Raises:
+        RequestError: fewer than 2 tokens, or ctx and stride that do not go together.
+
+    Example:
+        >>> lm = llama_onnx.load("models/alpaca")
+        >>> perplexity(lm.decoder, lm.tokenizer.encode(text), ctx=1024, stride=512).value
+    """
+    ctx = ctx or min(decoder.config.context_length, LARGEST_DEFAULT_CTX)
+    stride = stride or max(1, ctx // 2)
+    check_windows(ctx, stride, decoder.config.context_length)
+    views = windows(ids, ctx, stride)
+    try:
+        nlls = np.concatenate(list(token_nlls(decoder, views, on_progress)))
+    finally:
+        decoder.pool.reserve(0)
+    spread = float(nlls.std(ddof=1)) / math.sqrt(len(nlls)) if len(nlls) > 1 else 0.0
+    return Perplexity(float(nlls.mean()), spread, len(nlls), len(views), ctx, stride)
+
+
+def windows(ids: Sequence[int] | np.ndarray, ctx: int, stride: int) -> list[Window]:
+    """Return the windows over token ids [N]; each token but the first of a window without overlap is scored once.
+
+    Raises:
+        RequestError: fewer than 2 tokens.
+    """
+    ids = np.asarray(ids, np.int64)
+    if len(ids) < 2:
+        raise RequestError(f"the text has {len(ids)} tokens; at least 2 are needed, one to be predicted from the other")
+    found, scored_end = [], 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + ctx, len(ids))
+        first = max(1, scored_end - begin)
+        if first < end - begin:
+            found.append(Window(ids[begin:end], first))
+        scored_end = end
+        if end == len(ids):
+            break
+    return found
+
+
+def check_windows(ctx: int, stride: int, context_length: int) -> None:
+    """Raise RequestError unless windows of `ctx` tokens, `stride` apart, fit the context and leave no gaps."""
+    if not 2 <= ctx <= context_length:
+        raise RequestError(f"--ctx must be 2 to {context_length} (the model's context), not {ctx}")
+    if not 1 <= stride <= ctx:
+        raise RequestError(f"--stride must be 1 to {ctx} (--ctx), not {stride}: a longer one would skip tokens")
+
+
+def token_nlls(
+    decoder: Decoder, views: Sequence[Window], on_progress: Callable[[float], None] | None = None
+) -> Iterator[np.ndarray]:
+    """Yield for each window the negative log-likelihoods of its scored tokens, float64 [scored], in nats."""
+    total = sum(len(view.ids) for view in views) * decoder.config.num_layers
+    done = 0.0
+
+    def advance(amount: float) -> None:
+        nonlocal done
+        done += amount
+        if on_progress:
+            on_progress(done / total)
+
+    waiting = iter(views)
+    for group in layerwise.split(decoder, (view.ids for view in views)):
+        for hidden in layerwise.final_hidden(decoder, group, advance=advance):
+            view = next(waiting)
+            # The position before a token predicts it; the last one predicts what is not in the text.
+            predicting, start, nlls = hidden[:, view.first_scored - 1 : -1], 0, []
+            for logits in layerwise.logits(decoder, predicting):
+                nlls.append(-log_likelihoods(logits, view.targets[start : start + len(logits)]))
+                start += len(logits)
+            yield np.concatenate(nlls)
+
+
+def log_likelihoods(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return log softmax(logits)[target], float64 [S], for logits float32 [S, vocab] and targets int64 [S]."""
+    highest = logits.max(-1, keepdims=True)
+    total = np.exp(logits - highest).sum(-1, dtype=np.float64)
+    chosen = np.take_along_axis(logits, targets[:, None], -1) - highest
+    return np.asarray(chosen[:, 0].astype(np.float64) - np.log(total))

@@ -1,0 +1,308 @@
+"""The streaming pool: shards that fit stay, the others pass through a few places that are filled ahead of the loop.
+
+On a circle the least recently used shard is the one needed next, so a plain LRU with too little room never hits. Here
+as many layers as the budget allows stay for good, spread evenly, so that there is something to compute while others are
+read.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+
+from ..config import ModelConfig, Shard
+from ..errors import LlamaOnnxError, PoolTooSmallError
+from ..memory import format_size
+from ..pool import PoolStats
+from ..session import SESSION_BYTES, Session
+from .images import Images, Progress
+from .loader import Held, Loader, Place, SessionPlace
+from .slots import SlotFolder, SlotPlace
+
+log = logging.getLogger(__name__)
+
+FEW = 4  # up to a quarter of the layers stream through one place, which leaves room for one layer more to stay
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays and what streams: names of resident shards, and how many places each kind of the others shares.
+
+    It is the best one as long as the reserved bytes are in `holds`.
+    """
+
+    residents: frozenset[str]
+    places: tuple[tuple[str, int], ...]
+    holds: range = range(0)
+
+
+class StreamingPool:
+    """Shards of a model under a byte budget: residents, and a window of places that are filled ahead of the loop."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        budget: int | None,
+        fixed_bytes: int = 0,
+        progress: Progress = lambda doing, done, total: None,
+        use_slots: bool = True,
+    ) -> None:
+        """Plan, and make the slots if some layers have to be streamed. Nothing is loaded yet.
+
+        Args:
+            config: of the model.
+            budget: bytes that loaded shards, what they take while they are loaded, and the reserved bytes may take
+                together; None for as few as possible, with one layer at a time and what is reserved on top.
+            fixed_bytes: what the rest of the process takes; only named in error messages.
+            progress: told (doing, done, total) while packed images are made, and while the first pass loads the shards.
+            use_slots: False streams through a session per load.
+
+        Raises:
+            PoolTooSmallError: embed, head and one layer do not fit beside each other.
+        """
+        self.budget = 0 if budget is None else budget
+        self.stats = PoolStats()
+        self._smallest = budget is None
+        self._config = config
+        self._layers = frozenset(shard.name for shard in config.layers)
+        self._fixed_bytes = fixed_bytes
+        self._progress = progress
+        self._reserved = 0
+        self._working = 0
+        self._loading = max(shard.loading_bytes for shard in config.shards)  # while a session is made
+        folded = sum(shard.loaded_bytes + SESSION_BYTES for shard in config.shards)
+        self._fold = folded + self._loading <= self.budget
+        if not self._fold:  # then float16 weights are cast as they run, one shard at a time
+            self._working = max(shard.casting_bytes for shard in config.shards)
+        self._loader = Loader(config.shards, self.stats)
+        self._use_slots = use_slots and all(shard.kind for shard in config.layers)  # until they are tried in vain
+        self._slots: SlotFolder | None = None
+        self._slots_stay = False  # residents are in slots too
+        self._slot_charges: dict[str, int] = {}  # by kind
+        self._plan = Plan(frozenset(), ())
+        self._prepared = False
+        self._unused = {shard.name for shard in config.shards}  # until the first pass is through
+        self._window: list[Held] = []
+        self._at_exit = weakref.finalize(self, self._loader.close)  # at the end of the process at the latest
+        self._apply(self._make_plan(0))
+
+    @property
+    def streams_through(self) -> str:
+        """'slots', 'sessions', or 'nothing' when every shard is resident."""
+        return "nothing" if not self._plan.places else "slots" if self._slots else "sessions"
+
+    def use(self, shard: Shard) -> AbstractContextManager[Session]:
+        """Lend the session of a shard, waiting until it is loaded."""
+        if self._unused or not self._prepared:
+            self._first_use(shard)
+        return self._loader.use(shard)
+
+    def reserve(self, size: int) -> None:
+        """Set `size` bytes of the budget aside (replacing what was set aside before), making residents go if needed.
+
+        Raises:
+            PoolTooSmallError: embed, head and one layer would not fit any more; nothing has changed then.
+        """
+        if self._smallest:
+            self.budget += size - self._reserved
+        elif size not in self._plan.holds:
+            self._apply(self._make_plan(size))
+        self._reserved = size
+
+    def close(self) -> None:
+        """Unload everything and remove the slots' files."""
+        self._at_exit()
+        if self._slots:
+            self._slots.close()
+
+    def as_dict(self) -> dict[str, int | str]:
+        """Return the counts, with the budget, for people and JSON."""
+        return {
+            "budget": self.budget,
+            "reserved": self._reserved,
+            "residents": len(self._plan.residents),
+            "streams_through": self.streams_through,
+            **asdict(self.stats),
+        }
+
+    def _charge(self, shard: Shard) -> int:
+        """Return what a shard takes that stays: in a slot if it is packed, in a session of its own otherwise."""
+        if self._stays_in_slot(shard):
+            return self._slot_charge(shard)
+        return (shard.loaded_bytes if self._fold else shard.mapped_bytes) + SESSION_BYTES
+
+    def _stays_in_slot(self, shard: Shard) -> bool:
+        return self._slots_stay and shard.quantized and shard.name in self._layers
+
+    def _slot_charge(self, shard: Shard) -> int:
+        assert self._slots
+        if shard.kind not in self._slot_charges:
+            self._slot_charges[shard.kind] = self._slots.images.get(shard).bytes + SESSION_BYTES
+        return self._slot_charges[shard.kind]
+
+    def _place_charge(self, shard: Shard) -> int:
+        return self._slot_charge(shard) if self._slots else self._charge(shard)
+
+    def _make_plan(self, reserved: int) -> Plan:
+        """Keep as many layers as fit beside what is reserved and the places that the others need."""
+        config, whole = self._config, self.budget - self._working
+        budget = -1 if self._smallest else whole - reserved
+        others = [shard for shard in config.shards if shard.name not in self._layers]
+        everything = sum(map(self._charge, config.shards)) + self._loading
+        if everything <= budget and not self._slots:
+            return Plan(frozenset(shard.name for shard in config.shards), (), range(whole - everything + 1))
+        if self._use_slots and not self._slots:
+            self._slots = self._try_slots()
+            self._use_slots = self._slots is not None
+        kinds = {shard.kind: shard for shard in config.layers}
+        beside = sum(map(self._charge, others))
+        # Sessions take more while they are made; slots are all made before anything else is there.
+        beside += max(map(self._slots.shared_bytes, kinds.values())) if self._slots else 0
+        beside += 0 if self._slots_stay else self._loading
+        staying = list(config.layers)
+        leaving: list[Shard] = []
+        larger = whole + 1  # what the next larger plan needs: there is none larger than all
+        for shard in [None, *leaving_order(config.layers)]:
+            if shard is not None:
+                staying.remove(shard)
+                leaving.append(shard)
+            places = window_places(leaving, len(config.layers))
+            needed = beside + sum(map(self._charge, staying))
+            needed += sum(count * self._place_charge(kinds[kind]) for kind, count in places.items())
+            if needed <= budget:
+                holds = range(whole - larger + 1, whole - needed + 1)
+                return Plan(frozenset(one.name for one in (*others, *staying)), tuple(sorted(places.items())), holds)
+            larger = needed
+        places = dict.fromkeys(kinds, 1)
+        needed = beside + sum(map(self._place_charge, kinds.values()))
+        if self._slots:  # made before the reserved memory is used
+            needed = max(needed, beside + max(map(self._slots.making_bytes, kinds.values())) - reserved)
+        if self._smallest:
+            self.budget = needed + self._working
+        if needed <= budget or self._smallest:
+            holds = range(whole - larger + 1, whole - needed + 1)
+            return Plan(frozenset(one.name for one in others), tuple(sorted(places.items())), holds)
+        enough = needed + self._fixed_bytes + self._working + reserved
+        raise PoolTooSmallError(
+            f"embedding, head and one layer at a time need {format_size(needed)}, {format_size(max(budget, 0))} are "
+            f"left for them; give a poolsize of at least {format_size(enough)}"
+        )
+
+    def _apply(self, plan: Plan) -> None:
+        """Make places of a plan: evict what does not stay, then add what is new."""
+        self._evict(self._plan.residents - plan.residents)
+        if plan.places != self._plan.places:
+            for held in self._window:
+                self._loader.take(held)
+                self._forget(held)
+            self._window = [held for kind, count in plan.places for held in self._make_places(kind, count)]
+            for held in self._window:
+                self._loader.add(held)
+        for shard in self._config.shards:
+            if shard.name in plan.residents - self._plan.residents:
+                in_slot = self._slots if self._stays_in_slot(shard) else None
+                place: Place = SlotPlace(in_slot, shard) if in_slot else SessionPlace(self._fold)
+                self._loader.add(Held(place, self._charge(shard), resident=True, shard=shard))
+        self._plan = plan
+        self.stats.resident_bytes = sum(held.charge for held in self._loader.places())
+        self.stats.peak_resident_bytes = max(self.stats.peak_resident_bytes, self.stats.resident_bytes)
+
+    def _first_use(self, shard: Shard) -> None:
+        if not self._prepared:
+            self._prepare()
+        self._unused.discard(shard.name)
+        total = len(self._config.shards)
+        self._progress("loading", total - len(self._unused), total)
+
+    def _prepare(self) -> None:
+        """Before layers are loaded: embed and head, which take more while they are packed, and all slots, likewise."""
+        self._prepared = True
+        if not self._slots:
+            return
+        for held in self._loader.places():
+            if held.resident and held.shard and held.shard.name not in self._layers:
+                self._loader.load(held)
+        most = self._plan if self._smallest else self._make_plan(0)
+        places = dict(most.places)
+        for kind in {shard.kind for shard in self._config.layers}:
+            same = [shard for shard in self._config.layers if shard.kind == kind]
+            staying = sum(self._stays_in_slot(shard) and shard.name in most.residents for shard in same)
+            try:
+                self._slots.prepare(same[0], staying + places.get(kind, 0))
+            except OSError as error:  # somebody else has filled it since it was tried
+                raise LlamaOnnxError(f"no slots for the layers: {error}; free some memory there") from None
+
+    def _evict(self, names: Iterable[str]) -> None:
+        for name in names:
+            held = self._loader.remove(name)
+            if held:
+                self._forget(held)
+
+    def _forget(self, held: Held) -> None:
+        held.session = None
+        held.place.clear()
+        self.stats.evictions += held.resident
+
+    def _make_places(self, kind: str, count: int) -> Iterator[Held]:
+        shard = next(shard for shard in self._config.layers if shard.kind == kind)
+        for _ in range(count):
+            place: Place = SlotPlace(self._slots, shard) if self._slots else SessionPlace(self._fold)
+            yield Held(place, self._place_charge(shard), resident=False)
+
+    def _try_slots(self) -> SlotFolder | None:
+        """Return slots if this machine can have them, else None: then every load makes a session.
+
+        Layers that are loaded go first: trying and making slots takes memory.
+        """
+        layers, slots = self._config.layers, None
+        self._evict(self._plan.residents & self._layers)
+        self._plan = Plan(self._plan.residents - self._layers, ())
+        self._prepared = False
+        try:
+            slots = SlotFolder(Images(self._config))
+            slots.images.make_all(layers, self._progress)
+            for kind in {shard.kind for shard in layers}:
+                same = [shard for shard in layers if shard.kind == kind]
+                if len(same) > 1 and not slots.works(same[0], same[-1], self._config):
+                    raise OSError("a session did not follow its file")
+            kinds = {shard.kind: shard for shard in layers}
+            places = window_places(layers, len(layers))
+            if slots.free_bytes() < sum(count * slots.images.get(kinds[kind]).bytes for kind, count in places.items()):
+                raise OSError("the memory file system does not hold those that are filled ahead")
+        except (OSError, LlamaOnnxError, ImportError) as reason:
+            log.info("streaming through a session per load, which is slower: %s", reason)
+            if slots:
+                slots.close()
+            return None
+        # What stays may come to all of the budget, and the memory file system may be smaller than the memory.
+        wanted = sum(slots.images.get(shard).bytes for shard in layers)
+        self._slots_stay = slots.free_bytes() >= min(self.budget, wanted)
+        return slots
+
+
+def leaving_order(layers: Sequence[Shard]) -> list[Shard]:
+    """Return layers in the order in which they leave memory: those of the commonest kind first, and evenly spread.
+
+    The van der Corput sequence spreads any number of its first elements; a smaller budget's residents are among a
+    larger one's.
+    """
+    count = Counter(shard.kind for shard in layers)
+
+    def bits_reversed(i: int) -> float:
+        value, scale = 0.0, 0.5
+        while i:
+            value, i, scale = value + scale * (i & 1), i >> 1, scale / 2
+        return value
+
+    return sorted(layers, key=lambda s: (-count[s.kind], s.kind, bits_reversed(layers.index(s))))
+
+
+def window_places(leaving: Sequence[Shard], layers: int) -> dict[str, int]:
+    """Return how many places the layers that leave share, by kind: one is filled while another is computed in."""
+    kinds = {shard.kind for shard in leaving}
+    single = len(kinds) > 1 or len(leaving) <= max(2, layers // FEW)
+    return dict.fromkeys(kinds, 1 if single else min(2, len(leaving)))

@@ -1,0 +1,286 @@
+"""Slots: a session whose weights are mapped from a file in memory, so that overwriting the file loads another shard.
+
+ONNX Runtime maps external weights read-only and computes straight from the mapping. When the file lies in a memory
+file system, reading another shard's image into it turns the session into that shard's: no new session, no packing, the
+load is one large read. This leans on how ONNX Runtime maps files on Linux, so `SlotFolder.works` tries it out first.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ..config import ModelConfig, Shard
+from ..errors import LlamaOnnxError
+from ..files.file_lock import lock
+from ..session import Session
+from . import self_check
+from .images import PAGE, Image, Images, Region, forget_pages, round_up
+
+MEMORY = Path("/dev/shm")
+PREFIX = "llama_onnx-"
+LOCK = "lock"
+PIECE = 8 << 20  # bytes of one read: large enough for the disk's full speed
+READERS = 2  # reads at a time
+
+
+class SlotFolder:
+    """The files of this process's slots, in a folder of the memory file system that goes with it.
+
+    A process that was killed cannot remove its folder: the next one does.
+    """
+
+    def __init__(self, images: Images) -> None:
+        """Make the folder.
+
+        Raises:
+            OSError: there is no memory file system.
+        """
+        if sys.platform != "linux":
+            raise OSError("only Linux is known to map files as slots need it")
+        self.images = images
+        self.path, descriptor = _memory_folder()
+        self._count = 0
+        self._spare: list[Slot] = []
+        self.close = weakref.finalize(self, _remove, self.path, descriptor)  # at the end of the process at the latest
+
+    def prepare(self, shard: Shard, count: int) -> None:
+        """Make slots of a shard's kind until `count` are there: making one needs more memory than filling it.
+
+        Raises:
+            OSError: the memory file system is too small.
+            LlamaOnnxError: ONNX Runtime cannot load it.
+        """
+        missing = count - sum(slot.kind == shard.kind for slot in self._spare)
+        for _ in range(missing):
+            self._spare.append(self._make(shard))
+        if missing > 0:
+            with self.images.get(shard).data.open("rb") as file:
+                forget_pages(file.fileno())
+
+    def take(self, shard: Shard) -> Slot:
+        """Return an empty slot for shards of this one's kind, making one if none is left.
+
+        Raises:
+            OSError: the memory file system is too small.
+            LlamaOnnxError: ONNX Runtime cannot load it.
+        """
+        self.prepare(shard, 1)
+        return self._spare.pop(next(i for i, slot in enumerate(self._spare) if slot.kind == shard.kind))
+
+    def give_back(self, slot: Slot) -> None:
+        """Take a slot back, without what is in it."""
+        slot.empty()
+        self._spare.append(slot)
+
+    def shared_bytes(self, shard: Shard) -> int:
+        """Return what the files take that slots of this kind share."""
+        return sum(round_up(path.stat().st_size) for path in self.images.get(shard).shared)
+
+    def free_bytes(self) -> int:
+        """Return how many bytes the memory file system still takes."""
+        return shutil.disk_usage(self.path).free
+
+    def making_bytes(self, shard: Shard) -> int:
+        """Return what making one slot takes: the matrices as they were, and packed."""
+        return round_up(self.images.get(shard).data.stat().st_size)
+
+    def _make(self, shard: Shard) -> Slot:
+
+        image = self.images.get(shard)
+        free = self.free_bytes()
+        size = image.data.stat().st_size
+        if free < size + PIECE:
+            raise OSError(f"{MEMORY} has {free} bytes free, a slot takes {size}")
+        self._count += 1
+        folder = self.path / str(self._count)
+        folder.mkdir()
+        return Slot(shard, image, folder, [self._shared_copy(path) for path in image.shared])
+
+    def works(self, one: Shard, other: Shard, config: ModelConfig) -> bool:
+        """Try out whether overwriting a slot made for `one` with `other` computes what a plain session of it does."""
+        expected = self_check.compute(Session(other, fold=False), config)
+        slot = self.take(one)
+        before = self_check.compute(slot.fill(self.images.get(one)), config)
+        followed = self_check.compute(slot.fill(self.images.get(other)), config)
+        self.give_back(slot)
+        return np.array_equal(followed, expected) and not np.array_equal(followed, before)
+
+    def _shared_copy(self, path: Path) -> Path:
+        """Copy a data file that all slots read (rope tables), once."""
+        copy = self.path / path.name
+        if not copy.exists():
+            shutil.copyfile(path, copy)
+        return copy
+
+
+class Slot:
+    """A session and the file its weights are mapped from."""
+
+    def __init__(self, shard: Shard, image: Image, folder: Path, shared: Sequence[Path]) -> None:
+        self.kind = shard.kind
+        self._layout = image.regions
+        graph = Path(shutil.copyfile(image.graph, folder / image.graph.name))
+        for path in shared:
+            os.link(path, folder / path.name)
+        # ONNX Runtime packs the originals again and takes the packed ones from the file if they are the same.
+        data = Path(shutil.copyfile(image.data, folder / image.data.name))
+        with data.open("r+b") as file:
+            size = round_up(data.stat().st_size)
+            file.truncate(size)
+            self._memory = mmap.mmap(file.fileno(), size)
+        self.session = Session(shard, graph, fold=False)
+        self.empty()
+
+    def fill(self, image: Image) -> Session:
+        """Read the image of another shard of this kind into the slot and return its session, which is now that shard's.
+
+        Raises:
+            LlamaOnnxError: the image cannot be read, or is laid out in another way.
+        """
+        if image.regions != self._layout:
+            raise LlamaOnnxError(f"{image.path}: laid out in another way than the slot; remove it, it is made anew")
+        _read_regions(image.path, image.regions, self._memory)
+        return self.session
+
+    def empty(self) -> None:
+        """Give all memory back. What was read only when the session was made never comes again."""
+        self._memory.madvise(mmap.MADV_REMOVE)
+
+
+class SlotPlace:
+    """A slot as a place that the loader fills; it is taken when the first shard comes."""
+
+    def __init__(self, folder: SlotFolder, shard: Shard) -> None:
+        self.kind: str | None = shard.kind
+        self._folder = folder
+        self._slot: Slot | None = None
+
+    def fill(self, shard: Shard) -> Session:
+        """Read the shard's image into the slot."""
+        if self._slot is None:
+            self._slot = self._folder.take(shard)
+        return self._slot.fill(self._folder.images.get(shard))
+
+    def clear(self) -> None:
+        """Give the slot back, and with it its memory."""
+        if self._slot:
+            self._folder.give_back(self._slot)
+        self._slot = None
+
+
+def _read_regions(path: Path, regions: Sequence[Region], memory: mmap.mmap) -> None:
+    """Read a file's bytes one after another into regions of memory, past the page cache where the system can."""
+    pieces, place = [], 0
+    for region in regions:
+        pieces += [
+            (region.offset + start, min(PIECE, region.length - start), place + start)
+            for start in range(0, region.length, PIECE)
+        ]
+        place += region.length
+    with _Opened(path) as descriptor:
+
+        def read(piece: tuple[int, int, int]) -> None:
+            offset, size, place = piece
+            _read(descriptor, memory, offset, size, place, path)
+            # The session has a mapping of its own: pages of this one would be counted as ours a second time.
+            memory.madvise(mmap.MADV_DONTNEED, offset, size)
+
+        if sum(size for _, size, _ in pieces) <= PIECE:
+            for piece in pieces:
+                read(piece)
+            return
+        with ThreadPoolExecutor(READERS) as readers:  # a disk with one request at a time pauses between two
+            for _ in readers.map(read, pieces):
+                pass
+
+
+def _read(descriptor: int, memory: mmap.mmap, offset: int, size: int, place: int, path: Path) -> None:
+    view = memoryview(memory)[offset : offset + size]
+    try:
+        while len(view):
+            count = os.preadv(descriptor, [view], place)
+            if count == 0:
+                break
+            view, place = view[count:], place + count
+            if count % PAGE:  # the end of a file that is no whole page
+                break
+        end = os.fstat(descriptor).st_size
+        if len(view) and place < end:
+            raise LlamaOnnxError(f"{path}: ended {len(view)} bytes early; it was changed while it was read")
+        if len(view) and round_up(end) < place + len(view):
+            raise LlamaOnnxError(f"{path}: truncated; copy or export the model again")
+    except OSError as error:
+        if error.errno == errno.EFAULT:  # the pages it is read into are not to be had
+            raise LlamaOnnxError(f"{MEMORY} is full: {path} cannot be read into it; free some room there") from None
+        raise LlamaOnnxError(f"{path}: cannot be read ({error.strerror})") from None
+    finally:
+        view.release()
+
+
+class _Opened:
+    """A file descriptor for direct reads; for ordinary ones where the file system has none."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._descriptor = _open(path)
+        except OSError as error:
+            raise LlamaOnnxError(f"{path}: cannot be read ({error.strerror})") from None
+
+    def __enter__(self) -> int:
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        forget_pages(self._descriptor)
+        os.close(self._descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECT)
+    except OSError:
+        return os.open(path, os.O_RDONLY)
+
+
+def _memory_folder() -> tuple[Path, int]:
+    """Make a folder of this process in the memory file system and return it with the descriptor of its lock.
+
+    A process that was killed leaves its folder behind; whoever comes next removes those that nobody holds a lock on.
+
+    Raises:
+        OSError: there is no memory file system, or it cannot be written.
+    """
+    for folder in MEMORY.glob(f"{PREFIX}*"):
+        _remove_if_orphaned(folder)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=MEMORY))
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    lock(descriptor, wait=True)
+    return folder, descriptor
+
+
+def _remove(folder: Path, descriptor: int) -> None:
+    """Remove a folder and let go of its lock; sessions that still map its files stay valid."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(descriptor)
+
+
+def _remove_if_orphaned(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:  # just being made, or being removed, or somebody else's
+        return
+    try:
+        if lock(descriptor):  # else its process lives
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,227 @@
+"""`tokenizer.json` through the optional `tokenizers` package.
+
+Its decoders are pipelines. Those of the Llama family come down to exact bytes per token, which stream without delay:
+`ByteLevel` (GPT-2's alphabet: one printable character per byte; Llama 3, Qwen), and `Replace`, `ByteFallback`, `Fuse`,
+`Strip`, `Metaspace` (as sentencepiece does it; Llama 2, Gemma, Phi-3). Any other pipeline decodes a small window of
+tokens again at each step and prints what was added to its text, as text-generation-inference does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MissingDependencyError, ModelDirectoryError
+from ..tokenizer import Detokenizer, Tokenizer
+from .added_tokens import TokenizerFiles
+
+if TYPE_CHECKING:
+    import tokenizers
+
+REPLACEMENT = "\ufffd"
+WINDOW = 8  # tokens of a prompt that give the first new ones their context
+
+
+class JsonTokenizer(Tokenizer):
+    """A `tokenizer.json`. Its own BOS rule (a `TemplateProcessing`) is set aside for the one of the manifest."""
+
+    def __init__(self, path: Path, bos_token_id: int | None = None, files: TokenizerFiles | None = None) -> None:
+        """Load `tokenizer.json`.
+
+        Args:
+            path: of the file.
+            bos_token_id: put before each text; None for none.
+            files: added tokens that may be more than those in the file itself.
+
+        Raises:
+            MissingDependencyError: the package `tokenizers` is not installed.
+            ModelDirectoryError: the file is missing or damaged, or the added tokens contradict it.
+        """
+        super().__init__(bos_token_id)
+        self._backend = _load(path)
+        _add_tokens(self._backend, files or TokenizerFiles(), path)
+        added = self._backend.get_added_tokens_decoder()
+        self._special = frozenset(i for i, token in added.items() if token.special)
+        self._size = 1 + max([-1, *self._backend.get_vocab(with_added_tokens=True).values()])
+        base = set(self._backend.get_vocab(with_added_tokens=False).values())
+        self._base_size = 1 + max([-1, *(base - added.keys())])
+        decoder = self._backend.decoder
+        self._pieces = _compile(json.loads(decoder.__getstate__())) if decoder is not None else None
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return self._size
+
+    @property
+    def base_size(self) -> int:
+        """One more than the largest id of a token that was not added."""
+        return self._base_size
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of token ids, without that of special ones. Broken UTF-8 becomes U+FFFD."""
+        if self._pieces is None:
+            return self.decode_window([token for token in ids if token not in self._special])
+        return super().decode(ids)
+
+    def detokenizer(self, prompt: Sequence[int] = ()) -> Detokenizer:
+        """Return a decoder of a stream that continues `prompt`: with text before it, a leading space is kept."""
+        return WindowDetokenizer(self, prompt) if self._pieces is None else super().detokenizer(prompt)
+
+    def start_bytes(self, token: int) -> tuple[bytes, bool]:
+        """Return the bytes of a token before which there is no text, and whether there is text after it."""
+        data = self.token_bytes(token)
+        if self._pieces is None or not data:
+            return data, bool(data)
+        return self._pieces.at_start(self._backend.id_to_token(token) or ""), True
+
+    def decode_window(self, ids: Sequence[int]) -> str:
+        """Return the text of a few ids as the package decodes them."""
+        return str(self._backend.decode(ids, skip_special_tokens=True))
+
+    def is_special(self, token: int) -> bool:
+        """Tell whether a token stands for no text."""
+        return token in self._special
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        self._backend.encode_special_tokens = not special  # the package's name for: take them for text
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def _token_bytes(self, token: int) -> bytes:
+        piece = self._backend.id_to_token(token) if 0 <= token < self._size else None
+        if piece is None or token in self._special:
+            return b""
+        return self._pieces.to_bytes(piece) if self._pieces else self.decode_window([token]).encode()
+
+
+class WindowDetokenizer(Detokenizer):
+    """Streams through a decoder of which nothing is known: prints what each token adds to the text of the last few."""
+
+    def __init__(self, tokenizer: JsonTokenizer, prompt: Sequence[int] = ()) -> None:
+        self._json = tokenizer
+        self._ids = [token for token in prompt if not tokenizer.is_special(token)][-WINDOW:]
+        self._printed = len(self._ids)  # ids before this place give context
+
+    def add(self, token: int) -> str:
+        """Return the text that became whole with this token, perhaps none."""
+        if self._json.is_special(token):
+            return ""
+        self._ids.append(token)
+        return self._take(whole=False)
+
+    def finish(self) -> str:
+        """Return what is left when no more tokens come: U+FFFD for a character that was never completed."""
+        return self._take(whole=True)
+
+    def _take(self, whole: bool) -> str:
+        before = self._json.decode_window(self._ids[: self._printed])
+        text = self._json.decode_window(self._ids)
+        if len(text) <= len(before) or (text.endswith(REPLACEMENT) and not whole):
+            return ""
+        if text[len(before) :].strip():  # blank text is no context: decoders treat the start of a text differently
+            self._ids = self._ids[self._printed :]
+        self._printed = len(self._ids)
+        return text[len(before) :]
+
+
+@dataclass
+class _Pieces:
+    """A decoder that treats each token by itself: from a piece of the vocabulary to the bytes it stands for."""
+
+    byte_level: bool = False
+    byte_fallback: bool = False
+    strips_space: bool = False  # one, at the start of the whole text
+    dropped_at_start: str = ""  # a character that the first token loses
+    replacements: tuple[tuple[str, str], ...] = ()
+
+    def to_bytes(self, piece: str) -> bytes:
+        if self.byte_level:
+            data = [_BYTE_OF.get(character) for character in piece]
+            return piece.encode() if None in data else bytes(data)  # type: ignore[arg-type]  # an added token's text
+        for old, new in self.replacements:
+            piece = piece.replace(old, new)
+        if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            try:
+                return bytes([int(piece[3:5], 16)])
+            except ValueError:
+                pass
+        return piece.encode()
+
+    def at_start(self, piece: str) -> bytes:
+        if self.dropped_at_start:
+            piece = piece.replace(self.dropped_at_start, "")
+        data = self.to_bytes(piece)
+        return data.removeprefix(b" ") if self.strips_space else data
+
+
+def _compile(decoder: dict[str, Any]) -> _Pieces | None:
+    """Return what a decoder does with each token, or None if that cannot be said."""
+    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    pieces = _Pieces()
+    fused = False
+    for step in steps:
+        kind = step["type"]
+        if kind == "Fuse":
+            fused = True
+        elif kind == "ByteLevel" and len([s for s in steps if s["type"] != "Fuse"]) == 1:
+            pieces.byte_level = True
+        elif kind == "ByteFallback" and not fused:
+            pieces.byte_fallback = True
+        elif kind == "Replace" and len(step["pattern"].get("String", "")) == 1 and not pieces.strips_space:
+            pieces.replacements += ((step["pattern"]["String"], step["content"]),)
+        elif kind == "Strip" and fused and (step["content"], step["start"], step["stop"]) == (" ", 1, 0):
+            pieces.strips_space = True
+        elif kind == "Metaspace" and not fused:
+            pieces.replacements += ((step["replacement"], " "),)
+            pieces.dropped_at_start = "" if step["prepend_scheme"] == "never" else step["replacement"]
+        else:
+            return None
+    return pieces
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return which byte each character of GPT-2's alphabet stands for: itself if printable, else from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(256)) - set(printable))
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _load(path: Path) -> tokenizers.Tokenizer:
+    try:
+        import tokenizers
+    except ImportError:
+        raise MissingDependencyError(f"{path}: needs the package tokenizers: pip install tokenizers") from None
+    try:
+        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelDirectoryError(f"{path}: missing; copy the tokenizer of the checkpoint there") from None
+    except Exception as error:  # the package raises plain Exception for what it cannot parse
+        reason = " ".join(str(error).split())[:200]
+        raise ModelDirectoryError(f"{path}: cannot be read ({reason}); copy the checkpoint's own again") from None
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles, path: Path) -> None:
+    """Add what only the files beside `tokenizer.json` know, as older checkpoints have it."""
+    import tokenizers
+
+    known = backend.get_added_tokens_decoder()
+    for token in files.added:
+        if token.id in known and known[token.id].special >= token.special:
+            continue
+        flags = {"lstrip": token.lstrip, "rstrip": token.rstrip, "single_word": token.single_word}
+        added = tokenizers.AddedToken(token.text, special=token.special, normalized=False, **flags)
+        (backend.add_special_tokens if token.special else backend.add_tokens)([added])
+        if backend.token_to_id(token.text) != token.id:
+            raise ModelDirectoryError(
+                f"{path}: {token.text!r} is token {backend.token_to_id(token.text)} here and {token.id} in the files "
+                "beside it; copy all of the checkpoint's own again"
+            )

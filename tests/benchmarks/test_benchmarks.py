@@ -1,0 +1,84 @@
+"""The benchmarks run and say what they should, on shapes too small to measure anything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, run
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import engine
+import limits
+import peer_models
+import report
+
+
+def test_speed_compares_what_is_installed(tmp_path: Path) -> None:
+    figures = tmp_path / "speed.json"
+    result = run(
+        "benchmarks/speed.py", "--shape", "tiny", "--work", tmp_path, "--prompt", "4", "--new", "3", "--rounds", "1",
+        "--json", figures,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    told = json.loads(figures.read_text())
+    names = [row["name"] for row in told["engines"]]
+    assert names[:3] == ["ours int4", "ours int8", "ours fp32"]
+    assert all(row["decode"] > 0 and row["bytes_per_token"] > 0 for row in told["engines"])
+    assert told["about"]["command"].startswith("python speed.py --shape tiny")
+    assert all(name in result.stdout for name in names)
+
+
+def test_overhead_is_a_part_of_the_step(model: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "overhead.json"
+    result = run("benchmarks/overhead.py", model, "-n", "8", "--json", figures)
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads(figures.read_text())["models"]
+    assert 0 < row["loop_seconds"] < row["step_seconds"]
+    assert row["products_seconds"] > 0
+
+
+def test_an_engine_computes_only_while_it_is_asked(model: Path) -> None:
+    with engine.Engine(engine="ours", path=str(model), threads=1, ctx=64) as ours:
+        state = Path(f"/proc/{ours.pid}/stat")
+        for _ in range(500):  # a signal takes its time
+            if not state.exists() or (stopped := state.read_text().rsplit(")", 1)[1].split()[0] == "T"):
+                break
+            time.sleep(0.01)
+        assert not state.exists() or stopped
+        first, again = (ours.ask(prompt=[1, 5, 9], new=4) for _ in range(2))
+    assert first["new"] == 4
+    assert first["tokens"] == again["tokens"]
+
+
+def test_an_engine_that_ends_says_with_which_code(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        engine.Engine(engine="ours", path=str(tmp_path), threads=1)
+
+
+@pytest.mark.skipif(not limits.possible(), reason="limiting memory needs root and a cgroup that can be written")
+def test_a_limit_holds_and_is_removed() -> None:
+    with limits.limited(64 << 20) as limit:
+        eat = [sys.executable, "-c", "x = bytes(1 << 20) * 300; print('survived')"]
+        result = subprocess.run([*limit.prefix, *eat], capture_output=True, text=True, check=False)
+        assert "survived" not in result.stdout
+        assert limit.peak() <= 64 << 20
+    assert not limit.folder.exists()
+
+
+def test_rotation_of_a_gguf_is_undone_by_its_reader() -> None:
+    from llama_onnx.export.readers.raw import half_rotation
+
+    matrix = np.arange(48 * 5, dtype=np.float32).reshape(48, 5)
+    theirs = peer_models.interleaved_rotation(matrix, 3)
+    assert not np.array_equal(theirs, matrix)
+    np.testing.assert_array_equal(half_rotation(theirs, 3), matrix)
+
+
+def test_tables_are_markdown() -> None:
+    assert report.table(("a", "b"), [(1, "x"), (2, "y")]) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"

@@ -1,0 +1,45 @@
+"""`bench` and `pack`, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import make_checkpoint, run
+
+from llama_onnx.config import read_config
+from llama_onnx.export.exporter import export
+from llama_onnx.streaming.images import Images
+
+VERB = ("-m", "llama_onnx")
+
+
+def test_bench_prints_the_figures_a_user_asks_for(model: Path) -> None:
+    done = run(*VERB, "bench", "-m", model, "-p", "20", "-n", "5")
+    assert done.returncode == 0, done.stderr
+    assert [line.split("  ")[0].strip() for line in done.stdout.splitlines()] == [
+        "first token", "prefill", "decode", "pool", "peak memory",
+    ]  # fmt: skip
+    figures = json.loads(run(*VERB, "bench", "-m", model, "-p", "20", "-n", "5", "--json").stdout)
+    assert figures["decode_tokens_per_second"] > 0
+    assert figures["peak_memory"] > 0
+    assert figures["pool"]["misses"] == 5
+
+
+@pytest.mark.parametrize("options", [["-p", "300"], ["-n", "1"], ["-r", "0"]])
+def test_bench_refuses_what_cannot_be_measured(model: Path, options: list[str]) -> None:
+    done = run(*VERB, "bench", "-m", model, *options)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_pack_makes_every_image_ahead(tmp_path: Path) -> None:
+    export(make_checkpoint(tmp_path / "checkpoint"), tmp_path / "model", "int4", block_size=32)
+    assert run(*VERB, "pack", tmp_path / "model").returncode == 0
+    config = read_config(tmp_path / "model")
+    assert not Images(config).missing(config.layers)
+
+
+def test_pack_says_when_there_is_nothing_to_do(model: Path) -> None:
+    done = run(*VERB, "pack", model)
+    assert (done.returncode, done.stderr) == (0, "nothing to pack: the layers are not quantised\n")

@@ -1,0 +1,229 @@
+"""Whatever happens to an export, nothing that was there before is lost, and one line says what happened."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import decoder_of, make_checkpoint, run
+from test_exporter import files_of, resumed_shards
+
+import llama_onnx
+from llama_onnx.config import read_config
+from llama_onnx.errors import ModelDirectoryError
+from llama_onnx.export import writer as model_writer
+from llama_onnx.export.exporter import export
+from llama_onnx.export.families import read_spec
+from llama_onnx.export.graphs import graph
+from llama_onnx.export.graphs.blocks import Precision, least_bytes
+from llama_onnx.export.readers import open_checkpoint
+from llama_onnx.export.writer import ModelWriter
+
+Mount = Callable[[str], Path]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mount a file system in memory with given options, again to change them; needs root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = False
+
+    def do(options: str) -> Path:
+        nonlocal mounted
+        if not hasattr(os, "geteuid") or os.geteuid() != 0:
+            pytest.skip("only root may mount a small disk")
+        command = ["mount", "-t", "tmpfs", "-o", ("remount," if mounted else "") + options, "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+        mounted = True
+        return place
+
+    yield do
+    if mounted:
+        subprocess.run(["umount", str(place)], check=False)
+
+
+def least(checkpoint: Path, dtype: str = "fp32") -> int:
+    return least_bytes(read_spec(open_checkpoint(checkpoint).config), Precision(dtype))
+
+
+def test_disk_that_fills_up_is_told_and_the_export_goes_on_when_there_is_room(
+    checkpoint: Path, model: Path, mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = mount(f"size={least(checkpoint) // 1024 + 8}k")
+    with pytest.raises(ModelDirectoryError, match=r"No space left.*run the same command again") as caught:
+        export(checkpoint, disk / "out")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in disk.iterdir()] == ["out.partial"]
+    mount("size=4m")
+    assert "embed" not in resumed_shards(monkeypatch, checkpoint, disk / "out")
+    assert files_of(disk / "out") == files_of(model)
+
+
+def test_disk_without_room_is_told_before_anything_is_written(checkpoint: Path, mount: Mount) -> None:
+    disk = mount("size=450k")
+    done = run("tools/export_onnx.py", checkpoint, disk / "out")
+    assert done.returncode == 1
+    assert re.search(r"out: needs \d+ KB, \d+ KB are free on its disk", done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert not list(disk.iterdir())
+
+
+def test_disk_that_is_read_only_is_told(checkpoint: Path, mount: Mount) -> None:
+    disk = mount("ro")
+    with pytest.raises(ModelDirectoryError, match=r"cannot be written \(Read-only file system\)"):
+        export(checkpoint, disk / "out")
+
+
+@pytest.mark.parametrize("platform", ["linux", "other"])
+def test_files_written_back_as_they_grow_are_the_same(
+    checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    written = []
+    real = graph.write_back
+    monkeypatch.setattr(graph, "write_back", lambda file: (written.append(file.name), real(file)))
+    monkeypatch.setattr(graph, "STRETCH", 5000)
+    monkeypatch.setattr(graph.sys, "platform", platform if platform == "other" else sys.platform)
+    export(checkpoint, tmp_path / "out")
+    assert len(written) > 20
+    assert files_of(tmp_path / "out") == files_of(model)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
+def test_room_asked_for_is_less_than_what_is_written_by_little(dtype: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8}
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", **sizes)
+    export(checkpoint, tmp_path / "out", dtype)
+    from llama_onnx.export.families import read_spec
+    from llama_onnx.export.readers import open_checkpoint
+
+    needed = least_bytes(read_spec(open_checkpoint(checkpoint).config), Precision(dtype))
+    written = sum(
+        (tmp_path / "out" / name).stat().st_size for name in files_of(tmp_path / "out") if "token" not in name
+    )
+    assert 0.85 * written < needed < written
+
+
+def stop_between_renames(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, out: Path) -> None:
+    """Export over a model, and be interrupted when it is moved away and the new one not yet there."""
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            export(checkpoint, out, "fp16")
+    assert not out.exists()
+
+
+def test_model_being_replaced_survives_a_crash_between_the_renames(
+    checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(model, tmp_path / "out")
+    stop_between_renames(monkeypatch, checkpoint, out)
+    with pytest.raises(ModelDirectoryError, match=r"was being replaced.*\.out\.replaced: rename it back"):
+        llama_onnx.load(out)
+    # The next run puts the old model back before all else, even when it does not come to its end.
+    with pytest.raises(ZeroDivisionError), ModelWriter(out, {}):
+        _ = 1 / 0
+    assert files_of(out) == files_of(model)
+    stop_between_renames(monkeypatch, checkpoint, out)
+    export(checkpoint, out, "fp16")
+    assert read_config(out).weights == "fp16"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_replacing_a_model_does_not_touch_its_neighbours(checkpoint: Path, model: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(model, tmp_path / "out")
+    (tmp_path / "out.old").mkdir()
+    (tmp_path / "out.old" / "mine").write_text("precious")
+    export(checkpoint, out, "fp16")
+    assert (tmp_path / "out.old" / "mine").read_text() == "precious"
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("precious")
+    with pytest.raises(ModelDirectoryError, match=r"out\.partial: holds files of something else"):
+        export(checkpoint, out)
+    assert (tmp_path / "out.partial" / "mine").read_text() == "precious"
+
+
+def test_files_put_beside_a_model_are_not_lost_with_it(checkpoint: Path, model: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(model, tmp_path / "out")
+    (out / "notes.txt").write_text("precious")
+    with pytest.raises(ModelDirectoryError, match=r"'notes\.txt', which does not belong to the model"):
+        export(checkpoint, out, "fp16")
+    (out / "notes.txt").rename(tmp_path / "notes.txt")
+    (out / ".packed").mkdir()  # what is made from the model goes with it
+    export(checkpoint, out, "fp16")
+    assert not (out / ".packed").exists()
+
+
+def test_checkpoint_inside_the_target_is_not_lost(model: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(model, tmp_path / "out")
+    checkpoint = make_checkpoint(out / "checkpoint")
+    with pytest.raises(ModelDirectoryError, match="holds the input itself"):
+        export(checkpoint, out)
+    assert (checkpoint / "model.safetensors").is_file()
+
+
+def test_target_inside_the_source_directory_is_a_directory_like_others(model: Path, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    before = {path: path.read_bytes() for path in checkpoint.iterdir()}
+    export(checkpoint, checkpoint / "onnx")
+    assert files_of(checkpoint / "onnx") == files_of(model)
+    assert {path: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()} == before
+
+
+def test_lock_is_held_until_the_model_is_in_its_place(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = model_writer._replace
+
+    def replace(folder: Path, out: Path) -> None:
+        with pytest.raises(ModelDirectoryError, match="another process is writing"), ModelWriter(out, {}):
+            pass
+        real(folder, out)
+
+    monkeypatch.setattr(model_writer, "_replace", replace)
+    export(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out" / "lock").exists()
+    decoder_of(tmp_path / "out")
+
+
+def test_leftovers_of_other_options_make_room_at_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(model_writer, "_replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            export(checkpoint, tmp_path / "out")
+    with ModelWriter(tmp_path / "out", {}):
+        assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["lock"]
+
+
+def test_every_file_is_on_the_disk_before_the_model_has_its_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+    real = model_writer._replace
+
+    def replace(folder: Path, out: Path) -> None:
+        assert {path.stat().st_ino for path in folder.iterdir()} <= flushed
+        real(folder, out)
+        assert tmp_path.stat().st_ino in flushed  # and then the name
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.add(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(model_writer, "_replace", replace)
+    export(checkpoint, tmp_path / "out")
+    assert flushed

@@ -1,0 +1,613 @@
+"""Streaming: the same results as with everything loaded, whatever fits, and nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, decoder_of, make_checkpoint, run
+
+import llama_onnx
+from llama_onnx.config import ModelConfig, Shard, read_config
+from llama_onnx.decoder import Decoder
+from llama_onnx.errors import LlamaOnnxError, PoolTooSmallError
+from llama_onnx.export.exporter import export
+from llama_onnx.kv_cache import KVCache
+from llama_onnx.model import POOL_POLICIES
+from llama_onnx.pool import PoolStats, charge_of
+from llama_onnx.session import SESSION_BYTES
+from llama_onnx.streaming import images, slots
+from llama_onnx.streaming.images import Images
+from llama_onnx.streaming.loader import Held, Loader
+from llama_onnx.streaming.pool import StreamingPool, leaving_order, window_places
+from llama_onnx.streaming.slots import SlotFolder
+
+LAYERS = 8
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+needs_slots = pytest.mark.skipif(
+    sys.platform != "linux" or not slots.MEMORY.is_dir(), reason="slots need Linux and a memory file system"
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One checkpoint of eight layers in every precision. Read only, but for packed images."""
+    folder = tmp_path_factory.mktemp("streaming")
+    checkpoint = make_checkpoint(folder / "checkpoint", num_hidden_layers=LAYERS, intermediate_size=160)
+    for dtype in PRECISIONS:
+        export(checkpoint, folder / dtype, dtype, block_size=32)
+    return {dtype: folder / dtype for dtype in PRECISIONS}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_in_memory() -> Iterator[None]:
+    before = memory_folders()
+    yield
+    assert not {name for name in memory_folders() - before if not is_held(slots.MEMORY / name)}
+
+
+def memory_folders() -> set[str]:
+    return {path.name for path in slots.MEMORY.glob(f"{slots.PREFIX}*")} if slots.MEMORY.is_dir() else set()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process that lives holds the folder: others may stream at the same time."""
+    import fcntl
+
+    try:
+        with (folder / slots.LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def pool_for(config: ModelConfig, staying: int, use_slots: bool = True) -> StreamingPool:
+    """A pool with room for embed, head and so many layers (and a little KV cache)."""
+    ends, layer = mapped(config.embed) + mapped(config.head), mapped(config.layers[0])
+    return StreamingPool(config, ends + int((staying + 0.9) * layer), use_slots=use_slots)
+
+
+def mapped(shard: Shard) -> int:
+    """What the pool charges for a shard that is not turned into float32."""
+    return shard.mapped_bytes + SESSION_BYTES
+
+
+def generate(decoder: Decoder, count: int = 6) -> np.ndarray:
+    """Logits of a prefill and some greedy steps, float32 [count, vocab]."""
+    cache = KVCache(decoder.config, 40)
+    logits = [decoder.forward(np.arange(5, 25)[None], cache)[0, 0]]
+    while len(logits) < count:
+        logits.append(decoder.forward(np.array([[int(np.argmax(logits[-1]))]]), cache)[0, 0])
+    return np.array(logits)
+
+
+@needs_slots
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("staying", [2, 5, LAYERS - 1])
+def test_slots_give_bit_equal_results_to_plain_sessions(models: dict[str, Path], dtype: str, staying: int) -> None:
+    config = read_config(models[dtype])
+    pool = pool_for(config, staying)
+    assert pool.streams_through == "slots"
+    np.testing.assert_array_equal(generate(Decoder(config, pool)), generate(decoder_of(models[dtype])))
+    pool.close()
+
+
+SEVERAL_THREADS = """
+import os, sys
+sys.path[:0] = ["tests", "tests/streaming"]
+import numpy as np
+from test_streaming import Decoder, decoder_of, generate, pool_for, read_config
+from llama_onnx.session import start_runtime
+os.sched_setaffinity(0, range(os.cpu_count()))  # a test may have been given one core
+start_runtime(4)
+for directory in sys.argv[1:]:
+    config = read_config(directory)
+    pool = pool_for(config, 3)
+    assert pool.streams_through == "slots"
+    np.testing.assert_array_equal(generate(Decoder(config, pool), 20), generate(decoder_of(directory), 20))
+    pool.close()
+print("equal")
+"""
+
+
+@needs_slots
+def test_slots_give_bit_equal_results_with_several_threads(models: dict[str, Path]) -> None:
+    done = run("-c", SEVERAL_THREADS, *models.values())
+    assert (done.stdout, done.stderr) == ("equal\n", "")
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("staying", [2, 6])
+def test_sessions_per_load_give_the_same_results(models: dict[str, Path], dtype: str, staying: int) -> None:
+    config = read_config(models[dtype])
+    pool = pool_for(config, staying, use_slots=False)
+    assert pool.streams_through == "sessions"
+    np.testing.assert_array_equal(generate(Decoder(config, pool)), generate(decoder_of(models[dtype])))
+    pool.close()
+
+
+@pytest.mark.parametrize("use_slots", [True, False])
+def test_residents_are_read_once_and_the_others_once_a_step(models: dict[str, Path], use_slots: bool) -> None:
+    config = read_config(models["fp32"])
+    pool = pool_for(config, 5, use_slots)
+    generate(Decoder(config, pool), 9)
+    staying = int(pool.as_dict()["residents"])
+    pool.close()
+    assert 2 < staying < len(config.shards)
+    streamed = len(config.shards) - staying
+    # Reading ahead goes a little beyond the last step; a layer still in its place when it comes round is not read.
+    assert staying + 9 * (streamed - 2) <= pool.stats.misses <= staying + 9 * streamed + 2
+
+
+def test_everything_that_fits_is_loaded_once(models: dict[str, Path]) -> None:
+    config = read_config(models["fp32"])
+    pool = pool_for(config, LAYERS)
+    assert pool.streams_through == "nothing"
+    generate(Decoder(config, pool), 5)
+    pool.close()
+    assert pool.stats.misses == len(config.shards)
+
+
+@pytest.mark.parametrize("staying", [4, LAYERS])
+def test_first_pass_tells_how_far_it_is_and_later_ones_do_not(models: dict[str, Path], staying: int) -> None:
+    config = read_config(models["fp32"])
+    ends, layer = mapped(config.embed) + mapped(config.head), mapped(config.layers[0])
+    told: list[tuple[str, int, int]] = []
+    pool = StreamingPool(config, ends + int((staying + 0.9) * layer), progress=lambda *step: told.append(step))
+    generate(Decoder(config, pool), 3)
+    pool.close()
+    assert told == [("loading", i + 1, LAYERS + 2) for i in range(LAYERS + 2)]
+
+
+def test_budget_is_never_exceeded(models: dict[str, Path]) -> None:
+    for dtype in PRECISIONS:
+        config = read_config(models[dtype])
+        for staying in range(2, LAYERS + 1):
+            pool = pool_for(config, staying, use_slots=staying % 2 == 0)
+            pool.reserve(1000)
+            assert pool.stats.resident_bytes + 1000 <= pool.budget
+            pool.close()
+
+
+def test_more_memory_never_means_more_reading(models: dict[str, Path]) -> None:
+    config = read_config(models["fp32"])
+    misses = []
+    for staying in range(2, LAYERS + 1):
+        pool = pool_for(config, staying)
+        generate(Decoder(config, pool), 6)
+        pool.close()
+        misses.append(pool.stats.misses)
+    assert all(more <= less + 2 for less, more in itertools.pairwise(misses)), misses
+
+
+def test_growing_cache_makes_residents_go_and_results_stay(models: dict[str, Path]) -> None:
+    config = read_config(models["fp32"])
+    expected = generate(decoder_of(models["fp32"]), 12)
+    pool = pool_for(config, LAYERS)
+    decoder = Decoder(config, pool)
+    real = KVCache.used_bytes_after
+
+    def hungry(self: KVCache, count: int) -> int:
+        return real(self, count) + (self.length - 20) * charge_of(config.layers[0]) // 4
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KVCache, "used_bytes_after", hungry)
+        np.testing.assert_array_equal(generate(decoder, 12), expected)
+    assert pool.stats.evictions >= 2
+    assert pool.stats.peak_resident_bytes <= pool.budget
+    pool.reserve(0)
+    np.testing.assert_array_equal(generate(decoder, 12), expected)
+    assert pool.streams_through == "nothing"  # they came back
+    pool.close()
+
+
+@pytest.mark.parametrize("use_slots", [True, False])
+@pytest.mark.parametrize("dtype", ["fp32", "int4"])
+def test_smallest_pool_streams_every_layer_through_one_place(
+    models: dict[str, Path], dtype: str, use_slots: bool
+) -> None:
+    config = read_config(models[dtype])
+    pool = StreamingPool(config, None, use_slots=use_slots)
+    np.testing.assert_array_equal(generate(Decoder(config, pool)), generate(decoder_of(models[dtype])))
+    assert pool.as_dict()["residents"] == 2  # embedding and head
+    assert len(pool._window) == 1
+    assert pool.stats.resident_bytes <= pool.budget
+    pool.close()
+
+
+def test_too_small_a_budget_says_what_is_needed(models: dict[str, Path]) -> None:
+    config = read_config(models["fp32"])
+    with pytest.raises(PoolTooSmallError, match="give a poolsize of at least"):
+        StreamingPool(config, charge_of(config.layers[0]))
+    pool = pool_for(config, 3)
+    with pytest.raises(PoolTooSmallError):
+        pool.reserve(pool.budget)
+    generate(Decoder(config, pool))  # and it goes on
+    pool.close()
+
+
+def test_shards_of_different_kinds_stream_through_places_of_their_own(models: dict[str, Path], tmp_path: Path) -> None:
+    """Layers of two precisions in one model: the commoner kind leaves first."""
+    mixed = shutil.copytree(models["int8"], tmp_path / "mixed", ignore=shutil.ignore_patterns(".packed"))
+    manifest, other = (json.loads((models[d] / "manifest.json").read_text()) for d in ("int8", "fp16"))
+    for i in (0, 3, 7):
+        for file in (f"decoder-{i:02d}.onnx", f"decoder-{i:02d}.bin"):
+            shutil.copy(models["fp16"] / file, mixed / file)
+            manifest["files"][file] = other["files"][file]
+        manifest["shards"][i + 1] = other["shards"][i + 1]
+    (mixed / "manifest.json").write_text(json.dumps(manifest))
+    config = read_config(mixed)
+    assert len({shard.kind for shard in config.layers}) == 2
+    reference = generate(decoder_of(mixed))
+    ends = charge_of(config.embed) + charge_of(config.head)
+    for staying in (2.5, 5.5):
+        pool = StreamingPool(config, ends + int(staying * max(map(charge_of, config.layers))))
+        assert pool.streams_through != "nothing"
+        np.testing.assert_array_equal(generate(Decoder(config, pool)), reference)
+        pool.close()
+
+
+# The plan and the loader, without sessions
+
+
+def shard(i: int, kind: str = "layer") -> Shard:
+    return Shard(f"s{i}", Path(f"s{i}"), (), 100, kind=kind)
+
+
+def test_leaving_layers_are_spread_evenly_whatever_their_number() -> None:
+    layers = [shard(i) for i in range(32)]
+    order = leaving_order(layers)
+    assert sorted(order, key=lambda s: s.name) == sorted(layers, key=lambda s: s.name)
+    for count in (2, 4, 8, 16):
+        places = sorted(layers.index(s) for s in order[:count])
+        gaps = np.diff([*places, places[0] + 32])
+        assert gaps.max() == gaps.min()
+
+
+def test_common_kinds_leave_before_rare_ones() -> None:
+    layers = [shard(i, "rare" if i in (0, 7) else "common") for i in range(8)]
+    assert [s.kind for s in leaving_order(layers)] == ["common"] * 6 + ["rare"] * 2
+
+
+def test_window_is_two_places_unless_little_streams() -> None:
+    layers = [shard(i) for i in range(32)]
+    assert window_places(layers[:2], 32) == {"layer": 1}
+    assert window_places(layers[:20], 32) == {"layer": 2}
+    assert window_places([], 32) == {}
+
+
+class Recording:
+    """A place that notes what is loaded into it."""
+
+    kind: str | None = None
+
+    def __init__(self, log: list[str], broken: set[str] | None = None) -> None:
+        self.log, self.broken = log, broken if broken is not None else set()
+
+    def fill(self, shard: Shard) -> str:
+        if shard.name in self.broken:
+            raise LlamaOnnxError(f"{shard.name} is damaged")
+        self.log.append(shard.name)
+        return shard.name
+
+    def clear(self) -> None:
+        self.log.append("cleared")
+
+
+def loader_of(count: int, places: int, log: list[str], broken: set[str] | None = None) -> tuple[Loader, list[Shard]]:
+    circle = [shard(i) for i in range(count)]
+    loader = Loader(circle, PoolStats())
+    for _ in range(places):
+        loader.add(Held(Recording(log, broken), 1, resident=False))  # type: ignore[arg-type]
+    return loader, circle
+
+
+def test_loader_works_in_the_order_of_the_circle() -> None:
+    log: list[str] = []
+    loader, circle = loader_of(5, 2, log)
+    for _ in range(3):
+        for one in circle:
+            with loader.use(one) as session:
+                assert session == one.name
+    loader.close()
+    expected = [f"s{i % 5}" for i in range(20)]
+    loads = [name for name in log if name != "cleared"]
+    assert loads == expected[: len(loads)]
+    assert len(loads) >= 15
+
+
+def test_loader_follows_when_the_loop_starts_over() -> None:
+    log: list[str] = []
+    loader, circle = loader_of(6, 2, log)
+    for i in (0, 1, 2, 0, 1, 5, 3):
+        with loader.use(circle[i]) as session:
+            assert session == f"s{i}"
+    loader.close()
+
+
+def test_failing_load_is_told_where_it_is_needed_and_tried_again() -> None:
+    log: list[str] = []
+    broken = {"s2"}
+    loader, circle = loader_of(4, 2, log, broken)
+    for i in (0, 1):
+        with loader.use(circle[i]):
+            pass
+    with pytest.raises(LlamaOnnxError, match="s2 is damaged"), loader.use(circle[2]):
+        pass
+    broken.clear()
+    with loader.use(circle[2]) as session:
+        assert session == "s2"
+    loader.close()
+
+
+def test_shard_in_use_is_never_overwritten() -> None:
+    log: list[str] = []
+    loader, circle = loader_of(4, 2, log)
+    with loader.use(circle[0]):
+        with loader.use(circle[1]), loader._changed:
+            loader._changed.wait(0.05)
+        assert any(h.shard is circle[0] and h.users for h in loader.places())
+    loader.close()
+
+
+# Images
+
+
+def test_images_are_made_once_and_again_when_the_shard_or_the_machine_changes(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(models["int4"], tmp_path / "model", ignore=shutil.ignore_patterns(".packed"))
+    config = read_config(folder)
+    made: list[tuple[str, int, int]] = []
+    Images(config).make_all(config.layers, lambda *step: made.append(step))
+    assert made == [(images.PACKING, i, LAYERS) for i in range(LAYERS + 1)]
+    assert not Images(config).missing(config.layers)
+    image = Images(config).get(config.layers[3]).path
+    image.write_bytes(image.read_bytes()[:-1])  # truncated
+    image.with_name("decoder-05.json").write_text("{")  # damaged
+    assert [s.name for s in Images(config).missing(config.layers)] == ["decoder-03", "decoder-05"]
+    Images(config).make_all(config.layers)
+    assert not Images(config).missing(config.layers)
+    monkeypatch.setattr(images, "_machine_key", lambda: "another CPU")
+    assert len(Images(config).missing(config.layers)) == LAYERS
+
+
+def test_interrupted_packing_goes_on_where_it_was(models: dict[str, Path], tmp_path: Path) -> None:
+    config = read_config(shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed")))
+
+    def interrupt(doing: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Images(config).make_all(config.layers, interrupt)
+    assert len(Images(config).missing(config.layers)) == LAYERS - 3
+
+
+def test_processes_that_start_together_pack_one_after_another(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
+    code = (
+        "import sys; from pathlib import Path; from llama_onnx.config import read_config;"
+        "from llama_onnx.streaming.images import Images; config = read_config(Path(sys.argv[1]));"
+        "[Images(config).get(shard) for shard in config.layers]"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, folder], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(3)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in both] == [("", 0)] * 3
+    assert not list(folder.glob(".packed/*/scratch-*"))
+
+
+def test_images_go_to_the_users_cache_where_the_model_cannot_be_written(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
+    (folder / images.FOLDER).write_text("in the way, even for root")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = read_config(folder)
+    assert Images(config).get(config.layers[0]).path.is_relative_to(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_scales_are_in_an_image_only_where_they_are_read(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
+    config = read_config(folder)
+    scales = images._scales
+    monkeypatch.setattr(images, "PAGE", 16)  # small matrices share their pages with their scales
+    if read:  # a machine whose kernels look at them
+        monkeypatch.setattr(Images, "_are_scales_read", lambda *_: True)
+    image = Images(config).get(config.layers[0])
+    tensors = scales(images.read_graph(image.graph).initializers)
+    assert len(tensors) == 7
+    held = [any(r.offset <= t.location[1] < r.offset + r.length for r in image.regions) for t in tensors]
+    assert all(held) if read else sum(held) <= 1
+
+
+@needs_slots
+def test_scales_that_are_read_are_found_out(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix is what every kernel reads: taken for scales, it is told from what nobody looks at."""
+    config = read_config(models["int4"])
+    image = Images(config).get(config.layers[0])
+    tensors = images.read_graph(image.graph).initializers
+    norm = next(tensor for tensor in tensors if tensor.name.endswith("input_layernorm.weight"))
+    monkeypatch.setattr(images, "_scales", lambda _: [norm])
+    copy = models["int4"].parent / "copy"
+    copy.mkdir()
+    for path in (image.graph, image.data, *image.shared):
+        shutil.copy(path, copy / path.name)
+    assert Images(config)._are_scales_read(config.layers[0], copy / "slot.onnx")
+    assert (copy / "slot.bin").read_bytes() == image.data.read_bytes()
+
+
+@needs_slots
+def test_slots_of_residents_that_went_are_used_again(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read_config(models["int4"])
+    made = []
+    make = SlotFolder._make
+    monkeypatch.setattr(SlotFolder, "_make", lambda self, shard: made.append(shard) or make(self, shard))
+    expected = generate(decoder_of(models["int4"]))
+    pool = pool_for(config, 5)
+    decoder = Decoder(config, pool)
+    generate(decoder)
+    count = len(made)
+    residents = len(pool._plan.residents)
+    for taken in (3, 1, 0):  # layers' worth of memory that the cache takes
+        pool.reserve(taken * mapped(config.layers[0]))
+        assert (len(pool._plan.residents) < residents) == (taken > 0)
+        for shard in config.shards:
+            with pool.use(shard):
+                pass
+    np.testing.assert_array_equal(generate(decoder), expected)
+    assert len(made) == count
+    pool.close()
+
+
+@needs_slots
+def test_residents_are_sessions_where_the_memory_file_system_is_small(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(models["int4"])
+    free = sum(Images(config).get(shard).bytes for shard in config.layers) - 1
+    monkeypatch.setattr(slots, "PIECE", 4096)
+    monkeypatch.setattr(slots.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
+    ends = charge_of(config.embed) + charge_of(config.head)
+    pool = StreamingPool(config, ends + 7 * mapped(config.layers[0]))
+    assert pool.streams_through == "slots"
+    assert not pool._slots_stay
+    np.testing.assert_array_equal(generate(Decoder(config, pool)), generate(decoder_of(models["int4"])))
+    pool.close()
+
+
+# What may go wrong
+
+
+@needs_slots
+def test_slots_that_do_not_follow_their_file_are_not_used(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SlotFolder, "works", lambda *_: False)
+    config = read_config(models["fp32"])
+    pool = pool_for(config, 4)
+    assert pool.streams_through == "sessions"
+    np.testing.assert_array_equal(generate(Decoder(config, pool)), generate(decoder_of(models["fp32"])))
+    pool.close()
+
+
+@pytest.mark.parametrize("how", ["absent", "too small", "too small for two"])
+def test_without_a_memory_file_system_sessions_are_used(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "absent":
+        monkeypatch.setattr(slots, "MEMORY", tmp_path / "nowhere")
+    else:
+        layer = (models["fp32"] / "decoder-00.bin").stat().st_size
+        free = 10 if how == "too small" else layer + slots.PAGE
+        monkeypatch.setattr(slots, "PIECE", slots.PAGE)
+        monkeypatch.setattr(slots.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
+    config = read_config(models["fp32"])
+    pool = pool_for(config, 4)
+    assert pool.streams_through == "sessions"
+    generate(Decoder(config, pool))
+    pool.close()
+
+
+@needs_slots
+def test_memory_file_system_that_fills_up_while_streaming_is_named(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(models["fp32"])
+    pool = pool_for(config, 3)
+    decoder = Decoder(config, pool)
+    generate(decoder)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EFAULT, "Bad address")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slots.os, "preadv", fail)
+        with pytest.raises(LlamaOnnxError, match=f"{slots.MEMORY} is full"):
+            generate(decoder)
+    generate(decoder)  # and it goes on when there is room again
+    pool.close()
+
+
+@pytest.mark.parametrize("use_slots", [True, False])
+@pytest.mark.parametrize("damage", ["vanish", "truncate"])
+def test_shard_that_goes_bad_while_streaming_is_one_clear_error(
+    models: dict[str, Path], tmp_path: Path, use_slots: bool, damage: str
+) -> None:
+    folder = shutil.copytree(models["fp32"], tmp_path / "m")
+    config = read_config(folder)
+    pool = pool_for(config, 3, use_slots)
+    decoder = Decoder(config, pool)
+    generate(decoder, 2)
+    for path in folder.glob("decoder-*.bin"):
+        if damage == "vanish":
+            path.unlink()
+        else:  # by another file: what is mapped already must not change under its reader
+            shorter = path.with_name("shorter")
+            shorter.write_bytes(path.read_bytes()[:8192])
+            shorter.replace(path)
+    with pytest.raises(LlamaOnnxError) as caught:
+        generate(decoder, 3)
+    assert "\n" not in str(caught.value)
+    assert "decoder-" in str(caught.value)
+    pool.close()
+
+
+STREAM = """
+import os, sys
+from llama_onnx.config import read_config
+from llama_onnx.decoder import Decoder
+sys.path[:0] = ["tests", "tests/streaming"]
+from test_streaming import generate, pool_for
+config = read_config(sys.argv[1])
+pool = pool_for(config, 3)
+print(pool.streams_through, flush=True)
+generate(Decoder(config, pool), 5)
+print("running", flush=True)
+while os.getppid() == int(sys.argv[2]):  # should the test die, this must not go on
+    generate(Decoder(config, pool), 20)
+"""
+
+
+@needs_slots
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_is_left_in_memory_after_a_crash_and_restart(models: dict[str, Path], how: signal.Signals) -> None:
+    others = memory_folders()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STREAM, str(models["fp32"]), str(os.getpid())],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "slots\n"
+    assert process.stdout.readline() == "running\n"
+    before = memory_folders() - others
+    assert before
+    process.send_signal(how)
+    process.wait(timeout=30)
+    pool_for(read_config(models["fp32"]), 3).close()  # a restart
+    assert not {name for name in memory_folders() & before if not is_held(slots.MEMORY / name)}
+
+
+def test_policy_is_chosen_by_name(models: dict[str, Path]) -> None:
+    params = llama_onnx.SamplingParams(temperature=0, max_tokens=8)
+    models_ = [llama_onnx.load(models["fp32"], pool_policy=policy) for policy in POOL_POLICIES]
+    assert len({lm.generate("fox", params) for lm in models_}) == 1
+    with pytest.raises(llama_onnx.RequestError, match="pool policy 'fifo'"):
+        llama_onnx.load(models["fp32"], pool_policy="fifo")
