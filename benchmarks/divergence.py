@@ -14,7 +14,7 @@ from llama_onnx.decoder import Decoder
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.pool import MemoryPool
-from llama_onnx.tokenizer import load_tokenizer
+from llama_onnx.text.open import load_tokenizer
 
 LENGTH = 256  # tokens of a sample
 CALIBRATION = 32  # samples for the methods that read a text

@@ -99,8 +99,9 @@ def random_prompt(count: int, vocab_size: int) -> list[int]:
 def ours(path: str, threads: int, poolsize: str | None = None, policy: str = "resident", ctx: int = 512) -> Run:
     """Load a model directory of this project."""
     from llama_onnx import load
-    from llama_onnx.generate import Timing, generate_tokens
+    from llama_onnx.generate import generate_tokens
     from llama_onnx.sampling import SamplingParams
+    from llama_onnx.tokens import Timing
 
     lm = load(path, poolsize, ctx, threads, policy)
 

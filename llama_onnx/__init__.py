@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 
 from .batching.scheduler import Completion
 from .errors import LlamaOnnxError, MissingDependencyError, ModelDirectoryError, PoolTooSmallError, RequestError
-from .generate import Step
 from .model import LanguageModel, load
 from .sampling import SamplingParams
+from .tokens import Step
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,48 +12,7 @@ from .decoder import Decoder
 from .decoding.lookup import PromptLookup
 from .errors import RequestError
 from .sampling import SamplingParams, sample
-from .tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Token:
-    """One generated token. `finish_reason` is set on the last: 'stop' (an end token) or 'length'."""
-
-    token: int
-    logprob: float
-    finish_reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """What streaming yields for each token: the text that became whole with it, perhaps none."""
-
-    text: str
-    token: int
-    logprob: float
-    finish_reason: str | None = None
-
-
-@dataclass
-class Timing:
-    """How long the last generation took, in seconds.
-
-    The first new token counts as part of the prompt's pass; `decoded` counts those of passes without a prompt in them.
-    """
-
-    prompt_tokens: int = 0
-    prompt_seconds: float = 0.0
-    new_tokens: int = 0
-    decoded: int = 0
-    decode_seconds: float = 0.0
-    drafted: int = 0
-    accepted: int = 0
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the figures with their rates in tokens per second (0 where nothing was measured)."""
-        rate = self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
-        decode_rate = self.decoded / self.decode_seconds if self.decode_seconds else 0.0
-        return {**vars(self), "prompt_tokens_per_second": rate, "tokens_per_second": decode_rate}
+from .tokens import Timing, Token
 
 
 def generate_tokens(
@@ -109,39 +67,6 @@ def generate_tokens(
         decoder.pool.reserve(0)
 
 
-def stream_text(
-    tokens: Iterator[Token], tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()
-) -> Iterator[Step]:
-    """Yield the text of tokens as it becomes whole, ending at the first stop text, which is not part of it."""
-    text = TextStream(tokenizer, prompt, stop)
-    for token in tokens:
-        step = text.add(token)
-        yield step
-        if step.finish_reason:
-            return
-
-
-class TextStream:
-    """Turns the tokens of one generation into text as they come."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
-        self._detokenizer = tokenizer.detokenizer(prompt)
-        self._stop = stop
-        self._held = ""  # text that may be the beginning of a stop text
-
-    def add(self, token: Token) -> Step:
-        """Return the text that became whole with a token; it ends before the first stop text."""
-        held = self._held + self._detokenizer.add(token.token)
-        if token.finish_reason:
-            held += self._detokenizer.finish()
-        found = min((place for place in map(held.find, self._stop) if place >= 0), default=-1)
-        if found >= 0:
-            return Step(held[:found], token.token, token.logprob, "stop")
-        keep = 0 if token.finish_reason else _partial_stop(held, self._stop)
-        text, self._held = held[: len(held) - keep], held[len(held) - keep :]
-        return Step(text, token.token, token.logprob, token.finish_reason)
-
-
 def finish_reason(token: int, length: int, capacity: int, config: ModelConfig) -> str | None:
     """Return why a sequence of `length` tokens ends with its last one, if it does."""
     if token in config.eos_token_ids:
@@ -174,12 +99,3 @@ def _take_time(timing: Timing, prompt_tokens: int, seconds: float) -> None:
     if timing.new_tokens == 1:
         timing.prompt_tokens, timing.prompt_seconds = prompt_tokens, seconds
     timing.decode_seconds = seconds - timing.prompt_seconds
-
-
-def _partial_stop(text: str, stop: Sequence[str]) -> int:
-    """Return how many characters at the end of text may begin a stop text."""
-    longest = max(map(len, stop), default=0) - 1
-    for size in range(min(longest, len(text)), 0, -1):
-        if any(s.startswith(text[-size:]) for s in stop):
-            return size
-    return 0

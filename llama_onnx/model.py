@@ -13,7 +13,7 @@ from .batching.scheduler import BATCH, Completion, Report, Request, generate_man
 from .config import ModelConfig, read_config
 from .decoder import Decoder
 from .errors import PoolTooSmallError, RequestError
-from .generate import Step, Timing, check_prompt, generate_tokens, stream_text
+from .generate import check_prompt, generate_tokens
 from .kv_cache import check_cache_type
 from .memory import available_bytes, format_size, parse_size, peak_bytes, process_bytes
 from .original.decoder import LegacyDecoder
@@ -22,8 +22,11 @@ from .sampling import SamplingParams
 from .session import WARM_UP_BYTES, start_runtime
 from .streaming.images import Progress
 from .streaming.pool import StreamingPool
+from .text.open import load_tokenizer
+from .text.stream import stream_text
 from .text.templates import Message, choose_template, render
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer
+from .tokens import Step, Timing
 
 SMALLEST_POOL = "min"
 POOL_POLICIES = ("resident", "lru")

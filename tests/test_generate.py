@@ -12,7 +12,8 @@ import pytest
 
 import llama_onnx
 from llama_onnx import LanguageModel, RequestError, SamplingParams
-from llama_onnx.generate import Token, stream_text
+from llama_onnx.text.stream import stream_text
+from llama_onnx.tokens import Token
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 

@@ -22,9 +22,11 @@ import numpy as np
 from ..config import ModelConfig
 from ..decoder import Decoder, working_bytes
 from ..errors import PoolTooSmallError
-from ..generate import TextStream, Timing, Token, finish_reason
+from ..generate import finish_reason
 from ..sampling import SamplingParams, sample
+from ..text.stream import TextStream
 from ..tokenizer import Tokenizer
+from ..tokens import Timing, Token
 from .kv_rows import KVRows
 
 BATCH = 8

@@ -12,12 +12,12 @@ from typing import Any
 from .. import __version__
 from ..batching.scheduler import BATCH, Report
 from ..errors import LlamaOnnxError, RequestError
-from ..generate import Step
 from ..kv_cache import CACHE_TYPES
 from ..memory import format_size
 from ..model import POOL_POLICIES, LanguageModel, load
 from ..sampling import SamplingParams
 from ..text.templates import CHOICES
+from ..tokens import Step
 from . import bench
 from . import inspect as inspection
 from . import score as cli_scoring

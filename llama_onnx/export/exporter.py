@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from ..errors import MissingDependencyError, ModelDirectoryError
 from ..text.added_tokens import adds_bos
-from ..tokenizer import open_tokenizer
+from ..text.open import open_tokenizer
 from .families import DecoderSpec, read_spec
 from .graphs.blocks import (
     EMBEDDING,

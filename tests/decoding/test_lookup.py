@@ -13,7 +13,8 @@ import llama_onnx
 from llama_onnx import LanguageModel, SamplingParams
 from llama_onnx.decoding.lookup import LONGEST_PAUSE, PromptLookup
 from llama_onnx.export.exporter import export
-from llama_onnx.generate import Timing, generate_tokens
+from llama_onnx.generate import generate_tokens
+from llama_onnx.tokens import Timing
 
 REPEATING = [5, 6, 7, 8, 9, 10, 11, 12] * 5
 

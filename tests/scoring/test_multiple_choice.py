@@ -13,7 +13,8 @@ from llama_onnx.config import read_config
 from llama_onnx.errors import RequestError
 from llama_onnx.scoring import layerwise
 from llama_onnx.scoring.multiple_choice import Question, evaluate_subject, letter_tokens, prompt_of, read_questions
-from llama_onnx.tokenizer import Tokenizer, load_tokenizer
+from llama_onnx.text.open import load_tokenizer
+from llama_onnx.tokenizer import Tokenizer
 
 VERB = ("-m", "llama_onnx", "eval")
 DEV = 'Two and two?,3,4,5,6,B\n"A ""fox"", where?",den,"sea, deep",sky,NA,A\n'

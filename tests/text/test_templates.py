@@ -15,8 +15,8 @@ from test_tokenizer import train_sentencepiece
 from llama_onnx.config import ModelConfig, Shard
 from llama_onnx.errors import MissingDependencyError, ModelDirectoryError, RequestError
 from llama_onnx.model import LanguageModel
+from llama_onnx.text.open import load_tokenizer
 from llama_onnx.text.templates import Template, choose_template, render
-from llama_onnx.tokenizer import load_tokenizer
 
 # Written in the style of the templates that these families of models come with.
 CHATML = """\

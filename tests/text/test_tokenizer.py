@@ -20,7 +20,9 @@ from llama_onnx.config import ModelConfig, Shard
 from llama_onnx.errors import MissingDependencyError, ModelDirectoryError, RequestError
 from llama_onnx.text.added_tokens import AddedToken, TokenizerFiles, adds_bos, read_tokenizer_files
 from llama_onnx.text.fast import JsonTokenizer
-from llama_onnx.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from llama_onnx.text.open import load_tokenizer
+from llama_onnx.text.sentencepiece import SentencePieceTokenizer
+from llama_onnx.tokenizer import Tokenizer
 
 LLAMA2 = ROOT.parent / "shared" / "models" / "llama2-tokenizer" / "tokenizer.model"
 CORPUS = """the quick brown fox jumps over the lazy dog  and runs away

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ...errors import RequestError
 from ...scoring.perplexity import check_windows, windows
-from ...tokenizer import load_tokenizer
+from ...text.open import load_tokenizer
 from .models import OnnxModel, Reference, check_match
 from .results import Comparison, labels_of, worst_positions
 from .walk import GROUP_BYTES, compare

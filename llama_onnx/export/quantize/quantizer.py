@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import ModelDirectoryError, RequestError
-from ...tokenizer import open_tokenizer
+from ...text.open import open_tokenizer
 from ..exporter import checked_spec, fingerprint, manifest_model, write_shards
 from ..families import DecoderSpec
 from ..graphs.blocks import ROPE_FILE, Precision, Weights, write_rope

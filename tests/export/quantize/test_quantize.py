@@ -28,7 +28,7 @@ from llama_onnx.export.quantize.quantizer import Options, quantize
 from llama_onnx.export.quantize.table import Row, plot
 from llama_onnx.export.readers import open_checkpoint
 from llama_onnx.kv_cache import KVCache
-from llama_onnx.tokenizer import load_tokenizer
+from llama_onnx.text.open import load_tokenizer
 
 FAMILIES = sorted(
     path.parent.name for path in FIXTURES.glob("*/expected.npz") if (path.parent / "model.safetensors").is_file()

@@ -1,0 +1,143 @@
+"""`tokenizer.model`: a sentencepiece model, with added tokens on top of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ModelDirectoryError
+from ..tokenizer import Tokenizer
+from .added_tokens import AddedToken, TokenizerFiles
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+SPACE = "\u2581"  # how sentencepiece writes a space
+UNKNOWN_TEXT = " \u2047 ".encode()  # what sentencepiece prints for an unknown piece
+# Protobuf for `normalizer_spec { add_dummy_prefix: false }`: put behind a model, it overrides that one field.
+NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A sentencepiece model, with added tokens on top of it."""
+
+    def __init__(self, path: Path, bos_token_id: int | None = None, files: TokenizerFiles | None = None) -> None:
+        """Load `tokenizer.model`.
+
+        Args:
+            path: of the sentencepiece model.
+            bos_token_id: put before each text; None for none.
+            files: the added tokens.
+
+        Raises:
+            ModelDirectoryError: the file is missing or not a sentencepiece model.
+        """
+        super().__init__(bos_token_id)
+        files = files or TokenizerFiles()
+        self._path, self._processor = path, _load_sentencepiece(path)
+        self._base_size = int(self._processor.get_piece_size())
+        self._added = {t.id: t for t in files.added if t.special or t.id >= self._base_size}  # other pieces it finds
+        for i in range(self._base_size):  # control pieces are special tokens that no file needs to name
+            if self._processor.is_control(i) and i not in self._added:
+                self._added[i] = AddedToken(i, self._processor.id_to_piece(i), special=True)
+        added = self._added.values()
+        self._splitters = {wanted: _Splitter(t for t in added if wanted or not t.special) for wanted in (False, True)}
+        self._strip = _leading_spaces_stripped(self._processor)
+        prefixes = "".join(self._processor.encode("a", out_type=str)).startswith(SPACE)
+        self._unprefixed = None if prefixes and not files.prefixes_every_part else self._processor
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max([self._base_size, *(i + 1 for i in self._added)])
+
+    @property
+    def base_size(self) -> int:
+        """How many pieces there are."""
+        return self._base_size
+
+    def start_bytes(self, token: int) -> tuple[bytes, bool]:
+        """Return the bytes of a token before which there is no text, and whether there is text after it."""
+        data = self.token_bytes(token)
+        if not self._strip or not data or token in self._added or self._processor.is_byte(token):
+            return data, bool(data)
+        if self._processor.is_unknown(token) or not data.startswith(b" "):
+            return data, True
+        return data[1:], bool(data[1:]) or self._strip == 1
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        ids: list[int] = []
+        processor = self._processor
+        for part in self._splitters[special].split(text):
+            ids += [part] if isinstance(part, int) else processor.encode(part)
+            processor = self._continuing()
+        return ids
+
+    def _continuing(self) -> SentencePieceProcessor:
+        """Return the processor for text after an added token, which as in transformers gets no leading space."""
+        if self._unprefixed is None:
+            self._unprefixed = _load_sentencepiece(self._path, NO_DUMMY_PREFIX)
+        return self._unprefixed
+
+    def _token_bytes(self, token: int) -> bytes:
+        if token in self._added:
+            return b"" if self._added[token].special else self._added[token].text.encode()
+        if not 0 <= token < self._base_size:
+            return b""
+        piece: str = self._processor.id_to_piece(token)
+        if self._processor.is_byte(token):
+            return bytes([int(piece[3:5], 16)])  # '<0x0A>'
+        return UNKNOWN_TEXT if self._processor.is_unknown(token) else piece.replace(SPACE, " ").encode()
+
+
+class _Splitter:
+    """Finds added tokens in a text, the leftmost first and the longest of those."""
+
+    def __init__(self, tokens: Iterable[AddedToken]) -> None:
+        self._by_text = {token.text: token for token in tokens}
+        longest_first = sorted(self._by_text.values(), key=lambda token: -len(token.text))
+        self._pattern = re.compile("|".join(map(_pattern, longest_first)) or "(?!)")  # (?!) matches nothing
+
+    def split(self, text: str) -> Iterator[str | int]:
+        """Yield the parts of a text: ids of added tokens, and what is between them."""
+        place = 0
+        for match in self._pattern.finditer(text):
+            token = self._by_text[match.group()]
+            if match.start() < place:  # white space that the token before has swallowed
+                continue
+            between = text[place : match.start()]
+            yield from filter(None, [between.rstrip() if token.lstrip else between])
+            yield token.id
+            place = match.end()
+            if token.rstrip:
+                place = len(text) - len(text[place:].lstrip())
+        yield from filter(None, [text[place:]])
+
+
+def _pattern(token: AddedToken) -> str:
+    return rf"(?<!\w){re.escape(token.text)}(?!\w)" if token.single_word else re.escape(token.text)
+
+
+def _load_sentencepiece(path: Path, override: bytes = b"") -> SentencePieceProcessor:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        model = path.read_bytes()
+        if not model:  # which sentencepiece takes for "load nothing yet"
+            raise ValueError("empty")
+        return SentencePieceProcessor(model_proto=model + override)
+    except FileNotFoundError:
+        raise ModelDirectoryError(f"{path}: missing; copy the tokenizer of the checkpoint there") from None
+    except (RuntimeError, OSError, ValueError):
+        raise ModelDirectoryError(f"{path}: not a sentencepiece model; copy the checkpoint's own again") from None
+
+
+def _leading_spaces_stripped(processor: SentencePieceProcessor) -> int:
+    """Return how many of 2 leading spaces a model drops when it decodes (0 to 2), told by trying it out."""
+    space = processor.piece_to_id(SPACE)
+    if not processor.is_unknown(space):
+        return 2 - len(processor.decode([space, space]))
+    word = next((i for i in range(processor.get_piece_size()) if processor.id_to_piece(i).startswith(SPACE)), None)
+    return 0 if word is None or processor.decode([word]).startswith(" ") else 1

@@ -1,0 +1,50 @@
+"""Text out of tokens as they come, up to the first stop text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..tokenizer import Tokenizer
+from ..tokens import Step, Token
+
+
+def stream_text(
+    tokens: Iterator[Token], tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()
+) -> Iterator[Step]:
+    """Yield the text of tokens as it becomes whole, ending at the first stop text, which is not part of it."""
+    text = TextStream(tokenizer, prompt, stop)
+    for token in tokens:
+        step = text.add(token)
+        yield step
+        if step.finish_reason:
+            return
+
+
+class TextStream:
+    """Turns the tokens of one generation into text as they come."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
+        self._detokenizer = tokenizer.detokenizer(prompt)
+        self._stop = stop
+        self._held = ""  # text that may be the beginning of a stop text
+
+    def add(self, token: Token) -> Step:
+        """Return the text that became whole with a token; it ends before the first stop text."""
+        held = self._held + self._detokenizer.add(token.token)
+        if token.finish_reason:
+            held += self._detokenizer.finish()
+        found = min((place for place in map(held.find, self._stop) if place >= 0), default=-1)
+        if found >= 0:
+            return Step(held[:found], token.token, token.logprob, "stop")
+        keep = 0 if token.finish_reason else _partial_stop(held, self._stop)
+        text, self._held = held[: len(held) - keep], held[len(held) - keep :]
+        return Step(text, token.token, token.logprob, token.finish_reason)
+
+
+def _partial_stop(text: str, stop: Sequence[str]) -> int:
+    """Return how many characters at the end of text may begin a stop text."""
+    longest = max(map(len, stop), default=0) - 1
+    for size in range(min(longest, len(text)), 0, -1):
+        if any(s.startswith(text[-size:]) for s in stop):
+            return size
+    return 0
