@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from llama_onnx.config import read_config
 from llama_onnx.decoder import Decoder
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
+from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool
 from llama_onnx.text.open import load_tokenizer
 

@@ -103,16 +103,19 @@ def ours(path: str, threads: int, poolsize: str | None = None, policy: str = "re
     from llama_onnx.sampling import SamplingParams
     from llama_onnx.tokens import Timing
 
-    lm = load(path, poolsize, ctx, threads, policy)
+    lm = load(path, poolsize=poolsize, ctx_size=ctx, threads=threads, pool_policy=policy)
 
     def run(prompt: list[int], new: int, options: dict[str, Any]) -> dict[str, Any]:
         timing, before = Timing(), lm.stats()["pool"]
         params = SamplingParams(temperature=0, max_tokens=new, prompt_lookup=options.get("lookup", 0))
         marks = [time.perf_counter()]
         tokens = []
-        for token in generate_tokens(lm.decoder, prompt, params, ctx, timing):
+        limit = min(ctx, len(prompt) + new)
+        cache = lm.decoder.new_cache(limit)
+        for token in generate_tokens(lm.decoder, cache, prompt, params, limit, timing):
             tokens.append(token.token)
             marks.append(time.perf_counter())
+        cache.close()
         after = lm.stats()
         moved = {key: after["pool"][key] - before[key] for key in ("hits", "misses", "loaded_bytes")}
         return {

@@ -25,7 +25,8 @@ from llama_onnx import LanguageModel, SamplingParams
 from llama_onnx.commands.generate import guard
 from llama_onnx.errors import RequestError
 from llama_onnx.export.compare.metrics import Distribution
-from llama_onnx.kv_cache import CACHE_TYPES, KVCache, bytes_per_token
+from llama_onnx.kv_cache import KVCache
+from llama_onnx.kv_types import CACHE_TYPES
 from llama_onnx.memory import format_size
 
 
@@ -42,7 +43,7 @@ def measure(lm: LanguageModel, windows: np.ndarray, step: int) -> dict[str, dict
     for cache_type, divergence in found.items():
         divergence.close()
         figures[cache_type] = {
-            "bytes_per_token": bytes_per_token(lm.config, cache_type),
+            "bytes_per_token": KVCache(lm.config, 1, cache_type=cache_type).bytes_per_token,
             **divergence.summary(),
         }
     return figures

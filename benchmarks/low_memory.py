@@ -31,7 +31,7 @@ from peer_models import installed
 from random_checkpoint import CYCLE_START, SHAPES
 from report import about, disk_bandwidth, save, table
 
-from llama_onnx.config import read_config
+from llama_onnx.model_directory import read_config
 from llama_onnx.streaming.images import Images
 
 GIB = 1 << 30

@@ -56,12 +56,12 @@ class Timed:
 @contextlib.contextmanager
 def sessions_made_by(make: Callable[..., Any]) -> Iterator[None]:
     """Have `make(load, path, options, …)` stand for what loads an ONNX Runtime session: `load(path, options, …)`."""
-    load = session._load
-    session._load = partial(make, load)
+    load = session.open_session
+    session.open_session = partial(make, load)
     try:
         yield
     finally:
-        session._load = load
+        session.open_session = load
 
 
 def measure(directory: Path, new: int, threads: int | None) -> dict[str, Any]:

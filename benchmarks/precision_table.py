@@ -30,10 +30,10 @@ from divergence import Reference, Scores, open_decoder
 from engine import Engine
 from report import about, save, table
 
-from llama_onnx.config import read_config
 from llama_onnx.export.exporter import export
 from llama_onnx.export.quantize.layer import Settings
 from llama_onnx.export.quantize.quantizer import Options, quantize
+from llama_onnx.model_directory import read_config
 
 BLOCK_SIZE = 32
 METHODS = ("rtn", "hqq", "k_quant", "awq_lite", "awq_clip", "awq_full", "gptq")

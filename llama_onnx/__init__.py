@@ -9,35 +9,31 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from .batching.scheduler import Completion
-from .errors import LlamaOnnxError, MissingDependencyError, ModelDirectoryError, PoolTooSmallError, RequestError
-from .model import LanguageModel, load
+from .errors import (
+    LlamaOnnxError,
+    MissingDependencyError,
+    ModelDirectoryError,
+    ModelStateError,
+    PoolTooSmallError,
+    RequestError,
+)
+from .model import Conversation, LanguageModel, load
 from .sampling import SamplingParams
 from .tokens import Step
 
 __version__ = "0.1.0"
 
 
-def generate(lm: LanguageModel, prompt: str | Sequence[int], params: SamplingParams | None = None) -> str:
-    """Return the text that continues a prompt; see `LanguageModel.generate`."""
-    return lm.generate(prompt, params)
-
-
-def stream_generate(
-    lm: LanguageModel, prompt: str | Sequence[int], params: SamplingParams | None = None
-) -> Iterator[Step]:
-    """Yield the text that continues a prompt as it comes; see `LanguageModel.stream_generate`."""
-    return lm.stream_generate(prompt, params)
-
+generate, stream_generate = LanguageModel.generate, LanguageModel.stream_generate
 
 __all__ = [
     "Completion",
+    "Conversation",
     "LanguageModel",
     "LlamaOnnxError",
     "MissingDependencyError",
     "ModelDirectoryError",
+    "ModelStateError",
     "PoolTooSmallError",
     "RequestError",
     "SamplingParams",

@@ -2,216 +2,272 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from .config import ModelConfig
 from .kv_cache import KVCache
 from .pool import Pool
-from .session import Session
+from .session import Guard, Session
 
 # Positions that go through a layer at once. Bounds what a layer needs for intermediate results; a longer prompt goes
 # through each layer in several chunks, so that it is still loaded only once.
 CHUNK = 512
+ATTENTION_BYTES = 6 << 20  # at most, of a kernel that does not write out its scores (measured: 1 to 5 MB)
 
-Counts = int | np.ndarray  # one for all rows, or int [batch]
+
+class Shape(Protocol):
+    """What `Stretch` needs to know of a model."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def rope_switch_length(self) -> int | None: ...
+
+
+class Stretch:
+    """New tokens on their way through the shards: `count` of one row of a cache, or one of each of several rows.
+
+    Attributes:
+        rows: which rows of the cache; None means all, so that its arrays stay bound as they are.
+        ids: int64 [rows, count].
+        hidden: float32 [rows, count, hidden_size], what the last shard made of them.
+        spare: where the next layer writes; None for a new array each time.
+        cuts: the chunks, as slices of the positions.
+        inputs: of each chunk, what a layer wants besides hidden states, keys and values.
+    """
+
+    def __init__(self, shape: Shape, ids: np.ndarray, chunk: int, rows: slice | None = None, spare: bool = True):
+        """Make the buffers for ids int64 [rows, count], where rows or count is 1."""
+        width, count = ids.shape
+        self.rows, self.ids = rows, ids
+        self.hidden = np.empty((width, count, shape.hidden_size), np.float32)
+        self.spare = np.empty_like(self.hidden) if spare else None
+        self._buffers = self.hidden, self.spare
+        self.cuts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+        self.inputs = [
+            {"seqlens_k": np.empty(width, np.int32), "total_sequence_length": np.empty(1, np.int32)} for _ in self.cuts
+        ]
+        if shape.rope_switch_length is not None:  # only then does a graph ask for rows of the rope tables
+            for cut, inputs in zip(self.cuts, self.inputs, strict=True):
+                inputs["rope_rows"] = np.empty((width, cut.stop - cut.start), np.int64)
+
+    def start(self, past: Sequence[int], rope_offsets: Sequence[int]) -> Stretch:
+        """Begin a pass: `past` tokens of each row are in the cache; position 0 has row `rope_offsets` of the tables."""
+        self.hidden, self.spare = self._buffers
+        for cut, inputs in zip(self.cuts, self.inputs, strict=True):
+            inputs["seqlens_k"][:] = [length + cut.stop - 1 for length in past]  # ONNX Runtime counts from 0
+            inputs["total_sequence_length"][0] = max(past) + cut.stop
+            if "rope_rows" in inputs:
+                first = np.add(rope_offsets, past) + cut.start
+                inputs["rope_rows"][:] = first[:, None] + np.arange(cut.stop - cut.start)
+        return self
+
+
+def run_layer(
+    session: Session,
+    stretch: Stretch,
+    key: np.ndarray,
+    value: np.ndarray,
+    more: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Run a layer on a stretch, chunk by chunk. This is the calling convention of a shard.
+
+    Args:
+        session: of the layer.
+        stretch: its hidden states become what the layer makes of them.
+        key: float32 [rows, kv_heads, capacity, head_dim]; the layer writes those of the new tokens in place.
+        value: like key.
+        more: further outputs by name, of a shard that has them; for a stretch of one chunk.
+    """
+    if stretch.rows is not None:
+        key, value = key[stretch.rows], value[stretch.rows]
+    given = stretch.hidden
+    made = np.empty_like(given) if stretch.spare is None else stretch.spare
+    whole = len(stretch.cuts) == 1
+    for cut, inputs in zip(stretch.cuts, stretch.inputs, strict=True):
+        outputs = {"hidden_out": made if whole else made[:, cut], "present_key": key, "present_value": value}
+        if more:
+            outputs |= more
+        session.run(
+            {"hidden": given if whole else given[:, cut], "past_key": key, "past_value": value, **inputs}, outputs
+        )
+    stretch.hidden, stretch.spare = made, None if stretch.spare is None else given
+
+
+class Run(NamedTuple):
+    """The size of one run of a layer: rows, new tokens of each, and the longest row once they are in."""
+
+    rows: int
+    tokens: int
+    total: int
+
+
+def runs_of(counts: Sequence[int], lengths: Sequence[int]) -> list[Run]:
+    """Return the runs of a pass that adds `counts` tokens to rows, which are `lengths` long afterwards.
+
+    All rows go together with one token each, then each longer row alone: the kernel takes several new tokens of one row
+    only. Together means adjoining rows, so a longer row takes part with its first token, which its own run repeats.
+    """
+    longer = [Run(1, count, length) for count, length in zip(counts, lengths, strict=True) if count > 1]
+    return longer if len(longer) == len(counts) else [Run(len(counts), 1, max(lengths)), *longer]
+
+
+def pass_bytes(config: ModelConfig, runs: Sequence[Run], positions: int, chunk: int, spare: bool = True) -> int:
+    """Return what a pass takes besides weights and cache: hidden states, the largest run, logits of `positions`.
+
+    Measured by `benchmarks/pass_memory.py`. `spare` says whether each stretch has a second buffer of hidden states.
+    """
+    states = [4 * config.hidden_size * run.rows * run.tokens for run in runs]
+    largest = 0
+    for run in runs:
+        tokens = run.rows * min(run.tokens, chunk)
+        scores = 4 * config.num_heads * tokens * run.total
+        attention = config.score_copies * scores if config.score_copies else min(scores, ATTENTION_BYTES)
+        largest = max(largest, 4 * tokens * (4 * config.hidden_size + 3 * config.intermediate_size) + attention)
+    return sum(states) + (sum(states) if spare else max(states)) + largest + 4 * config.vocab_size * (positions + 1)
 
 
 class Decoder:
     """Runs the shards of a model. Knows nothing about text or sampling."""
 
-    def __init__(self, config: ModelConfig, pool: Pool, chunk: int = CHUNK, cache_type: str = "fp32") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        pool: Pool,
+        chunk: int = CHUNK,
+        cache_type: str = "fp32",
+        guard: Guard | None = None,
+    ) -> None:
         self.config = config
         self.pool = pool
         self.chunk = chunk
         self.cache_type = cache_type
-        self._decode_pass = _Pass(config, 1, 1, chunk)  # the buffers of every single-token step
+        self.guard = guard or Guard()
+        self._step = Stretch(config, np.zeros((1, 1), np.int64), chunk)  # the buffers of single tokens
+        self._step_logits = np.empty((1, 1, config.vocab_size), np.float32)
 
-    def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
+    def new_cache(self, capacity: int, rows: int = 1, one_layer: bool = False) -> KVCache:
         """Return an empty cache of the type this decoder is asked to use; see `KVCache`."""
-        return KVCache(self.config, capacity, batch, self.cache_type)
+        return KVCache(self.config, capacity, rows, "fp32" if one_layer else self.cache_type, one_layer)
 
-    def forward(self, ids: np.ndarray, cache: KVCache, every_position: bool = False) -> np.ndarray:
-        """Append tokens to the cache and return logits.
+    def forward(
+        self, new: np.ndarray | Sequence[Sequence[int]], cache: KVCache, every_position: bool = False
+    ) -> np.ndarray:
+        """Append tokens to each row of the cache and return logits.
 
         Args:
-            ids: int64 [batch, sequence], the tokens that follow those in the cache.
+            new: int64 [rows, sequence], or for each row its ids: the tokens that follow those in the cache.
             cache: read and extended in place.
-            every_position: logits for all positions instead of the last one.
+            every_position: logits of all positions instead of the last one; for rows of equally many new tokens.
 
         Returns:
-            float32 [batch, sequence or 1, vocab].
+            float32 [rows, sequence or 1, vocab].
 
         Raises:
-            RequestError: the tokens do not fit the cache.
+            RequestError: the tokens do not fit the cache, or a row gets none.
             PoolTooSmallError: the grown cache leaves no room for a shard.
         """
-        positions = ids.shape[1] if every_position else 1
-        cache.check_room(ids.shape[1])
-        rope_offset = self.rope_offset(cache.length + ids.shape[1])
-        if cache.length and rope_offset != cache.rope_offset:
-            # Every key in the cache was turned by the other factors: compute them all anew.
-            ids = np.concatenate([cache.ids[:, : cache.length], ids], axis=1)
-            cache.truncate(0)
-        batch, count = ids.shape
-        cache.ids[:, cache.length : cache.length + count] = ids
-        cache.rope_offset = rope_offset
-        self.pool.reserve(cache.used_bytes_after(count) + working_bytes(self.config, count, cache.capacity, self.chunk))
-        step = self._decode_pass if ids.shape == (1, 1) else _Pass(self.config, batch, count, self.chunk)
-        step.ids[:] = ids
-        step.start(cache.length, rope_offset)
+        with self.guard:
+            positions = len(new[0]) if every_position else 1
+            tokens = self._all_where_rope_changes([np.asarray(ids, np.int64) for ids in new], cache)
+            lengths = cache.start(tokens)
+            runs = runs_of([len(ids) for ids in tokens], lengths)
+            size = pass_bytes(self.config, runs, len(tokens) * positions, self.chunk)
+            cache.reserve(self.pool, cache.bytes_with(lengths) + size)
+            stretches = self._stretches(tokens, cache)
 
-        # 1. Tokens become vectors.
-        with self.pool.use(self.config.embed) as shard:
-            shard.run({"input_ids": step.ids}, {"hidden": step.hidden[0]})
+            # 1. Tokens become vectors.
+            for stretch in stretches:
+                self.embed(stretch)
 
-        # 2. Each layer reads one hidden buffer and writes the other, and extends its own keys and values in place.
+            # 2. Each layer replaces the vectors, and extends its own keys and values in place.
+            self.through_layers(stretches, cache)
+            cache.finish()
+
+            # 3. The last vectors become scores for the next token.
+            last = stretches[0].hidden
+            if len(stretches) > 1:
+                last = np.empty((len(tokens), positions, self.config.hidden_size), np.float32)
+                for stretch in stretches:
+                    last[stretch.rows or slice(None)] = stretch.hidden[:, -positions:]
+            elif positions < last.shape[1]:
+                last = last[:, -positions:].copy()
+            return self.head(self.norm(last))
+
+    def through_layers(
+        self, stretches: Sequence[Stretch], cache: KVCache, advance: Callable[[int], object] | None = None
+    ) -> None:
+        """Take stretches through all layers, each layer borrowed once; `advance` is told the tokens of each run."""
         for i, layer in enumerate(self.config.layers):
-            with self.pool.use(layer) as shard, cache.layer(i, count) as (key, value):
-                step.layer(shard, i, key, value)
-        cache.advance(count)
+            with self.pool.use(layer) as session, cache.layer(i) as (key, value):
+                for stretch in stretches:
+                    self.run_layer(session, stretch, key, value)
+                    if advance:
+                        advance(stretch.ids.size)
 
-        # 3. The last vectors become scores for the next token.
-        hidden = step.hidden[self.config.num_layers % 2]
-        if positions == 1:
-            step.last[:] = hidden[:, -1:]
-            hidden = step.last
-        elif positions < count:
-            hidden = hidden[:, -positions:].copy()
-        logits = step.logits(hidden.shape[1])
-        with self.pool.use(self.config.head) as shard:
-            shard.run({"hidden": hidden}, {"logits": logits})
-        return logits.copy() if step is self._decode_pass else logits
+    def run_layer(self, session: Session, stretch: Stretch, key: np.ndarray, value: np.ndarray) -> None:
+        """Run a layer on a stretch; see the function of this name."""
+        run_layer(session, stretch, key, value)
 
-    def rope_offset(self, total: int) -> int:
-        """Return the row of the rope tables that position 0 of a sequence of `total` tokens takes."""
-        switch = self.config.rope_switch_length
-        return switch if switch is not None and total > switch else 0
-
-    def embed(self, ids: np.ndarray) -> np.ndarray:
-        """Return float32 [batch, sequence, hidden_size], the vectors of tokens int64 [batch, sequence]."""
-        hidden = np.empty((*ids.shape, self.config.hidden_size), np.float32)
-        with self.pool.use(self.config.embed) as shard:
-            shard.run({"input_ids": np.ascontiguousarray(ids, np.int64)}, {"hidden": hidden})
-        return hidden
-
-    def layer(
-        self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray, past: Counts = 0, rope_offset: Counts = 0
-    ) -> np.ndarray:
-        """Return what layer `i` alone makes of a stretch of a sequence; `layerwise` and `batch` walk this way.
-
-        Args:
-            i: number of the layer.
-            hidden: float32 [batch, sequence, hidden_size], what the layer before made of the stretch.
-            key: float32 [batch, kv_heads, capacity, head_dim] with `past` positions filled; extended in place.
-            value: like key.
-            past: where in the sequence the stretch begins; int [batch] where rows differ, which stretches of one
-                position may.
-            rope_offset: of the whole sequence, or int [batch].
-
-        Returns:
-            float32 [batch, sequence, hidden_size].
-        """
-        step = _Pass(self.config, hidden.shape[0], hidden.shape[1], self.chunk)
-        step.start(past, rope_offset)
-        step.hidden[i % 2][:] = hidden
-        with self.pool.use(self.config.layers[i]) as shard:
-            step.layer(shard, i, key, value)
-        return step.hidden[(i + 1) % 2]
+    def embed(self, stretch: Stretch) -> None:
+        """Turn the ids of a stretch into its hidden states."""
+        with self.pool.use(self.config.embed) as session:
+            session.run({"input_ids": stretch.ids}, {"hidden": stretch.hidden})
 
     def norm(self, hidden: np.ndarray) -> np.ndarray:
         """Return what the last layer made as the head takes it: as it is, where the final norm is in the head."""
         return hidden
 
     def head(self, hidden: np.ndarray) -> np.ndarray:
-        """Return the logits float32 [batch, sequence, vocab] of what `norm` gave, [batch, sequence, hidden]."""
-        logits = np.empty((*hidden.shape[:2], self.config.vocab_size), np.float32)
-        with self.pool.use(self.config.head) as shard:
-            shard.run({"hidden": np.ascontiguousarray(hidden)}, {"logits": logits})
-        return logits
+        """Return the logits float32 [rows, sequence, vocab] of what `norm` gave, [rows, sequence, hidden_size]."""
+        shape = (*hidden.shape[:2], self.config.vocab_size)
+        single = shape[1] == 1  # then into the same buffer as ever, which stays bound
+        if single and self._step_logits.shape != shape:
+            self._step_logits = np.empty(shape, np.float32)
+        logits = self._step_logits if single else np.empty(shape, np.float32)
+        with self.pool.use(self.config.head) as session:
+            session.run({"hidden": np.ascontiguousarray(hidden)}, {"logits": logits})
+        return logits.copy() if single else logits
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
-        """Return float32 [sequence, vocab] for int64 [sequence] in one pass, with a cache of their own."""
-        cache = self.new_cache(len(ids))
+        """Return float32 [sequence, vocab] for int64 [sequence] in one pass, with a cache of its own."""
+        cache = self.new_cache(len(ids), one_layer=True)
         try:
             return self.forward(ids[None], cache, every_position=True)[0]
         finally:
-            self.pool.reserve(0)
+            cache.close()
 
+    def rope_offset(self, total: int) -> int:
+        """Return the row of the rope tables that position 0 of a sequence of `total` tokens takes."""
+        switch = self.config.rope_switch_length
+        return switch if switch is not None and total > switch else 0
 
-def working_bytes(config: ModelConfig, count: int, capacity: int, chunk: int = CHUNK) -> int:
-    """Bytes a pass over `count` tokens needs besides weights and cache: hidden states, MLP and attention results."""
-    chunk = min(chunk, count)
-    hidden = 2 * count * config.hidden_size
-    layer = chunk * (4 * config.hidden_size + 3 * config.intermediate_size)
-    scores = config.num_heads * chunk * capacity
-    return 4 * (hidden + max(layer, scores) + 2 * config.vocab_size)
+    def _all_where_rope_changes(self, tokens: list[np.ndarray], cache: KVCache) -> list[np.ndarray]:
+        """Return the new tokens of each row; all of them where its keys were rotated by factors it has outgrown."""
+        if self.config.rope_switch_length is None:
+            return tokens
+        for row, length in enumerate(cache.lengths):
+            offset = self.rope_offset(length + len(tokens[row]))
+            if length and offset != cache.rope_offsets[row]:
+                tokens[row] = np.concatenate([cache.ids[row, :length], tokens[row]])
+                cache.truncate(0, row)
+            cache.rope_offsets[row] = offset
+        return tokens
 
-
-@dataclass(frozen=True)
-class _Chunk:
-    """A stretch of the sequence on its way through a layer: hidden [B, s, H] twice, seqlens_k [B], total [1].
-
-    `rope_rows` [B, s] is an input of models alone whose rope depends on the length of the sequence, else it is empty.
-    """
-
-    hidden: tuple[np.ndarray, np.ndarray]
-    seqlens_k: np.ndarray
-    total_sequence_length: np.ndarray
-    rope_rows: dict[str, np.ndarray]
-    end: int
-
-
-class _Pass:
-    """The buffers of one pass over [batch, count] tokens."""
-
-    def __init__(self, config: ModelConfig, batch: int, count: int, chunk: int) -> None:
-        self._config = config
-        self._logits: np.ndarray | None = None
-        self.ids = np.empty((batch, count), np.int64)
-        self.hidden = [np.empty((batch, count, config.hidden_size), np.float32) for _ in range(2)]
-        self.last = np.empty((batch, 1, config.hidden_size), np.float32)
-        self.chunks = [
-            _Chunk(
-                hidden=(self.hidden[0][:, start:end], self.hidden[1][:, start:end]),
-                seqlens_k=np.empty(batch, np.int32),
-                total_sequence_length=np.empty(1, np.int32),
-                rope_rows=(
-                    {} if config.rope_switch_length is None else {"rope_rows": np.empty((batch, end - start), np.int64)}
-                ),
-                end=end,
-            )
-            for start in range(0, count, chunk)
-            for end in [min(start + chunk, count)]
-        ]
-
-    def start(self, past: Counts, rope_offset: Counts) -> None:
-        """Set the lengths the attention of each chunk sees, `past` tokens (int or [batch]) being in the cache."""
-        for chunk in self.chunks:
-            chunk.seqlens_k[:] = past + chunk.end - 1  # ONNX Runtime counts the valid tokens less one
-            chunk.total_sequence_length[:] = np.max(past) + chunk.end
-            for rows in chunk.rope_rows.values():
-                last = np.reshape(rope_offset + past + chunk.end, (-1, 1))
-                rows[:] = last + np.arange(-rows.shape[1], 0)
-
-    def layer(self, shard: Session, i: int, key: np.ndarray, value: np.ndarray) -> None:
-        """Run layer `i` chunk by chunk: it reads one hidden buffer, writes the other, extends its cache in place."""
-        for chunk in self.chunks:
-            shard.run(
-                {
-                    "hidden": chunk.hidden[i % 2],
-                    "past_key": key,
-                    "past_value": value,
-                    "seqlens_k": chunk.seqlens_k,
-                    "total_sequence_length": chunk.total_sequence_length,
-                    **chunk.rope_rows,
-                },
-                {"hidden_out": chunk.hidden[(i + 1) % 2], "present_key": key, "present_value": value},
-            )
-
-    def logits(self, positions: int) -> np.ndarray:
-        """Return the output buffer float32 [batch, positions, vocab]."""
-        if self._logits is None:
-            self._logits = np.empty((self.ids.shape[0], positions, self._config.vocab_size), np.float32)
-        return self._logits
+    def _stretches(self, tokens: Sequence[np.ndarray], cache: KVCache) -> list[Stretch]:
+        """Return what goes through the layers, as `runs_of` says."""
+        stretches = []
+        if any(len(ids) == 1 for ids in tokens):
+            if len(self._step.ids) != len(tokens):
+                self._step = Stretch(self.config, np.zeros((len(tokens), 1), np.int64), self.chunk)
+            self._step.ids[:, 0] = [ids[0] for ids in tokens]
+            stretches.append(self._step.start(cache.lengths, cache.rope_offsets))
+        for row, ids in enumerate(tokens):
+            if len(ids) > 1:
+                own = slice(row, row + 1)
+                stretch = Stretch(self.config, ids[None], self.chunk, own if len(tokens) > 1 else None)
+                stretches.append(stretch.start(cache.lengths[own], cache.rope_offsets[own]))
+        return stretches

@@ -19,3 +19,7 @@ class RequestError(LlamaOnnxError):
 
 class MissingDependencyError(LlamaOnnxError):
     """An optional package is needed for what was asked and is not installed."""
+
+
+class ModelStateError(LlamaOnnxError):
+    """A model is closed, is being used by another thread, or was loaded before this process was forked."""

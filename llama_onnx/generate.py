@@ -1,9 +1,11 @@
-"""From a prompt to tokens, from tokens to text: the token loop and the text stream over it."""
+"""The token loop: from a prompt's tokens to those that continue it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -11,91 +13,88 @@ from .config import ModelConfig
 from .decoder import Decoder
 from .decoding.lookup import PromptLookup
 from .errors import RequestError
+from .kv_cache import KVCache
 from .sampling import SamplingParams, sample
 from .tokens import Timing, Token
 
 
 def generate_tokens(
-    decoder: Decoder,
-    prompt: Sequence[int],
-    params: SamplingParams,
-    context: int | None = None,
-    timing: Timing | None = None,
+    decoder: Decoder, cache: KVCache, prompt: Sequence[int], params: SamplingParams, limit: int, timing: Timing
 ) -> Iterator[Token]:
     """Yield tokens that continue a prompt.
 
     Args:
         decoder: runs the model.
-        prompt: token ids.
+        cache: of one row; the tokens at its start that are those of the prompt are not computed again.
+        prompt: token ids, from `check_prompt`.
         params: how to sample and when to stop.
-        context: the most tokens of prompt and output together; None means the model's own limit.
+        limit: the most tokens of prompt and output together.
         timing: filled in as the generation goes.
-
-    Raises:
-        RequestError: the prompt is empty, holds ids out of range or fills the context.
     """
-    config = decoder.config
-    context = min(context or config.context_length, config.context_length)
-    check_prompt(prompt, config.vocab_size, context)
-    timing = timing if timing is not None else Timing()
-    cache = decoder.new_cache(min(context, len(prompt) + params.max_tokens))
+    config, history = decoder.config, list(prompt)
     rng = np.random.default_rng(params.seed)
-    history = list(prompt)
-    lookup, drafted = PromptLookup(params.prompt_lookup), list[int]()
-    ids = history
+    lookup = PromptLookup(params.prompt_lookup) if params.prompt_lookup else None
+    drafted: list[int] = []
     started = time.perf_counter()
-    try:
+    cache.truncate(min(cache.common_prefix(prompt), len(prompt) - 1))
+    timing.reused_tokens = cache.length
+    ids = history[cache.length :]
+    with decoder.pool.reserved() as table:
         while True:
-            logits = decoder.forward(np.array([ids], np.int64), cache, every_position=bool(drafted))[0]
+            if lookup:
+                table.grow(lookup.bytes_for(len(history)))
+            logits = decoder.forward([ids], cache, every_position=bool(drafted))[0]
             # Each position says which token comes after it; a drafted token that is another ends the pass's use.
             for place, scores in enumerate(logits):
                 token, logprob = sample(scores, params, rng, history)
                 history.append(token)
-                _take_time(timing, len(prompt), time.perf_counter() - started)
-                reason = finish_reason(token, len(history), cache.capacity, config)
+                timing.take(len(prompt), time.perf_counter() - started)
+                reason = finish_reason(token, len(history), limit, config)
                 yield Token(token, logprob, reason)
                 if reason:
                     return
                 if place < len(drafted) and drafted[place] != token:
                     break
             cache.truncate(len(history) - 1)
-            lookup.learn(len(drafted), place)
-            timing.drafted, timing.accepted = lookup.drafted, lookup.accepted
-            drafted = lookup.draft(history, _draft_room(config, len(history), cache.capacity))
+            if lookup:
+                lookup.learn(len(drafted), place)
+                timing.drafted, timing.accepted = lookup.drafted, lookup.accepted
+                drafted = lookup.draft(history, _draft_room(config, len(history), limit))
             ids = [token, *drafted]
-    finally:
-        decoder.pool.reserve(0)
 
 
-def finish_reason(token: int, length: int, capacity: int, config: ModelConfig) -> str | None:
+def finish_reason(token: int, length: int, limit: int, config: ModelConfig) -> str | None:
     """Return why a sequence of `length` tokens ends with its last one, if it does."""
     if token in config.eos_token_ids:
         return "stop"
-    return "length" if length >= capacity else None
+    return "length" if length >= limit else None
 
 
-def check_prompt(prompt: Sequence[int], vocab_size: int, context: int) -> None:
-    """Raise RequestError unless a prompt has tokens, all in the vocabulary, and leaves room for one more."""
-    if len(prompt) == 0:
+def check_prompt(prompt: Any, vocab_size: int, context: int) -> list[int]:
+    """Return a prompt's token ids as a list.
+
+    Raises:
+        RequestError: they are no sequence of whole numbers, there are none, one is not in the vocabulary, or they leave
+            no room for one more in the context.
+    """
+    ids = prompt.tolist() if isinstance(prompt, np.ndarray) else prompt
+    if isinstance(ids, (bytes, bytearray)) or not isinstance(ids, Sequence):
+        raise RequestError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
+    if len(ids) == 0:
         raise RequestError("the prompt is empty; give some text")
-    for token in prompt:
-        if not 0 <= token < vocab_size:
+    for token in ids:
+        if not isinstance(token, Integral) or isinstance(token, bool):
+            raise RequestError(f"a prompt is a text or a list of token ids, not of {str(token)[:40]!r}")
+        if not 0 <= int(token) < vocab_size:
             raise RequestError(f"token id {token} is not in the vocabulary of {vocab_size}")
-    if len(prompt) >= context:
+    if len(ids) >= context:
         raise RequestError(
-            f"the prompt has {len(prompt)} tokens, the context holds {context} with the answer; shorten the prompt"
+            f"the prompt has {len(ids)} tokens, the context holds {context} with the answer; shorten the prompt"
         )
+    return list(map(int, ids))
 
 
-def _draft_room(config: ModelConfig, length: int, capacity: int) -> int:
+def _draft_room(config: ModelConfig, length: int, limit: int) -> int:
     """Return how many tokens after `length` may be drafted: the cache holds them, and they keep the rope factors."""
     switch = config.rope_switch_length
-    return min(capacity - 1, switch if switch is not None and length <= switch else capacity) - length
-
-
-def _take_time(timing: Timing, prompt_tokens: int, seconds: float) -> None:
-    timing.new_tokens += 1
-    timing.decoded = timing.new_tokens - 1
-    if timing.new_tokens == 1:
-        timing.prompt_tokens, timing.prompt_seconds = prompt_tokens, seconds
-    timing.decode_seconds = seconds - timing.prompt_seconds
+    return min(limit - 1, switch if switch is not None and length <= switch else limit) - length

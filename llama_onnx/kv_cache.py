@@ -1,42 +1,45 @@
-"""The KV cache: keys and values of every layer, preallocated once and filled in place by the shards.
+"""The KV cache: keys and values of one or more sequences, allocated once and filled in place by the shards.
 
-Attention reads and writes float32. A cache of another type holds each layer's rows smaller: they are expanded into one
-pair of float32 arrays before their layer runs, and the new rows are compressed when it has run. Old rows stay as they
-were compressed the first time, so nothing is rounded twice.
+Each sequence has a row of its own. Attention reads and writes float32. A cache of another type stores rows smaller:
+those of the layer at work are expanded into one pair of float32 arrays, and what the layer added is compressed when it
+has run. Old rows stay as they were compressed the first time, so nothing is rounded twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import mmap
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
 from .config import ModelConfig
 from .errors import RequestError
-from .memory import lazy_zeros
+from .kv_types import check_cache_type, compress, expand, stored_type, zero_rows
+from .pool import Pool, Reservation
 
-CACHE_TYPES = ("fp32", "fp16", "int8")
-LARGEST_HALF = np.float32(np.finfo(np.float16).max)
-LARGEST_CODE = np.float32(127)
-SMALLEST_SCALE = np.finfo(np.float32).tiny  # a row of zeros is divided by this
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 class KVCache:
-    """Keys and values, [batch, kv_heads, capacity, head_dim] for each layer, and how many tokens are in.
+    """Keys and values float32 [rows, kv_heads, capacity, head_dim] of each layer, and the tokens that are in them.
 
     Memory that was never written takes no room, so a large capacity costs only what is filled.
     """
 
-    def __init__(self, config: ModelConfig, capacity: int, batch: int = 1, cache_type: str = "fp32") -> None:
+    def __init__(
+        self, config: ModelConfig, capacity: int, rows: int = 1, cache_type: str = "fp32", one_layer: bool = False
+    ) -> None:
         """Make an empty cache.
 
         Args:
             config: of the model.
-            capacity: the most tokens of a sequence.
-            batch: how many sequences.
+            capacity: the most tokens of a row.
+            rows: how many sequences.
             cache_type: 'fp32' as attention has them; 'fp16'; or 'int8', each row of head_dim numbers with a float32
                 scale of its own.
+            one_layer: all layers share the arrays of one, for passes that take all sequences through a layer before
+                they go on to the next.
 
         Raises:
             RequestError: capacity is below 1 or more than the model's context, or a type the model cannot have.
@@ -44,109 +47,135 @@ class KVCache:
         check_cache_type(config, cache_type)
         if not 1 <= capacity <= config.context_length:
             raise RequestError(f"{capacity} tokens do not fit the model's context of {config.context_length}")
-        shape = (batch, config.num_kv_heads, capacity)
-        stored = stored_type(config.head_dim, cache_type)
+        self._config = config
+        self._layers = 1 if one_layer else config.num_layers
+        self._stored, self._float = (stored_type(config.head_dim, kind) for kind in (cache_type, "fp32"))
+        self._compact = cache_type != "fp32"
+        self._page = max(1, mmap.PAGESIZE // self._stored.itemsize)  # tokens of one head
+        stored = self._layers * self._stored.itemsize + self._compact * self._float.itemsize
+        self.bytes_per_token = 2 * config.num_kv_heads * stored
         self.capacity = capacity
-        self.length = 0
-        self.ids = np.zeros((batch, capacity), np.int64)  # the tokens that are in
-        self.rope_offset = 0  # the row of the rope tables by which the key at position 0 was turned
-        self.keys = [zero_rows(shape, stored) for _ in config.layers]
-        self.values = [zero_rows(shape, stored) for _ in config.layers]
-        # What the layer at work sees, where it cannot see what is stored.
-        expanded = 0 if cache_type == "fp32" else 2
-        self._expanded = [zero_rows(shape, stored_type(config.head_dim, "fp32")) for _ in range(expanded)]
-        self._as_stored = [nullcontext(pair) for pair in zip(self.keys, self.values, strict=True)]
-        self._bytes_per_token = bytes_per_token(config, cache_type, batch)
+        self.reservation: Reservation | None = None
+        self._allocate(rows)
 
-    def layer(self, i: int, count: int) -> AbstractContextManager[tuple[np.ndarray, np.ndarray]]:
-        """Lend the keys and values of layer `i`, which writes those of the `count` tokens that come next.
+    def _allocate(self, rows: int) -> None:
+        self.lengths = [0] * rows  # tokens whose keys and values all layers have written
+        self.rope_offsets = [0] * rows  # the row of the rope tables that rotated the key at position 0
+        self.ids = np.zeros((rows, self.capacity), np.int64)
+        self._written = [0] * rows  # high water of each row: tokens whose memory is in use
+        self._new = [0] * rows
+        self.keys, self.values = ([self._zeros(rows) for _ in range(self._layers)] for _ in range(2))
+        self._share()
 
-        Both are float32 [batch, kv_heads, capacity, head_dim] and the same arrays every time, so that they stay bound.
-        One layer is lent at a time; what it wrote is kept when the block ends without an error.
+    def _share(self) -> None:
+        """Prepare what `layer` hands out: what is stored, or one expanded pair for all layers."""
+        shape = self.keys[0].shape[:3]
+        self._expanded = [zero_rows(shape, self._float) for _ in range(2 * self._compact)]
+        pairs = list(zip(self.keys, self.values, strict=True)) * (self._config.num_layers // self._layers)
+        self._as_stored = [nullcontext(pair) for pair in pairs]
+
+    def _zeros(self, rows: int) -> np.ndarray:
+        # Heads begin at page boundaries, so that the pages in use can be counted.
+        pages = -(-self.capacity // self._page)
+        return zero_rows((rows, self._config.num_kv_heads, pages * self._page), self._stored)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the only row, or in the longest one."""
+        return max(self.lengths)
+
+    def start(self, new: Sequence[np.ndarray]) -> list[int]:
+        """Begin a pass that adds tokens int64 [count] to each row; return how long the rows will be.
+
+        Raises:
+            RequestError: they do not fit.
         """
-        return self._expand(i, count) if self._expanded else self._as_stored[i]
+        for row, (ids, length) in enumerate(zip(new, self.lengths, strict=True)):
+            if not len(ids):
+                raise RequestError("a pass needs at least one new token of each row")
+            if length + len(ids) > self.capacity:
+                raise RequestError(f"{length} + {len(ids)} tokens do not fit the cache of {self.capacity}")
+            self.ids[row, length : length + len(ids)] = ids
+        self._new = [len(ids) for ids in new]
+        return [length + count for length, count in zip(self.lengths, self._new, strict=True)]
+
+    def layer(self, i: int) -> AbstractContextManager[Pair]:
+        """Return keys and values of layer `i`, both float32 [rows, kv_heads, capacity, head_dim], for it to extend.
+
+        The arrays are the same every time, so that they stay bound. One layer is handed out at a time; what it wrote
+        is kept when the block ends without an error.
+        """
+        return self._expand(i) if self._compact else self._as_stored[i]
 
     @contextmanager
-    def _expand(self, i: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        key, value = self._expanded
-        old, new = np.s_[:, :, : self.length], np.s_[:, :, self.length : self.length + count]
-        expand(self.keys[i][old], key[old])
-        expand(self.values[i][old], value[old])
-        yield key, value
-        compress(key[new], self.keys[i][new])
-        compress(value[new], self.values[i][new])
+    def _expand(self, i: int) -> Iterator[Pair]:
+        with self._as_stored[i] as stored:
+            pairs = list(zip(stored, self._expanded, strict=True))
+        for small, large in pairs:
+            for row, length in enumerate(self.lengths):
+                expand(small[row : row + 1, :, :length], large[row : row + 1, :, :length])
+        yield self._expanded[0], self._expanded[1]
+        for small, large in pairs:
+            for row, (length, count) in enumerate(zip(self.lengths, self._new, strict=True)):
+                new = np.s_[row : row + 1, :, length : length + count]
+                compress(large[new], small[new])
 
-    def used_bytes_after(self, count: int) -> int:
-        """Bytes that the tokens which are in and `count` more take, in all layers."""
-        return (self.length + count) * self._bytes_per_token
+    def finish(self) -> None:
+        """End a pass: every layer has written the tokens that `start` named."""
+        self.lengths = [length + count for length, count in zip(self.lengths, self._new, strict=True)]
+        self._written = list(map(max, self._written, self.lengths))
 
-    def check_room(self, count: int) -> None:
-        """Raise RequestError unless `count` more tokens fit."""
-        if self.length + count > self.capacity:
-            raise RequestError(f"{self.length} + {count} tokens do not fit the cache of {self.capacity}")
+    def truncate(self, length: int, row: int = 0) -> None:
+        """Forget every token of a row from position `length` on; the next one written takes its place."""
+        if not 0 <= length <= self.lengths[row]:
+            raise RequestError(f"cannot truncate a cache of {self.lengths[row]} tokens to {length}")
+        self.lengths[row] = length
 
-    def advance(self, count: int) -> None:
-        """Count `count` tokens that every layer has written."""
-        self.check_room(count)
-        self.length += count
+    def common_prefix(self, ids: Sequence[int], row: int = 0) -> int:
+        """Return how many first tokens a row has in common with `ids`."""
+        count = min(len(ids), self.lengths[row])
+        different = self.ids[row, :count] != np.asarray(ids[:count], np.int64)
+        return int(different.argmax()) if different.any() else count
 
-    def truncate(self, length: int) -> None:
-        """Forget every token from position `length` on; the next one written takes its place."""
-        if not 0 <= length <= self.length:
-            raise RequestError(f"cannot truncate a cache of {self.length} tokens to {length}")
-        self.length = length
+    def rearrange(self, order: Sequence[int | None]) -> None:
+        """Make row i of what is row order[i] now; None makes it empty.
 
+        Without a change of the number of rows, each stays where it is or becomes empty.
+        """
+        ids, lengths, rope_offsets = self.ids, self.lengths, self.rope_offsets
+        kept = [(row, old) for row, old in enumerate(order) if old is not None and lengths[old]]
+        if len(order) != len(lengths):
+            for arrays in (self.keys, self.values):
+                for i, array in enumerate(arrays):  # one at a time: the old one is freed before the next is made
+                    arrays[i] = self._zeros(len(order))
+                    for row, old in kept:
+                        arrays[i][row, :, : lengths[old]] = array[old, :, : lengths[old]]
+            self._written = [0] * len(order)
+            self.ids = np.zeros((len(order), self.capacity), np.int64)
+            self._share()
+        self.lengths, self.rope_offsets = [0] * len(order), [0] * len(order)
+        for row, old in kept:
+            self.ids[row], self.lengths[row], self.rope_offsets[row] = ids[old], lengths[old], rope_offsets[old]
+        self._new = [0] * len(order)
+        self._written = list(map(max, self._written, self.lengths))
 
-def check_cache_type(config: ModelConfig, cache_type: str) -> None:
-    """Raise RequestError unless a model can have a cache of this type."""
-    if cache_type not in CACHE_TYPES:
-        raise RequestError(f"cache type {cache_type!r} is not known; these are: {', '.join(CACHE_TYPES)}")
-    if config.norm is not None and cache_type != "fp32":
-        raise RequestError(
-            f"{config.directory}: the graphs of the original llama.onnx keep keys and values themselves; "
-            f"leave out the cache type {cache_type}"
-        )
+    def bytes_with(self, lengths: Sequence[int]) -> int:
+        """Return the bytes in use when rows hold so many tokens; with another number of rows, when newly arranged."""
+        written = self._written if len(lengths) == len(self._written) else [0] * len(lengths)
+        pages = sum(-(-max(pair) // self._page) + self._compact for pair in zip(lengths, written, strict=True))
+        return pages * self._page * self.bytes_per_token
 
+    def reserve(self, pool: Pool, size: int) -> None:
+        """Hold so many bytes of the pool's budget, until `close` or until nobody uses this cache any more.
 
-def bytes_per_token(config: ModelConfig, cache_type: str, batch: int = 1) -> int:
-    """Return the bytes that one token of each sequence takes in all layers, the expanded layer included."""
-    layers = config.num_layers * stored_type(config.head_dim, cache_type).itemsize
-    expanded = 0 if cache_type == "fp32" else 4 * config.head_dim
-    return 2 * batch * config.num_kv_heads * (layers + expanded)
+        Raises:
+            PoolTooSmallError: there is no room.
+        """
+        if self.reservation is None:
+            self.reservation = pool.reserved()
+        self.reservation.hold(size)
 
-
-def stored_type(head_dim: int, cache_type: str) -> np.dtype:
-    """Return the type of a stored row: keys or values of one head at one position."""
-    if cache_type == "int8":
-        return np.dtype([("codes", np.int8, (head_dim,)), ("scale", np.float32)])
-    return np.dtype((np.float32 if cache_type == "fp32" else np.float16, (head_dim,)))
-
-
-def zero_rows(shape: tuple[int, ...], row: np.dtype) -> np.ndarray:
-    """Return rows of zeros: an array of `shape`, with the row as its last axis where that is of numbers alone."""
-    return lazy_zeros((*shape, *row.shape), row.base)
-
-
-def expand(stored: np.ndarray, out: np.ndarray) -> None:
-    """Turn stored rows [batch, kv_heads, positions] into float32 [batch, kv_heads, positions, head_dim]."""
-    if stored.dtype.names:
-        np.multiply(stored["codes"], stored["scale"][..., None], out=out)
-        return
-    # numpy turns halves into floats one by one. Moved to their places in a float32 the bits are a number 2^112 times
-    # too small (exponents count from 15 in a half, from 127 in a float32). A head at a time stays in the CPU's cache.
-    for head in np.ndindex(stored.shape[:2]):
-        bits = out[head].view(np.int32)
-        np.left_shift(stored[head].view(np.int16), 13, out=bits, dtype=np.int32)
-        np.bitwise_and(bits, ~(7 << 28), out=bits)  # the sign was carried into the three bits that follow it
-        np.multiply(out[head], np.float32(2.0**112), out=out[head])
-
-
-def compress(rows: np.ndarray, stored: np.ndarray) -> None:
-    """Store float32 rows [batch, kv_heads, positions, head_dim], which serve as room for the arithmetic."""
-    if not stored.dtype.names:
-        stored[:] = np.clip(rows, -LARGEST_HALF, LARGEST_HALF, out=rows)
-        return
-    largest = np.maximum(rows.max(-1), -rows.min(-1))
-    stored["scale"] = np.maximum(largest / LARGEST_CODE, SMALLEST_SCALE)
-    rows /= stored["scale"][..., None]
-    stored["codes"] = np.rint(rows, out=rows)
+    def close(self) -> None:
+        """Return the reserved bytes to the pool."""
+        if self.reservation is not None:
+            self.reservation.close()

@@ -6,15 +6,14 @@ import contextlib
 import ctypes
 import math
 import mmap
-import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import RequestError
+from .files.system import status_bytes
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -50,13 +49,12 @@ def format_size(size: float) -> str:
 
 def process_bytes() -> int:
     """Return the resident memory of this process now, in bytes (where /proc is missing: the peak so far)."""
-    return _status_bytes("VmRSS") or peak_bytes()
+    return status_bytes("VmRSS") or peak_bytes()
 
 
 def peak_bytes() -> int:
     """Return the largest resident memory this process has had, in bytes (0 where the system does not tell)."""
-    peak = _status_bytes("VmHWM")
-    if peak:
+    if peak := status_bytes("VmHWM"):
         return peak
     try:
         import resource
@@ -64,20 +62,6 @@ def peak_bytes() -> int:
         return 0
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return usage if sys.platform == "darwin" else usage * 1024
-
-
-def available_bytes() -> int:
-    """Return how many more bytes this process could use: what the system has free, cgroup limits included."""
-    available = [_meminfo_available()]
-    for limit_file, usage_file in _cgroup_files():
-        try:
-            limit, usage = int(limit_file.read_text()), int(usage_file.read_text())
-        except (OSError, ValueError):  # 'max' means no limit
-            continue
-        # The kernel counts page cache as usage, but gives it back before it kills: only what cannot be dropped counts.
-        droppable = _inactive_file(limit_file.parent / "memory.stat")
-        available.append(max(0, limit - usage + droppable))
-    return min(available)
 
 
 def return_what_is_freed() -> None:
@@ -111,60 +95,3 @@ def trim() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # not glibc
             ctypes.CDLL(None).malloc_trim(0)
-
-
-def _status_bytes(field: str) -> int:
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith(field + ":"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
-
-
-def _meminfo_available() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as meminfo:
-            for line in meminfo:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
-        return 4 * GIB  # a guess, on systems that do not tell
-
-
-def _cgroup_files() -> list[tuple[Path, Path]]:
-    """Return (limit, usage) files of the memory cgroups this process is in, its own and the ones above, v1 and v2."""
-    files = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            root, names = Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        group = root / path.lstrip("/")
-        while True:
-            files.append((group / names[0], group / names[1]))
-            if group in (root, group.parent):
-                break
-            group = group.parent
-    return files
-
-
-def _inactive_file(stat: Path) -> int:
-    try:
-        fields = dict(line.split() for line in stat.read_text().splitlines())
-    except (OSError, ValueError):
-        return 0
-    return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -9,41 +10,46 @@ from typing import Any
 
 import numpy as np
 
-from .batching.scheduler import BATCH, Completion, Report, Request, generate_many
-from .config import ModelConfig, read_config
+from .batching.scheduler import BATCH, Report, generate_many, requests_of
+from .config import ModelConfig
 from .decoder import Decoder
-from .errors import PoolTooSmallError, RequestError
+from .errors import ModelStateError, RequestError
 from .generate import check_prompt, generate_tokens
-from .kv_cache import check_cache_type
-from .memory import available_bytes, format_size, parse_size, peak_bytes, process_bytes
+from .kv_types import check_cache_type
+from .memory import peak_bytes, process_bytes
+from .model_directory import read_config
 from .original.decoder import LegacyDecoder
-from .pool import MemoryPool, Pool, charge_of
 from .sampling import SamplingParams
-from .session import WARM_UP_BYTES, start_runtime
+from .session import Guard, start_runtime
 from .streaming.images import Progress
-from .streaming.pool import StreamingPool
+from .streaming.promise import open_pool, promised
 from .text.open import load_tokenizer
 from .text.stream import stream_text
-from .text.templates import Message, choose_template, render
+from .text.templates import Message, encode_prompt
 from .tokenizer import Tokenizer
-from .tokens import Step, Timing
+from .tokens import Completion, Step, Timing
 
-SMALLEST_POOL = "min"
-POOL_POLICIES = ("resident", "lru")
-AUTOMATIC_SHARE = 0.8  # of the memory that is available
+Prompt = str | Sequence[int]
 
 
 class LanguageModel:
-    """A model ready to generate. Not for several threads at once."""
+    """A model ready to generate. It belongs to one thread at a time, and to the process that loaded it.
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int) -> None:
+    After `close()` (or at the end of a `with` block), in a second thread while another is inside, and in a forked
+    process, every use raises a `ModelStateError`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int, promise: Any = None
+    ) -> None:
         self.config = config
         self.tokenizer = tokenizer
         self.decoder = decoder
         self.context = context
         self.timing = Timing()
+        self._promise = promise
 
-    def stream_generate(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Iterator[Step]:
+    def stream_generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Step]:
         """Yield a `Step` for each generated token, its text as it becomes whole.
 
         Args:
@@ -58,20 +64,18 @@ class LanguageModel:
             >>> for step in lm.stream_generate("bonjour", SamplingParams(seed=7)):
             ...     print(step.text, end="", flush=True)
         """
-        params = params or SamplingParams()
-        ids = self._ids(prompt)
-        check_prompt(ids, self.config.vocab_size, self.context)
-        self.timing = Timing()
-        tokens = generate_tokens(self.decoder, ids, params, self.context, self.timing)
-        return _closing_stream(tokens, self.tokenizer, ids, params.stop)
+        ids, params = self.check(prompt), params or SamplingParams()
+        conversation = Conversation(self, min(self.context, len(ids) + params.max_tokens))
+        return conversation.stream(ids, params, last=True)
 
-    def generate(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> str:
+    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> str:
         """Return the whole text that `stream_generate` yields."""
-        return "".join(step.text for step in self.stream_generate(prompt, params))
+        with self.decoder.guard:
+            return "".join(step.text for step in self.stream_generate(prompt, params))
 
     def generate_many(
         self,
-        prompts: Sequence[str | Sequence[int]],
+        prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         batch: int = BATCH,
         report: Callable[[Report], object] = lambda report: None,
@@ -82,7 +86,7 @@ class LanguageModel:
             prompts: texts, or token ids taken as they are.
             params: for all prompts, which then have the seeds `seed`, `seed + 1` …; or one for each. Their
                 `prompt_lookup` is not used.
-            batch: how many are under way at a time, at the most; fewer where the memory does not hold them.
+            batch: how many are under way at a time, at most; fewer where the memory does not hold them.
             report: called with a `Report` after every pass.
 
         Raises:
@@ -96,18 +100,14 @@ class LanguageModel:
         """
         if batch < 1:
             raise RequestError(f"batch must be at least 1, not {batch}")
-        if params is None or isinstance(params, SamplingParams):
-            params = [(params or SamplingParams()).of_prompt(i) for i in range(len(prompts))]
-        if len(params) != len(prompts):
-            raise RequestError(f"{len(params)} sampling params for {len(prompts)} prompts; give one for each, or one")
-        requests = [Request(self._ids(prompt), one) for prompt, one in zip(prompts, params, strict=True)]
-        for i, request in enumerate(requests):
-            try:
-                check_prompt(request.prompt, self.config.vocab_size, self.context)
-            except RequestError as error:
-                raise RequestError(f"prompt {i}: {error}") from None
+        with self.decoder.guard:
+            requests = requests_of(prompts, params, self.check)
         self.timing = Timing()
         return generate_many(self.decoder, self.tokenizer, requests, self.context, batch, self.timing, report)
+
+    def conversation(self) -> Conversation:
+        """Return a `Conversation`, which keeps its KV cache from one prompt to the next."""
+        return Conversation(self, self.context)
 
     def format(self, prompt: str | Sequence[Message], template: str = "auto") -> list[int]:
         """Return the token ids of an instruction, or of a conversation, in the form the model was trained on.
@@ -123,38 +123,128 @@ class LanguageModel:
         Example:
             >>> lm.generate(lm.format("Say hello in French"))
         """
-        if isinstance(prompt, str):
-            _refuse_empty(prompt)
-            prompt = [{"role": "user", "content": prompt}]
-        chosen = choose_template(self.config, template)
-        special = chosen.writes_special_tokens
-        return self.tokenizer.encode(render(chosen, prompt), add_bos=not special, special=special)
+        return encode_prompt(self.config, self.tokenizer, prompt, template)
+
+    def check(self, prompt: Any, room: int = 1) -> list[int]:
+        """Return the token ids of a prompt that leaves room for so many more, or raise a `RequestError`."""
+        with self.decoder.guard:
+            if isinstance(prompt, str) and prompt:
+                prompt = self.tokenizer.encode(prompt)
+            return check_prompt(prompt, self.config.vocab_size, self.context + 1 - room)
 
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return float32 [S, vocab] for int64 [S]: the scores for the token after each position, in one pass.
 
         Raises:
             RequestError: no ids, ids out of range, or more than the context holds.
+            PoolTooSmallError: the pool size has no room for so many scores.
         """
-        ids = np.asarray(ids, np.int64)
-        if ids.ndim != 1:
-            raise RequestError(f"logits takes one sequence of ids [S], not an array of shape {list(ids.shape)}")
-        check_prompt(ids.tolist(), self.config.vocab_size, self.context + 1)
-        return self.decoder.logits(ids)
+        if np.ndim(ids) != 1:
+            raise RequestError(f"logits takes one sequence of ids [S], not an array of shape {list(np.shape(ids))}")
+        return self.decoder.logits(np.array(self.check(ids, room=0), np.int64))
 
     def stats(self) -> dict[str, Any]:
         """Return the figures of the last generation, the pool's counts and the peak memory of the process (bytes)."""
-        return {**self.timing.as_dict(), "pool": self.decoder.pool.as_dict(), "peak_memory": peak_bytes()}
+        return {**self.timing.as_dict(), "pool": self.decoder.pool.snapshot(), "peak_memory": peak_bytes()}
 
-    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
-        if not isinstance(prompt, str):
-            return list(prompt)
-        _refuse_empty(prompt)
-        return self.tokenizer.encode(prompt)
+    def close(self) -> None:
+        """Unload everything; its share of the memory goes to the other models of this process."""
+        guard = self.decoder.guard
+        if not guard.closed and guard.process == os.getpid():
+            with guard:
+                guard.closed = True
+                self.decoder.pool.close()
+                if self._promise is not None:
+                    self._promise.leave(self.decoder.pool)
+
+    def __enter__(self) -> LanguageModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Conversation:
+    """One KV cache, and the memory reserved for it: what two prompts begin with in common is computed once.
+
+    Example:
+        >>> with lm.conversation() as chat:
+        ...     said = lm.format("Tell me a story")
+        ...     said += [step.token for step in chat.stream(said)]
+        ...     chat.generate(said + lm.tokenizer.encode(" And then?", add_bos=False))
+    """
+
+    def __init__(self, lm: LanguageModel, capacity: int) -> None:
+        self._lm = lm
+        self._cache = lm.decoder.new_cache(capacity)
+        self._turn = 0  # a stream ends when another one, or a change, has come between
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens whose keys and values are in the cache."""
+        return [int(token) for token in self._cache.ids[0, : self._cache.length]]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None, last: bool = False) -> Iterator[Step]:
+        """Yield a `Step` for each token that continues `prompt`, the whole of what was said so far.
+
+        The tokens at its start that are in the cache already are not computed again. With `last`, the conversation is
+        closed afterwards. See `LanguageModel.stream_generate`.
+        """
+        lm, cache, params = self._lm, self._cache, params or SamplingParams()
+        ids, turn = lm.check(prompt), self._next_turn()
+        lm.timing = timing = Timing()
+        limit = min(cache.capacity, len(ids) + params.max_tokens)
+        tokens = generate_tokens(lm.decoder, cache, ids, params, limit, timing)
+        return self._guarded(tokens, stream_text(tokens, lm.tokenizer, ids, params.stop), turn, last)
+
+    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> str:
+        """Return the whole text that `stream` yields."""
+        with self._lm.decoder.guard:
+            return "".join(step.text for step in self.stream(prompt, params))
+
+    def append(self, ids: Sequence[int]) -> np.ndarray:
+        """Compute tokens that follow those in the cache; return float32 [vocab], the scores for the next one."""
+        new = self._lm.check(ids, room=self._cache.length)
+        self._next_turn()
+        return self._lm.decoder.forward([new], self._cache)[0, 0]
+
+    def rewind(self, length: int) -> None:
+        """Forget every token from position `length` on."""
+        with self._lm.decoder.guard:
+            self._next_turn()
+            self._cache.truncate(length)
+
+    def close(self) -> None:
+        """Return the memory; the conversation can still be used and then begins anew."""
+        self._cache.truncate(0)
+        self._cache.close()
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _next_turn(self) -> int:
+        self._turn += 1
+        return self._turn
+
+    def _guarded(self, tokens: Any, steps: Iterator[Step], turn: int, last: bool) -> Iterator[Step]:
+        """Yield the steps, each computed under the guard, and end the token loop when the caller stops early."""
+        with closing(self) if last else closing(tokens), closing(tokens):
+            while True:
+                with self._lm.decoder.guard:
+                    if turn != self._turn:
+                        raise ModelStateError("this conversation has gone on with another prompt; begin a new stream")
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
 
 
 def load(
     directory: str | Path,
+    *,
     poolsize: str | float | None = None,
     ctx_size: int | None = None,
     threads: int | None = None,
@@ -165,13 +255,14 @@ def load(
     """Load a model directory. Shards are loaded when they are first needed.
 
     Args:
-        directory: made by `tools/export_onnx.py`, or one of the original llama.onnx.
-        poolsize: what the whole process may use: a number of GiB, a text ('2GB', '512MB'), 'min' (one shard at a
-            time, as little as possible), or None for 80 % of the memory that is available.
+        directory: made by `llama-onnx export`, or one of the original llama.onnx.
+        poolsize: what the whole process may use: a number of GiB, a text ('2GB', '512MB'), 'min' (one shard at a time,
+            as little as possible), or None for 80 % of the memory that is available. The first model fixes it, others
+            share it and name the same or none.
         ctx_size: the most tokens of prompt and output together; None means the model's own context length.
         threads: how many threads compute; None means one per core. Fixed by the first model a process loads.
         pool_policy: 'resident' keeps the layers that fit and streams the others ahead of the loop; 'lru' loads a shard
-            when it is needed, the least recently used one out first.
+            when it is needed and evicts the least recently used one.
         progress: told (doing, done, total) while packed images of quantised shards are made, once per machine, and
             while the first pass loads the shards.
         cache_type: how keys and values are kept: 'fp32', or smaller at some cost in speed and quality 'fp16', 'int8'.
@@ -184,52 +275,16 @@ def load(
     Example:
         >>> lm = llama_onnx.load("models/alpaca", poolsize="2GB")
     """
-    if poolsize not in (None, SMALLEST_POOL):
-        parse_size(poolsize)  # nonsense is told before anything is read
+    promise, before = promised(poolsize), process_bytes()
     config = read_config(directory)
     if ctx_size is not None and not 1 <= ctx_size <= config.context_length:
         raise RequestError(f"the context size must be 1 to {config.context_length} (the model's own), not {ctx_size}")
     check_cache_type(config, cache_type)
     tokenizer = load_tokenizer(config)
     start_runtime(threads)
-    pool = _make_pool(config, poolsize, pool_policy, progress)
-    decoder = LegacyDecoder(config, pool) if config.norm else Decoder(config, pool, cache_type=cache_type)
-    return LanguageModel(config, tokenizer, decoder, ctx_size or config.context_length)
-
-
-def _make_pool(config: ModelConfig, poolsize: str | float | None, policy: str, progress: Progress) -> Pool:
-    """Return a pool of what is left of the promise when the rest of the process has its share."""
-    if policy not in POOL_POLICIES:
-        raise RequestError(f"pool policy {policy!r} is not known; these are: {', '.join(POOL_POLICIES)}")
-    if poolsize == SMALLEST_POOL:
-        return MemoryPool.smallest(config.shards) if policy == "lru" else StreamingPool(config, None, progress=progress)
-    used = process_bytes() + WARM_UP_BYTES
-    loading = max(shard.loading_bytes for shard in config.shards)
-    promise = used + int(AUTOMATIC_SHARE * available_bytes()) if poolsize is None else parse_size(poolsize)
-    if policy == "resident":
-        try:
-            return StreamingPool(config, promise - used, used, progress)
-        except PoolTooSmallError:  # then perhaps one shard at a time
-            pass
-    try:
-        return MemoryPool(config.shards, promise - used - loading, fixed_bytes=used + loading)
-    except PoolTooSmallError:
-        largest = max(map(charge_of, config.shards))
-        raise PoolTooSmallError(
-            f"a poolsize of {format_size(promise)} is too small for this model: the program itself takes "
-            f"{format_size(used)} and one shard {format_size(largest + loading)} while it is loaded; "
-            f"give at least {format_size(used + loading + largest)}"
-        ) from None
-
-
-def _refuse_empty(prompt: str) -> None:
-    if not prompt:
-        raise RequestError("the prompt is empty; give some text")
-
-
-def _closing_stream(
-    tokens: Iterator[Any], tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]
-) -> Iterator[Step]:
-    """Stream the text and end the token loop with it, so that its memory is free when the caller stops early."""
-    with closing(tokens):  # type: ignore[type-var]
-        yield from stream_text(tokens, tokenizer, prompt, stop)
+    promise.fixed += max(0, process_bytes() - before)
+    guard = Guard()
+    pool = open_pool(config, promise, guard, pool_policy, progress)
+    kind = LegacyDecoder if config.norm else Decoder
+    decoder = kind(config, pool, cache_type=cache_type, guard=guard)
+    return LanguageModel(config, tokenizer, decoder, ctx_size or config.context_length, promise)

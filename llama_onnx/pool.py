@@ -1,8 +1,8 @@
-"""The memory pool: which shards are loaded, under a budget in bytes, least recently used out first."""
+"""The memory pool: which shards are loaded, under a budget in bytes, least recently used evicted first."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -27,116 +27,191 @@ class PoolStats:
 
 
 class Pool(Protocol):
-    """What the decoder asks of a pool."""
+    """What the others ask of a pool."""
 
     stats: PoolStats
 
     def use(self, shard: Shard) -> AbstractContextManager[Session]:
-        """Lend the session of a shard, loading it first where needed."""
+        """Borrow the session of a shard, loading it first where needed."""
 
-    def reserve(self, size: int) -> None:
-        """Set `size` bytes of the budget aside for others, replacing what was set aside before."""
+    def reserved(self, size: int = 0) -> Reservation:
+        """Set `size` bytes of the budget aside for the caller, evicting shards if needed."""
 
-    def as_dict(self) -> dict[str, int | str]:
+    def resident(self, shard: Shard) -> bool:
+        """Return whether a shard is loaded now."""
+
+    def snapshot(self) -> dict[str, int | str]:
         """Return the counts, with the budget, for people and JSON."""
 
+    def close(self) -> None:
+        """Unload everything."""
 
-@dataclass
-class _Resident:
-    session: Session
-    charge: int
-    users: int = 0
+
+class Reservation:
+    """Bytes of a pool's budget that one holder (a cache, a batch, a draft model) keeps until it closes or is gone."""
+
+    def __init__(self, holders: Reservations, size: int = 0) -> None:
+        self.size = self.peak = 0
+        self._holders = holders
+        self.hold(size)
+
+    def hold(self, size: int) -> None:
+        """Hold `size` bytes from now on, instead of what was held before.
+
+        Raises:
+            PoolTooSmallError: no shard would fit any more; what was held before is still held.
+        """
+        if size != self.size:
+            self._holders.change(self, size)
+
+    def grow(self, size: int) -> None:
+        """Hold at least `size` bytes; see `hold`."""
+        self.hold(max(size, self.size))
+
+    def close(self) -> None:
+        """Return all bytes to the pool."""
+        self._holders.end(self)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Reservations:
+    """What all holders of a pool have reserved; `changed(total, high water)` makes room for it, or raises.
+
+    High water stays set aside when a holder closes, so that the next one, which most likely needs as much, does not
+    evict layers that were loaded in between. When a holder closes it falls to what that one needed.
+    """
+
+    def __init__(self, changed: Callable[[int, int], None]) -> None:
+        self.total = 0
+        self.high_water = 0
+        self._changed = changed
+
+    def change(self, holder: Reservation, size: int) -> None:
+        """Set what one holder has; see `Reservation.hold`."""
+        total = self.total - holder.size + size
+        high_water = max(self.high_water, total)
+        self._changed(total, high_water)
+        self.total, self.high_water = total, high_water
+        holder.size, holder.peak = size, max(size, holder.peak)
+
+    def end(self, holder: Reservation) -> None:
+        """Take a holder's bytes back."""
+        self.total -= holder.size
+        if holder.peak:
+            self.high_water = self.total + holder.peak
+        holder.size = holder.peak = 0
 
 
 class MemoryPool:
     """Loaded shards under a byte budget, evicted in least-recently-used order; a shard in use is never evicted.
 
-    The budget covers the loaded shards and whatever `reserve` sets aside for others (the KV cache).
+    The budget covers the loaded shards and whatever is reserved for others (the KV cache).
     """
 
     def __init__(
-        self, shards: Iterable[Shard], budget: int, load: Callable[[Shard], Session] = Session, fixed_bytes: int = 0
+        self,
+        shards: Iterable[Shard],
+        budget: int | None,
+        load: Callable[[Shard], Session] = Session,
+        fixed_bytes: int = 0,
+        loading_bytes: int = 0,
     ) -> None:
         """Make an empty pool.
 
         Args:
             shards: all shards that will be asked for.
-            budget: bytes the loaded shards and the reserved bytes may take together.
+            budget: bytes the loaded shards and the reserved bytes may take together; None for the largest shard alone,
+                with what is reserved on top.
             load: makes a session of a shard.
             fixed_bytes: what the rest of the process takes; only named in error messages.
+            loading_bytes: what a shard takes besides while it is loaded; set aside once.
 
         Raises:
             PoolTooSmallError: the largest shard alone is over the budget.
         """
-        self.budget = budget
         self.stats = PoolStats()
-        self._largest = max(shards, key=charge_of)
-        self._load = load
-        self._fixed_bytes = fixed_bytes
-        self._reserved = 0
-        self._reserve_on_top = False
-        self._residents: OrderedDict[str, _Resident] = OrderedDict()
+        self.reservations = Reservations(self._reserve)
+        self._charges = {shard.name: charge_of(shard) for shard in shards}
+        self._loaded: OrderedDict[str, Session] = OrderedDict()
+        self._in_use: Counter[str] = Counter()
+        self._load, self._fixed_bytes, self._loading_bytes = load, fixed_bytes, loading_bytes
+        self._smallest = budget is None
+        self._budget = max(self._charges.values()) if budget is None else budget - loading_bytes
         self._check_room(0)
 
-    @classmethod
-    def smallest(cls, shards: Iterable[Shard]) -> MemoryPool:
-        """Return a pool with room for the largest shard only; what is reserved comes on top of its budget."""
-        shards = list(shards)
-        pool = cls(shards, max(map(charge_of, shards)))
-        pool._reserve_on_top = True
-        return pool
+    @property
+    def budget(self) -> int:
+        """Bytes that loaded shards and reserved bytes may take together."""
+        return self._budget + (self.reservations.total if self._smallest else 0)
 
     @contextmanager
     def use(self, shard: Shard) -> Iterator[Session]:
-        """Lend the session of a shard, loading it (and evicting others) first where needed."""
-        resident = self._residents.get(shard.name)
-        if resident:
+        """Borrow the session of a shard, loading it (and evicting others) first where needed."""
+        name = shard.name
+        if name in self._loaded:
             self.stats.hits += 1
-            self._residents.move_to_end(shard.name)
+            self._loaded.move_to_end(name)
         else:
             self.stats.misses += 1
-            resident = self._admit(shard)
-        resident.users += 1
+            self._make_room(self.reservations.total + self._charges[name])
+            self._loaded[name] = self._load(shard)
+            self.stats.loaded_bytes += self._charges[name]
+            self.stats.resident_bytes += self._charges[name]
+            self.stats.peak_resident_bytes = max(self.stats.peak_resident_bytes, self.stats.resident_bytes)
+        self._in_use[name] += 1
         try:
-            yield resident.session
+            yield self._loaded[name]
         finally:
-            resident.users -= 1
+            self._in_use[name] -= 1
 
-    def reserve(self, size: int) -> None:
-        """Set `size` bytes of the budget aside (replacing what was set aside before), evicting shards if needed.
+    def reserved(self, size: int = 0) -> Reservation:
+        """Set `size` bytes of the budget aside for the caller, evicting shards if needed.
 
         Raises:
             PoolTooSmallError: the largest shard would not fit any more; nothing has changed then.
         """
-        if size != self._reserved:
-            if self._reserve_on_top:
-                self.budget += size - self._reserved
-            self._check_room(size)
-            self._reserved = size
-            self._make_room(0)
+        return Reservation(self.reservations, size)
 
-    def clear(self) -> None:
+    def resident(self, shard: Shard) -> bool:
+        """Return whether a shard is loaded now."""
+        return shard.name in self._loaded
+
+    def needs(self) -> tuple[int, int]:
+        """Return the least bytes this pool works with, and the most it has use for; see `streaming.promise`."""
+        beside = self._loading_bytes + self.reservations.total
+        return max(self._charges.values()) + beside, sum(self._charges.values()) + beside
+
+    def resize(self, budget: int) -> None:
+        """Take another budget from now on, evicting shards if needed; see `streaming.promise`."""
+        self._budget = budget - self._loading_bytes
+        self._reserve(self.reservations.total, 0)
+
+    def close(self) -> None:
         """Unload every shard that is not in use."""
-        for name in [name for name, resident in self._residents.items() if not resident.users]:
+        for name in [name for name in self._loaded if not self._in_use[name]]:
             self._evict(name)
 
-    def as_dict(self) -> dict[str, int | str]:
+    def snapshot(self) -> dict[str, int | str]:
         """Return the counts, with the budget, for people and JSON."""
-        return {"budget": self.budget, "reserved": self._reserved, **asdict(self.stats)}
+        return {"budget": self.budget, "reserved": self.reservations.total, **asdict(self.stats)}
 
-    def _admit(self, shard: Shard) -> _Resident:
-        charge = charge_of(shard)
-        self._make_room(charge)
-        resident = _Resident(self._load(shard), charge)
-        self._residents[shard.name] = resident
-        self.stats.loaded_bytes += charge
-        self.stats.resident_bytes += charge
-        self.stats.peak_resident_bytes = max(self.stats.peak_resident_bytes, self.stats.resident_bytes)
-        return resident
+    def _reserve(self, total: int, _: int) -> None:
+        # High water needs no care here: nothing is loaded early, so free bytes go to whichever shard is used next.
+        if not self._smallest:
+            self._check_room(total)
+            self._make_room(total)
 
     def _make_room(self, size: int) -> None:
-        while self.stats.resident_bytes + self._reserved + size > self.budget:
-            idle = next((name for name, resident in self._residents.items() if not resident.users), None)
+        while self.stats.resident_bytes + size > self.budget:
+            idle = next((name for name in self._loaded if not self._in_use[name]), None)
             if idle is None:
                 raise PoolTooSmallError(
                     f"the shards in use take {format_size(self.stats.resident_bytes)}, {format_size(size)} more does "
@@ -145,17 +220,17 @@ class MemoryPool:
             self._evict(idle)
 
     def _evict(self, name: str) -> None:
-        resident = self._residents.pop(name)
-        self.stats.resident_bytes -= resident.charge
+        del self._loaded[name]
+        self.stats.resident_bytes -= self._charges[name]
         self.stats.evictions += 1
-        del resident
         trim()
 
     def _check_room(self, reserved: int) -> None:
-        needed = charge_of(self._largest) + reserved
+        largest = max(self._charges, key=self._charges.__getitem__)
+        needed = self._charges[largest] + reserved
         if needed > self.budget:
             raise PoolTooSmallError(
-                f"the pool is too small: shard {self._largest.name} needs {format_size(charge_of(self._largest))}"
+                f"the pool is too small: shard {largest} needs {format_size(self._charges[largest])}"
                 + (f" beside {format_size(reserved)} of KV cache" if reserved else "")
                 + f", {format_size(self.budget)} are free for it; a poolsize of at least "
                 f"{format_size(needed + self._fixed_bytes)} is needed"

@@ -10,10 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
 from .errors import LlamaOnnxError, RequestError
+
+# Name, kind, least and largest value of each parameter, and how to say so.
+RANGES: tuple[tuple[str, Any, float, float, str], ...] = (
+    ("temperature", Real, 0, 1e6, "0 to 1000000"),
+    ("top_k", Integral, 0, math.inf, "0 (all) or more"),
+    ("top_p", Real, 5e-324, 1, "above 0 and at most 1"),
+    ("min_p", Real, 0, np.nextafter(1, 0), "at least 0 and below 1"),
+    ("repetition_penalty", Real, 1e-6, 1e6, "0.000001 to 1000000 (1 = none)"),
+    ("max_tokens", Integral, 1, math.inf, "at least 1"),
+    ("prompt_lookup", Integral, 0, 64, "0 (none) to 64"),
+    ("seed", Integral, 0, math.inf, "0 or more"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class SamplingParams:
             tokens are those that come without it, but for two that are equally likely up to rounding.
 
     Raises:
-        RequestError: a value out of its range.
+        RequestError: a value of another type, or out of its range.
     """
 
     temperature: float = 0.1
@@ -47,20 +61,17 @@ class SamplingParams:
     prompt_lookup: int = 8
 
     def __post_init__(self) -> None:
-        checks = (
-            ("temperature", 0 <= self.temperature <= 1e6, "0 to 1000000"),
-            ("top_k", self.top_k >= 0, "0 (all) or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
-            ("repetition_penalty", 1e-6 <= self.repetition_penalty <= 1e6, "0.000001 to 1000000 (1 = none)"),
-            ("max_tokens", self.max_tokens >= 1, "at least 1"),
-            ("prompt_lookup", 0 <= self.prompt_lookup <= 64, "0 (none) to 64"),
-            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
-        )
-        for name, good, range_ in checks:
-            if not good:
-                raise RequestError(f"{name} must be {range_}, not {str(getattr(self, name))[:40]}")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+        for name, kind, least, most, bounds in RANGES:
+            value = getattr(self, name)
+            if value is None and name == "seed":
+                continue
+            if not isinstance(value, kind) or isinstance(value, (bool, np.bool_)):
+                wanted = "a whole number" if kind is Integral else "a number"
+                raise RequestError(f"{name} must be {wanted}, not {value!r:.40}")
+            if not least <= value <= most:
+                raise RequestError(f"{name} must be {bounds}, not {str(value)[:40]}")
+        listed = isinstance(self.stop, Sequence) and not isinstance(self.stop, (str, bytes))
+        if not listed or not all(isinstance(text, str) and text for text in self.stop):
             raise RequestError("stop must be a list of texts, none of them empty")
 
     def of_prompt(self, index: int) -> SamplingParams:

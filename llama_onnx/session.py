@@ -9,6 +9,7 @@ is fast. Quantised shards must be packed: without it the whole matrix is dequant
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from operator import is_
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .config import Shard
-from .errors import ModelDirectoryError, RequestError
+from .errors import ModelDirectoryError, ModelStateError, RequestError
 from .memory import return_what_is_freed
 
 if TYPE_CHECKING:
@@ -29,12 +30,8 @@ SESSION_BYTES = 3 << 19
 # What the first session brings into the process: code pages and tables of the runtime (measured: 16 to 20 MB).
 WARM_UP_BYTES = 24 << 20
 
-_NUMPY_TYPES = {
-    f"tensor({name})": np.dtype(kind)
-    for name, kind in (("float", "f4"), ("float16", "f2"), ("double", "f8"), ("int64", "i8"), ("int32", "i4"))
-}
-
 _threads: int | None = None
+_process: int | None = None  # that made the thread pool; a fork of it has none of the threads
 
 
 def start_runtime(threads: int | None = None) -> None:
@@ -46,27 +43,26 @@ def start_runtime(threads: int | None = None) -> None:
     Raises:
         RequestError: threads is below 1 or far above what the cores can use, or another number was set before (ONNX
             Runtime cannot change it).
+        ModelStateError: this process is a fork of one that has loaded a model.
     """
-    global _threads
-    if threads is not None and threads < 1:
-        raise RequestError(f"threads must be at least 1, not {threads}")
-    most = max(64, 4 * _usable_cores())
-    if threads is not None and threads > most:  # making them takes longer with each
-        raise RequestError(f"threads must be at most {most} on {_usable_cores()} cores, not {threads}")
+    global _threads, _process
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max(64, 4 * cores)  # making them takes longer with each
+    if threads is not None and not 1 <= threads <= most:
+        bound = "at least 1" if threads < 1 else f"at most {most} on {cores} cores"
+        raise RequestError(f"threads must be {bound}, not {threads}")
     if _threads is not None:
+        if _process != os.getpid():
+            raise ModelStateError("this process was forked from one with a model; start it with 'spawn', or load later")
         if threads not in (None, _threads):
             raise RequestError(f"this process already computes with {_threads} threads; set it before the first model")
         return
     import onnxruntime as ort
 
     return_what_is_freed()
-    _threads = threads or _usable_cores()
+    _threads, _process = threads or cores, os.getpid()
     ort.set_global_thread_pool_sizes(_threads, 1)
-    ort.set_default_logger_severity(4)  # what goes wrong is raised, and told once
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ort.set_default_logger_severity(4)  # errors are raised, and reported once
 
 
 class Session:
@@ -78,17 +74,18 @@ class Session:
         Args:
             shard: what to load.
             path: the ONNX file, if it is not the shard's own.
-            fold: turn float16 weights into float32 now; otherwise they stay mapped and every run turns them anew.
+            fold: turn float16 weights into float32 now; otherwise they stay mapped, and every run converts them.
 
         Raises:
             ModelDirectoryError: ONNX Runtime cannot load the file.
         """
         self.shard = shard
         fold = fold or shard.mapped_bytes == shard.loaded_bytes  # nothing to fold
-        self._session = _load(path or shard.path, _options(shard.quantized, fold), () if fold else ("ConstantFolding",))
-        self._binding = self._session.io_binding()
-        self._inputs = {value.name: value for value in self._session.get_inputs()}
-        self._outputs = {value.name: value for value in self._session.get_outputs()}
+        disabled = () if fold else ("ConstantFolding",)
+        self.runtime = open_session(path or shard.path, session_options(shard.quantized, fold), disabled)
+        self._binding = self.runtime.io_binding()
+        self._inputs = {value.name for value in self.runtime.get_inputs()}
+        self._outputs = {value.name for value in self.runtime.get_outputs()}
         self._bound: tuple[weakref.ref[np.ndarray], ...] = ()  # which must not keep a KV cache in memory
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
@@ -103,32 +100,15 @@ class Session:
             self._bind(inputs, outputs)
             self._bound = arrays
         try:
-            self._session.run_with_iobinding(self._binding)
+            self.runtime.run_with_iobinding(self._binding)
         except Exception as error:
-            raise ModelDirectoryError(f"{self.shard.path}: cannot be run: {_one_line(error)}") from None
-
-    @property
-    def inputs(self) -> dict[str, np.dtype]:
-        """The types of the inputs by name, in the order of the graph."""
-        for name, value in self._inputs.items():
-            if value.type not in _NUMPY_TYPES:
-                raise ModelDirectoryError(f"{self.shard.path}: its input {name} is a {value.type}, not one of numbers")
-        return {name: _NUMPY_TYPES[value.type] for name, value in self._inputs.items()}
-
-    def compute(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return new outputs by name, for graphs whose shapes are theirs to say. Inputs take the types of the graph."""
-        types = self.inputs
-        given = {name: np.ascontiguousarray(array, types.get(name)) for name, array in inputs.items()}
-        try:
-            return dict(zip(self._outputs, self._session.run(None, given), strict=True))
-        except Exception as error:
-            raise ModelDirectoryError(f"{self.shard.path}: cannot be run: {_one_line(error)}") from None
+            raise ModelDirectoryError(f"{self.shard.path}: cannot be run: {one_line(error)}") from None
 
     def _bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         for kind, wanted, given in (("inputs", self._inputs, inputs), ("outputs", self._outputs, outputs)):
-            if wanted.keys() != given.keys():
+            if wanted != given.keys():
                 raise ModelDirectoryError(
-                    f"{self.shard.path}: its {kind} are {', '.join(wanted)}, not {', '.join(given)}; "
+                    f"{self.shard.path}: its {kind} are {', '.join(sorted(wanted))}, not {', '.join(given)}; "
                     "export the model again"
                 )
         for name, array in inputs.items():
@@ -137,26 +117,34 @@ class Session:
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def pack(shard: Shard, graph: Path, data_name: str) -> None:
-    """Write a quantised shard with its matrices packed for this CPU: the ONNX file `graph`, its data beside it.
+class Guard:
+    """Lets one thread at a time use a model, in the process that loaded it, until it is closed."""
 
-    Raises:
-        ModelDirectoryError: ONNX Runtime cannot load the shard.
-    """
-    options = _options(prepack=True)
-    options.optimized_model_filepath = str(graph)
-    for name, value in (
-        ("session.save_external_prepacked_constant_initializers", "1"),
-        ("session.optimized_model_external_initializers_file_name", data_name),
-        ("session.optimized_model_external_initializers_min_size_in_bytes", "16"),
-    ):
-        options.add_session_config_entry(name, value)
-    _load(shard.path, options)
+    def __init__(self) -> None:
+        self.closed = False
+        self._lock = threading.RLock()
+        self.process = os.getpid()
+
+    def __enter__(self) -> None:
+        if self.closed:
+            raise ModelStateError("the model is closed; load it again")
+        if os.getpid() != self.process:  # which has neither the threads nor the files of its parent
+            raise ModelStateError("the model was loaded before this process was forked; start it with 'spawn' and load")
+        if not self._lock.acquire(blocking=False):
+            raise ModelStateError("another thread is using the model; wait for it, or give each thread its turn")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
-def _load(
+def open_session(
     path: Path, options: onnxruntime.SessionOptions, disabled: Sequence[str] = ()
 ) -> onnxruntime.InferenceSession:
+    """Load an ONNX file.
+
+    Raises:
+        ModelDirectoryError: ONNX Runtime cannot load it.
+    """
     import onnxruntime as ort
 
     try:
@@ -164,10 +152,11 @@ def _load(
             str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
         )
     except Exception as error:  # ONNX Runtime raises a family of its own exceptions
-        raise ModelDirectoryError(f"{path}: cannot be loaded: {_one_line(error)}") from None
+        raise ModelDirectoryError(f"{path}: cannot be loaded: {one_line(error)}") from None
 
 
-def _options(prepack: bool, fold: bool = True) -> onnxruntime.SessionOptions:
+def session_options(prepack: bool, fold: bool = True) -> onnxruntime.SessionOptions:
+    """Return the options of all sessions; see the top of this file."""
     import onnxruntime as ort
 
     start_runtime()
@@ -182,5 +171,6 @@ def _options(prepack: bool, fold: bool = True) -> onnxruntime.SessionOptions:
     return options
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return what ONNX Runtime says of an error, as one line of bounded length."""
     return " ".join(str(error).split())[:300]

@@ -11,6 +11,7 @@ import pytest
 from helpers import STORIES, make_checkpoint
 
 from llama_onnx.export.exporter import export
+from llama_onnx.streaming import promise
 
 # A shell that starts the tests in the background has this signal ignored, and so would every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,3 +50,9 @@ def stories() -> Path:
     if not STORIES.is_dir():
         pytest.skip(f"the trained model is not there: {STORIES}")
     return STORIES
+
+
+@pytest.fixture(autouse=True)
+def _no_promise_of_earlier_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that fixtures keep loaded fixed a poolsize for the process: tests may name others."""
+    monkeypatch.setattr(promise, "_current", None)

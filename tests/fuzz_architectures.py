@@ -23,10 +23,10 @@ import torch
 import transformers
 from make_fixtures import GREEDY_STEPS, make, make_classic
 
-from llama_onnx.config import read_config
 from llama_onnx.decoder import Decoder
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
+from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool
 
 FAMILIES = "Llama Mistral Phi3 Gemma Gemma2 Gemma3Text Qwen2 Qwen3 Nemotron".split()

@@ -18,8 +18,9 @@ FIXTURES = ROOT / "tests" / "fixtures"
 STORIES = ROOT.parent / "shared" / "models" / "stories260K"
 sys.path.insert(0, str(ROOT))  # for the scripts that make fixtures
 
-from llama_onnx.config import ModelConfig, read_config
+from llama_onnx.config import ModelConfig
 from llama_onnx.decoder import Decoder
+from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool
 
 VOCAB = 320
@@ -112,7 +113,7 @@ def decoder_of(directory: Path, budget: int = 1 << 30, chunk: int = 512) -> Deco
 def smallest_decoder(directory: Path) -> Decoder:
     """Return a decoder whose pool holds one shard at a time."""
     config = read_config(directory)
-    return Decoder(config, MemoryPool.smallest(config.shards))
+    return Decoder(config, MemoryPool(config.shards, None))
 
 
 def run(*arguments: str | Path, input: str | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -15,12 +15,13 @@ from helpers import ROOT, decoder_of, make_checkpoint, smallest_decoder
 
 import llama_onnx
 from llama_onnx import SamplingParams
-from llama_onnx.config import read_config
-from llama_onnx.decoder import Decoder, working_bytes
+from llama_onnx.decoder import CHUNK, Decoder, pass_bytes, runs_of
+from llama_onnx.decoding.lookup import PromptLookup
 from llama_onnx.errors import PoolTooSmallError, RequestError
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.memory import MIB
+from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool, charge_of
 
 GREEDY = SamplingParams(temperature=0, max_tokens=256, prompt_lookup=0)
@@ -141,14 +142,15 @@ def test_cache_has_its_limits(model: Path) -> None:
 
 def test_cache_that_outgrows_the_pool_is_a_clear_error_and_gives_its_room_back(model: Path) -> None:
     config = read_config(model)
-    largest, working = max(map(charge_of, config.shards)), working_bytes(config, 10, 110)
-    decoder = Decoder(config, MemoryPool(config.shards, largest + 20 * config.cache_bytes_per_token + working))
+    largest, working = max(map(charge_of, config.shards)), pass_bytes(config, runs_of([10], [10]), 1, CHUNK)
+    cache = KVCache(config, 110).bytes_with([64]) + PromptLookup(8).bytes_for(64)
+    decoder = Decoder(config, MemoryPool(config.shards, largest + cache + working))
     lm = llama_onnx.LanguageModel(config, llama_onnx.load(model).tokenizer, decoder, config.context_length)
     texts = []
     with pytest.raises(PoolTooSmallError, match="KV cache"):
         texts.extend(lm.stream_generate([5] * 10, SamplingParams(temperature=0, max_tokens=100)))
     assert 5 < len(texts) < 100
-    assert decoder.pool.as_dict()["reserved"] == 0
+    assert decoder.pool.snapshot()["reserved"] == 0
     assert lm.generate([5] * 10, SamplingParams(temperature=0, max_tokens=5))
 
 

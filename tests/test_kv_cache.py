@@ -11,11 +11,13 @@ from helpers import ROOT, decoder_of, run
 import llama_onnx
 from benchmarks.kv_cache import measure
 from llama_onnx import LanguageModel, SamplingParams
-from llama_onnx.config import ModelConfig, read_config
+from llama_onnx.config import ModelConfig
 from llama_onnx.decoder import Decoder
 from llama_onnx.errors import RequestError
 from llama_onnx.export.exporter import export
-from llama_onnx.kv_cache import CACHE_TYPES, KVCache
+from llama_onnx.kv_cache import KVCache
+from llama_onnx.kv_types import CACHE_TYPES
+from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool
 
 COMPACT = CACHE_TYPES[1:]
@@ -34,11 +36,13 @@ def config(model: Path) -> ModelConfig:
 def written(cache: KVCache, rows: np.ndarray) -> np.ndarray:
     """Store rows float32 [batch, kv_heads, positions, head_dim] in layer 0 and return what layer 0 then sees."""
     count = rows.shape[2]
-    with cache.layer(0, count) as (key, value):
+    cache.start([np.zeros(count, np.int64)] * len(rows))
+    with cache.layer(0) as (key, value):
         for array in (key, value):
             array[:, :, cache.length : cache.length + count] = rows
-    cache.advance(count)
-    with cache.layer(0, 0) as (key, value):
+    cache.finish()
+    cache._new = [0] * len(rows)
+    with cache.layer(0) as (key, value):
         np.testing.assert_array_equal(key[:, :, : cache.length], value[:, :, : cache.length])
         return key[:, :, : cache.length].copy()
 
@@ -84,7 +88,8 @@ def test_only_what_is_new_is_compressed(config: ModelConfig, cache_type: str) ->
     cache = KVCache(config, 8, cache_type=cache_type)
     written(cache, rows_of_all_sizes(config, 1, 5))
     before = cache.keys[0].copy()
-    with cache.layer(0, 2) as (key, _):
+    cache.start([np.zeros(2, np.int64)])
+    with cache.layer(0) as (key, _):
         key[:] = 7.0
     places = [i for i in range(8) if cache.keys[0][:, :, i].tobytes() != before[:, :, i].tobytes()]
     assert places == [5, 6]
@@ -94,10 +99,14 @@ def test_only_what_is_new_is_compressed(config: ModelConfig, cache_type: str) ->
 @pytest.mark.parametrize("batch", [1, 3])
 def test_bytes_that_are_charged_are_those_that_are_held(config: ModelConfig, cache_type: str, batch: int) -> None:
     cache = KVCache(config, 50, batch, cache_type)
-    with cache.layer(0, 1) as lent:
-        held = {id(array): array.nbytes for array in (*cache.keys, *cache.values, *lent)}
-    assert cache.used_bytes_after(50) == sum(held.values())
-    assert cache.used_bytes_after(10) == sum(held.values()) // 5
+    with cache.layer(0) as borrowed:
+        held = sum({id(array): array.nbytes for array in (*cache.keys, *cache.values, *borrowed)}.values())
+    page = cache.keys[0].shape[2] if cache_type == "fp32" else cache._page  # tokens, for each head and row
+    assert (
+        held <= cache.bytes_with([50] * batch) <= held + batch * page * cache.bytes_per_token * (cache_type != "fp32")
+    )
+    assert cache.bytes_with([10] * batch) >= held * 10 // cache.keys[0].shape[2]
+    assert cache.bytes_with([10] * batch) <= cache.bytes_with([50] * batch)
 
 
 def test_float32_lends_what_it_holds_and_the_others_the_same_pair_to_every_layer(config: ModelConfig) -> None:
@@ -105,7 +114,7 @@ def test_float32_lends_what_it_holds_and_the_others_the_same_pair_to_every_layer
         cache = KVCache(config, 8, cache_type=cache_type)
         lent = []
         for i in range(config.num_layers):
-            with cache.layer(i, 1) as pair:
+            with cache.layer(i) as pair:
                 lent.append(pair)
         stored = list(zip(cache.keys, cache.values, strict=True))
         expected = stored if cache_type == "fp32" else lent[:1] * len(lent)
@@ -197,7 +206,7 @@ def test_command_line_takes_a_cache_type(model: Path) -> None:
 def test_loaded_model_generates_with_the_cache_that_was_asked_for(model: Path) -> None:
     for cache_type in CACHE_TYPES:
         lm = llama_onnx.load(model, cache_type=cache_type)
-        assert lm.decoder.new_cache(8).used_bytes_after(1) == KVCache(lm.config, 8, 1, cache_type).used_bytes_after(1)
+        assert lm.decoder.new_cache(8).bytes_with([1]) == KVCache(lm.config, 8, 1, cache_type).bytes_with([1])
         assert lm.generate([5, 6, 7] * 6, SamplingParams(temperature=0, max_tokens=20))
     with pytest.raises(RequestError, match="cache type 'fp8' is not known; these are: fp32, fp16, int8"):
         llama_onnx.load(model, cache_type="fp8")
@@ -206,6 +215,8 @@ def test_loaded_model_generates_with_the_cache_that_was_asked_for(model: Path) -
 @pytest.mark.parametrize("cache_type", COMPACT)
 def test_streaming_gives_what_resident_layers_give(model: Path, cache_type: str) -> None:
     params = SamplingParams(temperature=0, max_tokens=40)
-    lms = [llama_onnx.load(model, poolsize=size, cache_type=cache_type) for size in (None, "min")]
-    steps = [[(step.token, step.logprob) for step in lm.stream_generate([5, 6, 7, 8] * 5, params)] for lm in lms]
+    steps = []
+    for size in (None, "min"):
+        with llama_onnx.load(model, poolsize=size, cache_type=cache_type) as lm:
+            steps.append([(step.token, step.logprob) for step in lm.stream_generate([5, 6, 7, 8] * 5, params)])
     assert steps[0] == steps[1]

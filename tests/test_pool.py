@@ -106,9 +106,9 @@ def test_budget_below_the_largest_shard_is_an_error_before_loading() -> None:
 def test_reserved_bytes_evict_and_come_back() -> None:
     pool = pool_of(SHARDS, 3)
     touch(pool, A, B, C)
-    pool.reserve(charge_of(A))
+    held = pool.reserved(charge_of(A))
     assert (pool.stats.evictions, pool.stats.resident_bytes) == (1, 2 * charge_of(A))
-    pool.reserve(0)
+    held.close()
     touch(pool, B, C, D)
     assert pool.stats.evictions == 1
 
@@ -117,16 +117,16 @@ def test_reserving_more_than_the_largest_shard_leaves_changes_nothing() -> None:
     pool = pool_of(SHARDS, 2)
     touch(pool, A, B)
     with pytest.raises(PoolTooSmallError, match="KV cache"):
-        pool.reserve(charge_of(A) + 1)
+        pool.reserved(charge_of(A) + 1)
     assert pool.stats.evictions == 0
     touch(pool, A, B)
     assert pool.stats.hits == 2
 
 
 def test_smallest_pool_holds_one_shard_and_whatever_is_reserved() -> None:
-    pool = MemoryPool.smallest([A, shard("small", 1 << 20)])
-    pool._load = lambda shard: shard.name  # type: ignore[assignment,return-value]
-    pool.reserve(100 << 20)
+    pool = MemoryPool([A, shard("small", 1 << 20)], None, lambda shard: shard.name)  # type: ignore[arg-type,return-value]
+    held = pool.reserved(100 << 20)
+    assert held.size == 100 << 20
     touch(pool, A)
     touch(pool, shard("small", 1 << 20))
     assert pool.stats.evictions == 1
@@ -149,11 +149,11 @@ def test_failed_load_leaves_the_pool_usable() -> None:
     touch(pool, A, B)
 
 
-def test_clear_unloads_all_but_those_in_use() -> None:
+def test_close_unloads_all_but_those_in_use() -> None:
     pool = pool_of(SHARDS, 4)
     touch(pool, *SHARDS)
     with pool.use(A):
-        pool.clear()
+        pool.close()
         assert pool.stats.resident_bytes == charge_of(A)
-    pool.clear()
+    pool.close()
     assert pool.stats.resident_bytes == 0

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..config import read_config
 from ..errors import RequestError
 from ..memory import format_size
 from ..model import LanguageModel, load
+from ..model_directory import read_config
 from ..streaming.images import Images, Progress
 
 
@@ -40,12 +40,12 @@ def measure(lm: LanguageModel, prompt_tokens: int, new_tokens: int, repeats: int
             logits = lm.decoder.forward(ids, cache)
             ids = np.array([[int(np.argmax(logits[0, -1]))]])
             times.append(time.perf_counter())
+        cache.close()
         first = first or times[1] - times[0]
         prefill.append(prompt_tokens / (times[1] - times[0]))
         decode.append((new_tokens - 1) / (times[-1] - times[1]))
         if run == 0 and repeats > 1:  # it loaded the shards
             prefill.clear()
-    lm.decoder.pool.reserve(0)
     return {
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
@@ -88,8 +88,8 @@ def add_verbs(
 
 def _bench(options: argparse.Namespace, progress: Progress) -> None:
     lm = load(
-        options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, progress,
-        options.cache_type,
+        options.model, poolsize=options.poolsize, ctx_size=options.ctx_size, threads=options.threads,
+        pool_policy=options.pool_policy, progress=progress, cache_type=options.cache_type,
     )  # fmt: skip
     figures = measure(lm, options.prompt_tokens, options.new_tokens, options.repeats)
     if options.json:

@@ -12,10 +12,11 @@ from typing import Any
 from .. import __version__
 from ..batching.scheduler import BATCH, Report
 from ..errors import LlamaOnnxError, RequestError
-from ..kv_cache import CACHE_TYPES
+from ..kv_types import CACHE_TYPES
 from ..memory import format_size
-from ..model import POOL_POLICIES, LanguageModel, load
+from ..model import LanguageModel, load
 from ..sampling import SamplingParams
+from ..streaming.promise import POOL_POLICIES
 from ..text.templates import CHOICES
 from ..tokens import Step
 from . import bench
@@ -125,8 +126,8 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _load(options: argparse.Namespace) -> LanguageModel:
     return load(
-        options.model, options.poolsize, options.ctx_size, options.threads, options.pool_policy, show_progress,
-        options.cache_type,
+        options.model, poolsize=options.poolsize, ctx_size=options.ctx_size, threads=options.threads,
+        pool_policy=options.pool_policy, progress=show_progress, cache_type=options.cache_type,
     )  # fmt: skip
 
 

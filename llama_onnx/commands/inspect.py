@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import MANIFEST, ModelConfig, Shard, read_config, read_manifest
+from ..config import ModelConfig, Shard
 from ..errors import ModelDirectoryError, RequestError
 from ..files.onnx_file import DTYPES, Graph, Initializer, read_graph
 from ..memory import format_size
+from ..model_directory import MANIFEST, read_config, read_manifest
 
 TOP_OPERATORS = 3
 READ_AT_ONCE = 1 << 22

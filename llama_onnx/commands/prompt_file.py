@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import IO, Any
 
 from ..batching.scheduler import Completion
-from ..config import MANIFEST
 from ..errors import RequestError
 from ..files.file_lock import lock
 from ..generate import check_prompt
 from ..model import LanguageModel
+from ..model_directory import MANIFEST
 from ..sampling import SamplingParams
 
 STANDARD = "-"  # input or output

@@ -160,7 +160,8 @@ def _load(options: argparse.Namespace, ctx_size: int | None) -> LanguageModel:
 
     try:
         return load(
-            options.model, options.poolsize, ctx_size, options.threads, options.pool_policy, progress,
+            options.model, poolsize=options.poolsize, ctx_size=ctx_size, threads=options.threads,
+            pool_policy=options.pool_policy, progress=progress,
         )  # fmt: skip
     finally:
         packing.close()

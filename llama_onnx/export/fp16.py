@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper, numpy_helper
 
-from ..config import MANIFEST, ModelConfig, Shard, read_config
+from ..config import ModelConfig, Shard
 from ..errors import ModelDirectoryError
+from ..model_directory import MANIFEST, read_config
 from .graphs.graph import Graph
 from .half import embedding_bytes, to_half
 from .progress import progress, report

@@ -21,10 +21,11 @@ from typing import Any
 import onnx
 
 from .. import __version__
-from ..config import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST, Shard
+from ..config import Shard
 from ..errors import LlamaOnnxError, ModelDirectoryError
 from ..files.file_lock import lock
 from ..memory import format_size
+from ..model_directory import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST
 from .graphs.graph import Graph, WeightFile
 
 JOURNAL = "progress.json"

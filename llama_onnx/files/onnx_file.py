@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 @dataclass(frozen=True)
 class Node:
-    """One operator. `domain` is '' for the standard ones; of its attributes those that are whole numbers are kept."""
+    """One operator. `domain` is '' for the standard ones; of its attributes the numbers are kept."""
 
     op_type: str
     name: str
@@ -44,6 +45,7 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     numbers: dict[str, int]
+    floats: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ class _Reader:
         outputs: list[str] = []
         texts = {3: "", 4: "", 7: ""}
         numbers: dict[str, int] = {}
+        floats: dict[str, float] = {}
         for field in self._messages(start, end):
             if field.number in (1, 2):
                 (inputs if field.number == 1 else outputs).append(self._text(field))
@@ -200,7 +203,9 @@ class _Reader:
                 if {1, 3} <= parts.keys():
                     number = parts[3].value
                     numbers[self._text(parts[1])] = number - (1 << 64) if number >> 63 else number
-        return Node(texts[4], texts[3], texts[7], tuple(inputs), tuple(outputs), numbers)
+                if {1, 2} <= parts.keys() and parts[2].wire == FIXED32:
+                    floats[self._text(parts[1])] = struct.unpack_from("<f", self._data, parts[2].start)[0]
+        return Node(texts[4], texts[3], texts[7], tuple(inputs), tuple(outputs), numbers, floats)
 
     def _initializer(self, start: int, end: int) -> Initializer:
         name, dtype = "", 0

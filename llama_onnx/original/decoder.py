@@ -1,100 +1,153 @@
-"""The decoder loop over the shards of the original llama.onnx; see `legacy.py` for their layout."""
+"""Runs the shards of the original llama.onnx; see `layout.py` for their inputs and outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import numpy as np
 
-from ..config import ModelConfig, Shard
-from ..decoder import Counts, Decoder
+from ..config import ModelConfig
+from ..decoder import Decoder, Stretch
 from ..errors import ModelDirectoryError
 from ..kv_cache import KVCache
 from ..pool import Pool
+from ..session import Guard, Session, one_line
 
 # Positions that go through a layer at once. These graphs hold several copies of all scores, so they get fewer.
 CHUNK = 128
+NUMPY_TYPES = {
+    f"tensor({name})": np.dtype(kind)
+    for name, kind in (("float", "f4"), ("float16", "f2"), ("double", "f8"), ("int64", "i8"), ("int32", "i4"))
+}
 
 
 class LegacyDecoder(Decoder):
-    """Runs an original llama.onnx directory behind the same `forward`.
+    """The decoder loop over an original llama.onnx directory. Types follow the inputs of each graph."""
 
-    A layer gives back keys and values of the past and the new tokens together, in arrays of its own, which take the
-    place of those in the cache. Types follow the inputs of each graph, so halves and floats may meet.
-    """
-
-    def __init__(self, config: ModelConfig, pool: Pool, chunk: int = CHUNK) -> None:
-        super().__init__(config, pool, chunk)
+    def __init__(
+        self,
+        config: ModelConfig,
+        pool: Pool,
+        chunk: int = CHUNK,
+        cache_type: str = "fp32",
+        guard: Guard | None = None,
+    ) -> None:
+        super().__init__(config, pool, chunk, cache_type, guard)
         if config.norm is None:
             raise ModelDirectoryError(f"{config.directory}: not in the layout of the original llama.onnx")
         self._norm = config.norm
 
-    def forward(self, ids: np.ndarray, cache: KVCache, every_position: bool = False) -> np.ndarray:
-        """Append tokens to the cache and return logits; see `Decoder.forward`."""
-        config, count = self.config, ids.shape[1]
-        cache.check_room(count)
-        cache.ids[:, cache.length : cache.length + count] = ids
-        # While a layer runs, its old keys and values are there beside the new ones.
-        self.pool.reserve(cache.used_bytes_after(count) * (config.num_layers + 1) // config.num_layers)
-        hidden = self.embed(ids)
-        for i in range(config.num_layers):
-            key, value = cache.keys[i][:, :, : cache.length], cache.values[i][:, :, : cache.length]
-            hidden, cache.keys[i], cache.values[i] = self._layer(i, hidden, key, value)
-        cache.advance(count)
-        return self.head(self.norm(hidden if every_position else hidden[:, -1:]))
+    def new_cache(self, capacity: int, rows: int = 1, one_layer: bool = False) -> KVCache:
+        """Return an empty cache; see `GrowingCache`."""
+        return GrowingCache(self.config, capacity, rows, one_layer=one_layer)
 
-    def embed(self, ids: np.ndarray) -> np.ndarray:
-        """Return [batch, sequence, hidden_size] in the type of the graph; see `Decoder.embed`."""
-        return self._run_one(self.config.embed, ids)
+    def run_layer(self, session: Session, stretch: Stretch, key: Any, value: Any) -> None:
+        """Run a layer on a stretch, row by row and chunk by chunk.
 
-    def layer(
-        self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray, past: Counts = 0, rope_offset: Counts = 0
-    ) -> np.ndarray:
-        """Return what layer `i` alone makes of a stretch of a sequence, row by row; see `Decoder.layer`."""
-        rows = []
-        for b, start in enumerate(np.broadcast_to(past, len(hidden)).tolist()):
-            row = slice(b, b + 1)
-            made, keys, values = self._layer(i, hidden[row], key[row, :, :start], value[row, :, :start])
-            for filled, grown in ((key, keys), (value, values)):
-                filled[row, :, start : grown.shape[2]] = grown[:, :, start:]
-            rows.append(made.astype(np.float32, copy=False))
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+        A layer returns keys and values of the past and the new tokens together, in arrays of its own, which take the
+        place of those in the cache: `key` and `value` are lists with an array for each row.
+        """
+        mask_type = input_types(session)["attn_mask"]
+        first = stretch.rows.start if stretch.rows else 0
+        pasts = (stretch.inputs[0]["seqlens_k"] + 1 - stretch.cuts[0].stop).tolist()
+        for row, past in enumerate(pasts):
+            own = slice(row, row + 1)
+            keys, values = (grown[first + row][:, :, :past] for grown in (key, value))
+            for cut in stretch.cuts:
+                count, past = cut.stop - cut.start, keys.shape[2]
+                made = compute(
+                    session,
+                    {
+                        "hidden_in": stretch.hidden[own, cut],
+                        "attn_mask": causal_mask(count, past, 1, mask_type),
+                        "position_ids": position_ids(count, past, 1),
+                        "past_key_in": keys,
+                        "past_value_in": values,
+                    },
+                )
+                stretch.hidden[own, cut] = made["hidden_out"]
+                keys, values = made["past_key"], made["past_value"]
+                if keys.shape[2] != past + count:
+                    raise ModelDirectoryError(
+                        f"{session.shard.path}: its past_key holds {keys.shape[2]} tokens after {past + count}; "
+                        "it is not a part of a llama.onnx model"
+                    )
+            key[first + row], value[first + row] = keys, values
+
+    def embed(self, stretch: Stretch) -> None:
+        """Turn the ids of a stretch into its hidden states; see `Decoder.embed`."""
+        with self.pool.use(self.config.embed) as session:
+            stretch.hidden[:] = run_one(session, stretch.ids)
 
     def norm(self, hidden: np.ndarray) -> np.ndarray:
         """Return what the last layer made, normed; see `Decoder.norm`."""
-        return self._run_one(self._norm, hidden)
+        with self.pool.use(self._norm) as session:
+            return run_one(session, hidden)
 
     def head(self, hidden: np.ndarray) -> np.ndarray:
         """Return the logits; see `Decoder.head`."""
-        return self._run_one(self.config.head, hidden).astype(np.float32, copy=False)
+        with self.pool.use(self.config.head) as session:
+            return run_one(session, hidden).astype(np.float32, copy=False)
 
-    def _layer(self, i: int, hidden: np.ndarray, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return hidden_out, past_key and past_value of a stretch that follows the keys and values given."""
-        batch, count = hidden.shape[:2]
-        total = key.shape[2] + count
-        made = []
-        with self.pool.use(self.config.layers[i]) as shard:
-            for start in range(0, count, self.chunk):
-                part, past = hidden[:, start : start + self.chunk], key.shape[2]
-                given = {
-                    "hidden_in": part,
-                    "attn_mask": causal_mask(part.shape[1], past, batch, shard.inputs["attn_mask"]),
-                    "position_ids": position_ids(part.shape[1], past, batch),
-                    "past_key_in": key,
-                    "past_value_in": value,
-                }
-                result = shard.compute(given)
-                key, value = result["past_key"], result["past_value"]
-                made.append(result["hidden_out"])
-        if key.shape[2] != total:
-            raise ModelDirectoryError(
-                f"{self.config.layers[i].path}: its past_key holds {key.shape[2]} tokens after {total}; "
-                "it is not a part of a llama.onnx model"
+
+class GrowingCache(KVCache):
+    """A KV cache of arrays that the layers replace: for each row one of [1, kv_heads, tokens, head_dim]."""
+
+    def __init__(self, config: ModelConfig, capacity: int, rows: int = 1, one_layer: bool = False) -> None:
+        super().__init__(config, capacity, rows, one_layer=one_layer)
+        self._grown = [self._empty(rows) for _ in range(config.num_layers)]
+        if one_layer:
+            self._grown = self._grown[:1] * config.num_layers
+
+    def layer(self, i: int) -> AbstractContextManager[Any]:
+        """Return the lists of keys and values of layer `i`, an array for each row."""
+        return nullcontext(self._grown[i])
+
+    def rearrange(self, order: Any) -> None:
+        """Make row i of what is row order[i] now; see `KVCache.rearrange`."""
+        for i, (keys, values) in enumerate(self._grown):
+            empty = self._empty(1)
+            self._grown[i] = (
+                [empty[0][0] if row is None else keys[row] for row in order],
+                [empty[1][0] if row is None else values[row] for row in order],
             )
-        return made[0] if len(made) == 1 else np.concatenate(made, axis=1), key, value
+        super().rearrange(order)
 
-    def _run_one(self, shard: Shard, array: np.ndarray) -> np.ndarray:
-        """Run a shard of one input and one output, whatever they are called."""
-        with self.pool.use(shard) as session:
-            return next(iter(session.compute({next(iter(session.inputs)): array}).values()))
+    def bytes_with(self, lengths: Any) -> int:
+        """Return the bytes in use; while a layer runs, its old keys and values are there beside the new ones."""
+        layers = self._layers
+        return super().bytes_with(lengths) * (layers + 1) // layers
+
+    def _empty(self, rows: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        shape = (1, self._config.num_kv_heads, 0, self._config.head_dim)
+        return [np.zeros(shape, np.float32)] * rows, [np.zeros(shape, np.float32)] * rows
+
+
+def input_types(session: Session) -> dict[str, np.dtype]:
+    """Return the types of a graph's inputs by name, in its order."""
+    inputs = {value.name: value.type for value in session.runtime.get_inputs()}
+    for name, kind in inputs.items():
+        if kind not in NUMPY_TYPES:
+            raise ModelDirectoryError(f"{session.shard.path}: its input {name} is a {kind}, not one of numbers")
+    return {name: NUMPY_TYPES[kind] for name, kind in inputs.items()}
+
+
+def compute(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return new outputs by name, for graphs that decide their shapes. Inputs are converted to the graph's types."""
+    types = input_types(session)
+    given = {name: np.ascontiguousarray(array, types.get(name)) for name, array in inputs.items()}
+    names = [value.name for value in session.runtime.get_outputs()]
+    try:
+        return dict(zip(names, session.runtime.run(None, given), strict=True))
+    except Exception as error:
+        raise ModelDirectoryError(f"{session.shard.path}: cannot be run: {one_line(error)}") from None
+
+
+def run_one(session: Session, array: np.ndarray) -> np.ndarray:
+    """Run a shard of one input and one output, whatever their names."""
+    return next(iter(compute(session, {next(iter(input_types(session))): array}).values()))
 
 
 def causal_mask(count: int, past: int, batch: int, dtype: np.dtype) -> np.ndarray:

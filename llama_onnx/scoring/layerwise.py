@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from ..decoder import Decoder, working_bytes
+from ..decoder import Decoder, Run, Stretch, pass_bytes
 from ..errors import PoolTooSmallError
+from ..kv_cache import KVCache
 
 GROUP_BYTES = 64 << 20  # hidden states of a group
 SLICE_BYTES = 8 << 20  # logits that exist at one time
-Advance = Callable[[float], None]  # told how many passes of a token through a shard have been done
+Advance = Callable[[int], None]  # told how many tokens went through one more layer
 
 
 def split(decoder: Decoder, sequences: Iterable[np.ndarray], group_bytes: int = GROUP_BYTES) -> Iterator[list]:
@@ -39,8 +40,6 @@ def final_hidden(
 ) -> Iterator[np.ndarray]:
     """Yield what the head takes of each sequence of a group: float32 [1, S - shared, hidden_size].
 
-    The memory that this sets aside in the pool stays so, for the next group; `pool.reserve(0)` gives it back.
-
     Args:
         decoder: of the model.
         group: int64 [S] each, with room in the context.
@@ -51,34 +50,34 @@ def final_hidden(
     Raises:
         PoolTooSmallError: not even one sequence fits beside the largest shard.
     """
+    cache = decoder.new_cache(max(map(len, group)), one_layer=True)
     try:
-        decoder.pool.reserve(_bytes_beside(decoder, group))
-    except PoolTooSmallError:
-        if len(group) == 1:
-            raise
-        half = len(group) // 2
-        yield from final_hidden(decoder, group[:half], shared, advance)
-        yield from final_hidden(decoder, group[half:], shared, advance)
-        return
-    yield from _run(decoder, group, shared, advance or (lambda amount: None))
+        try:
+            cache.reserve(decoder.pool, _bytes_beside(decoder, group))
+        except PoolTooSmallError:
+            if len(group) == 1:
+                raise
+            half = len(group) // 2
+            yield from final_hidden(decoder, group[:half], shared, advance)
+            yield from final_hidden(decoder, group[half:], shared, advance)
+        else:
+            yield from _run(decoder, group, cache, shared, advance)
+    finally:
+        cache.close()
 
 
 def logits(decoder: Decoder, hidden: np.ndarray, slice_bytes: int = SLICE_BYTES) -> Iterator[np.ndarray]:
     """Yield the logits float32 [s, vocab] of hidden states [1, S, hidden_size], a slice of the positions at a time."""
     size = positions_at_once(decoder.config.vocab_size, slice_bytes)
     for start in range(0, hidden.shape[1], size):
-        yield decoder.head(hidden[:, start : start + size])[0]
+        with decoder.guard:
+            scores = decoder.head(hidden[:, start : start + size])[0]
+        yield scores
 
 
 def positions_at_once(vocab_size: int, slice_bytes: int = SLICE_BYTES) -> int:
     """Return how many positions have logits of `slice_bytes`, at least one."""
     return max(1, slice_bytes // (4 * vocab_size))
-
-
-def layer_cache(decoder: Decoder, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return empty keys and values of one layer, float32 [1, kv_heads, capacity, head_dim]."""
-    shape = (1, decoder.config.num_kv_heads, capacity, decoder.config.head_dim)
-    return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
 
 def common_start(sequences: Sequence[np.ndarray]) -> int:
@@ -93,28 +92,31 @@ def common_start(sequences: Sequence[np.ndarray]) -> int:
     return int(np.argmax(different)) if different.any() else max(shortest, 0)
 
 
-def _run(decoder: Decoder, group: Sequence[np.ndarray], shared: int, advance: Advance) -> Iterator[np.ndarray]:
+def _run(
+    decoder: Decoder, group: Sequence[np.ndarray], cache: KVCache, shared: int, advance: Advance | None
+) -> Iterator[np.ndarray]:
     offsets = [decoder.rope_offset(len(sequence)) for sequence in group]
-    # Sequences that are turned by different rope factors have nothing in common but their tokens.
+    # Keys that are rotated by different factors have nothing in common, though their tokens are the same.
     once = shared if len(set(offsets)) == 1 else 0
-    stretches = [group[0][:once]] * bool(once) + [sequence[once:] for sequence in group]
-    offsets = offsets[:1] * bool(once) + offsets
-    key, value = layer_cache(decoder, max(map(len, group)))
 
-    states = [decoder.embed(stretch[None]) for stretch in stretches]
-    for i, shard in enumerate(decoder.config.layers):
-        with decoder.pool.use(shard):  # held while all sequences go through, not given to the next one in between
-            for n, hidden in enumerate(states):
-                past = once if once and n else 0  # the shared start is first, and stays in the cache for the others
-                states[n] = decoder.layer(i, hidden, key, value, past, offsets[n])
-                advance(hidden.shape[1])
-    yield from [decoder.norm(hidden[:, shared - once :]) for hidden in states[bool(once) :]]
+    def stretch(ids: np.ndarray, past: int, rope_offset: int) -> Stretch:
+        return Stretch(decoder.config, ids[None], decoder.chunk, spare=False).start([past], [rope_offset])
+
+    # The shared start is first, and stays in the cache for the others.
+    first = [stretch(group[0][:once], 0, offsets[0])] if once else []
+    own = [stretch(ids[once:], once, offset) for ids, offset in zip(group, offsets, strict=True)]
+    with decoder.guard:
+        for one in (*first, *own):
+            decoder.embed(one)
+        decoder.through_layers([*first, *own], cache, advance)
+        ends = [decoder.norm(one.hidden[:, shared - once :]) for one in own]
+    yield from ends
 
 
 def _bytes_beside(decoder: Decoder, group: Sequence[np.ndarray]) -> int:
-    """Bytes a group takes besides the shards: hidden states, one layer's cache, buffers, logits and a copy."""
-    config, longest = decoder.config, max(map(len, group))
-    states = 4 * sum(map(len, group)) * config.hidden_size
-    cache = longest * config.cache_bytes_per_token // config.num_layers
-    buffers = working_bytes(config, longest, longest, decoder.chunk)
-    return states + cache + buffers + 2 * max(SLICE_BYTES, 4 * config.vocab_size)
+    """Return the bytes a group takes besides the shards: one layer's cache, the pass, a slice of logits and a copy."""
+    runs = [Run(1, len(sequence), len(sequence)) for sequence in group]
+    size = pass_bytes(decoder.config, runs, 0, decoder.chunk, spare=False)
+    longest = max(map(len, group))
+    cache = decoder.new_cache(longest, one_layer=True).bytes_with([longest])
+    return cache + size + 2 * max(SLICE_BYTES, 4 * decoder.config.vocab_size)

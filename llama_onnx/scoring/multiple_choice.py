@@ -108,11 +108,8 @@ def evaluate_subject(
                 f"{subject}: question {number} alone has {len(ids)} tokens, more than the context of {context}"
             )
     scores = np.empty((len(questions), len(letters)))
-    try:
-        for place, values in _answer(decoder, prompts, letters, on_progress):
-            scores[place] = values
-    finally:
-        decoder.pool.reserve(0)
+    for place, values in _answer(decoder, prompts, letters, on_progress):
+        scores[place] = values
     right = np.array([ascii_uppercase.index(question.answer) for question in questions])
     return SubjectResult(subject, scores, scores.argmax(-1) == right, tuple(shown for shown, _ in prompts))
 

@@ -82,10 +82,7 @@ def perplexity(
     stride = stride or max(1, ctx // 2)
     check_windows(ctx, stride, decoder.config.context_length)
     views = windows(ids, ctx, stride)
-    try:
-        nlls = np.concatenate(list(token_nlls(decoder, views, on_progress)))
-    finally:
-        decoder.pool.reserve(0)
+    nlls = np.concatenate(list(token_nlls(decoder, views, on_progress)))
     spread = float(nlls.std(ddof=1)) / math.sqrt(len(nlls)) if len(nlls) > 1 else 0.0
     return Perplexity(float(nlls.mean()), spread, len(nlls), len(views), ctx, stride)
 
@@ -124,9 +121,9 @@ def token_nlls(
 ) -> Iterator[np.ndarray]:
     """Yield for each window the negative log-likelihoods of its scored tokens, float64 [scored], in nats."""
     total = sum(len(view.ids) for view in views) * decoder.config.num_layers
-    done = 0.0
+    done = 0
 
-    def advance(amount: float) -> None:
+    def advance(amount: int) -> None:
         nonlocal done
         done += amount
         if on_progress:

@@ -25,7 +25,7 @@ from ..config import ModelConfig, Shard
 from ..errors import LlamaOnnxError, ModelDirectoryError
 from ..files.file_lock import lock
 from ..files.onnx_file import Initializer, read_graph, relocate
-from ..session import Session, pack
+from ..session import Session, open_session, session_options
 from . import self_check
 
 PAGE = 4096
@@ -306,3 +306,20 @@ def _writable_folder(config: ModelConfig, key: str) -> Path:
         except OSError:
             continue
     raise LlamaOnnxError(f"neither {beside} nor {cache} can be written; packed images need a place to be kept")
+
+
+def pack(shard: Shard, graph: Path, data_name: str) -> None:
+    """Write a quantised shard with its matrices packed for this CPU: the ONNX file `graph`, its data beside it.
+
+    Raises:
+        ModelDirectoryError: ONNX Runtime cannot load the shard.
+    """
+    options = session_options(prepack=True)
+    options.optimized_model_filepath = str(graph)
+    for name, value in (
+        ("session.save_external_prepacked_constant_initializers", "1"),
+        ("session.optimized_model_external_initializers_file_name", data_name),
+        ("session.optimized_model_external_initializers_min_size_in_bytes", "16"),
+    ):
+        options.add_session_config_entry(name, value)
+    open_session(shard.path, options)

@@ -1,8 +1,8 @@
 """The streaming pool: shards that fit stay, the others pass through a few places that are filled ahead of the loop.
 
-On a circle the least recently used shard is the one needed next, so a plain LRU with too little room never hits. Here
-as many layers as the budget allows stay for good, spread evenly, so that there is something to compute while others are
-read.
+A step visits the shards in a circle, where the least recently used one is always the one needed next, so a plain LRU
+with too little room never hits. Here as many layers as the budget allows stay resident, spread evenly, so that there is
+something to compute while others are read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from ..config import ModelConfig, Shard
 from ..errors import LlamaOnnxError, PoolTooSmallError
 from ..memory import format_size
-from ..pool import PoolStats
+from ..pool import PoolStats, Reservation, Reservations
 from ..session import SESSION_BYTES, Session
 from .images import Images, Progress
 from .loader import Held, Loader, Place, SessionPlace
@@ -32,7 +32,7 @@ FEW = 4  # up to a quarter of the layers stream through one place, which leaves 
 class Plan:
     """What stays and what streams: names of resident shards, and how many places each kind of the others shares.
 
-    It is the best one as long as the reserved bytes are in `holds`.
+    It is the best plan while the reserved bytes are within `holds`.
     """
 
     residents: frozenset[str]
@@ -64,14 +64,14 @@ class StreamingPool:
         Raises:
             PoolTooSmallError: embed, head and one layer do not fit beside each other.
         """
-        self.budget = 0 if budget is None else budget
+        self._budget = 0 if budget is None else budget
         self.stats = PoolStats()
         self._smallest = budget is None
         self._config = config
         self._layers = frozenset(shard.name for shard in config.layers)
         self._fixed_bytes = fixed_bytes
         self._progress = progress
-        self._reserved = 0
+        self.reservations = Reservations(self._reserve)
         self._working = 0
         self._loading = max(shard.loading_bytes for shard in config.shards)  # while a session is made
         folded = sum(shard.loaded_bytes + SESSION_BYTES for shard in config.shards)
@@ -91,27 +91,51 @@ class StreamingPool:
         self._apply(self._make_plan(0))
 
     @property
+    def budget(self) -> int:
+        """Bytes that loaded shards and reserved bytes may take together."""
+        return self._budget + (self.reservations.total if self._smallest else 0)
+
+    @property
     def streams_through(self) -> str:
         """'slots', 'sessions', or 'nothing' when every shard is resident."""
         return "nothing" if not self._plan.places else "slots" if self._slots else "sessions"
 
     def use(self, shard: Shard) -> AbstractContextManager[Session]:
-        """Lend the session of a shard, waiting until it is loaded."""
+        """Borrow the session of a shard, waiting until it is loaded."""
         if self._unused or not self._prepared:
             self._first_use(shard)
         return self._loader.use(shard)
 
-    def reserve(self, size: int) -> None:
-        """Set `size` bytes of the budget aside (replacing what was set aside before), making residents go if needed.
+    def reserved(self, size: int = 0) -> Reservation:
+        """Set `size` bytes of the budget aside for the caller; residents leave if needed.
 
         Raises:
             PoolTooSmallError: embed, head and one layer would not fit any more; nothing has changed then.
         """
+        return Reservation(self.reservations, size)
+
+    def _reserve(self, total: int, high_water: int) -> None:
         if self._smallest:
-            self.budget += size - self._reserved
-        elif size not in self._plan.holds:
-            self._apply(self._make_plan(size))
-        self._reserved = size
+            return
+        if high_water not in self._plan.holds:
+            self._plan_for(total, high_water)
+
+    def needs(self) -> tuple[int, int]:
+        """Return the least bytes this pool works with, and the most it has use for; see `promise.py`."""
+        beside = self._loading + self._working + self.reservations.total
+        layers = {shard.name: self._charge(shard) for shard in self._config.layers}
+        others = sum(self._charge(shard) for shard in self._config.shards if shard.name not in layers)
+        return others + max(layers.values()) + beside, others + sum(layers.values()) + beside
+
+    def resize(self, budget: int) -> None:
+        """Take another budget from now on; see `promise.py`."""
+        if budget != self.budget and not self._smallest:
+            self._budget = budget
+            self._plan_for(self.reservations.total, self.reservations.high_water)
+
+    def resident(self, shard: Shard) -> bool:
+        """Return whether a shard is loaded and stays so."""
+        return shard.name in self._plan.residents and any(h.session and h.shard is shard for h in self._loader.places())
 
     def close(self) -> None:
         """Unload everything and remove the slots' files."""
@@ -119,15 +143,23 @@ class StreamingPool:
         if self._slots:
             self._slots.close()
 
-    def as_dict(self) -> dict[str, int | str]:
+    def snapshot(self) -> dict[str, int | str]:
         """Return the counts, with the budget, for people and JSON."""
         return {
             "budget": self.budget,
-            "reserved": self._reserved,
+            "reserved": self.reservations.total,
             "residents": len(self._plan.residents),
             "streams_through": self.streams_through,
             **asdict(self.stats),
         }
+
+    def _plan_for(self, total: int, high_water: int) -> None:
+        """Leave room for the high water of the reservations if possible, at least for what is reserved."""
+        try:
+            plan = self._make_plan(high_water)
+        except PoolTooSmallError:
+            plan = self._make_plan(total)
+        self._apply(plan)
 
     def _charge(self, shard: Shard) -> int:
         """Return what a shard takes that stays: in a slot if it is packed, in a session of its own otherwise."""
@@ -182,7 +214,7 @@ class StreamingPool:
         if self._slots:  # made before the reserved memory is used
             needed = max(needed, beside + max(map(self._slots.making_bytes, kinds.values())) - reserved)
         if self._smallest:
-            self.budget = needed + self._working
+            self._budget = needed + self._working
         if needed <= budget or self._smallest:
             holds = range(whole - larger + 1, whole - needed + 1)
             return Plan(frozenset(one.name for one in others), tuple(sorted(places.items())), holds)

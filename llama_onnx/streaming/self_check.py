@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..config import ModelConfig
+from ..decoder import Stretch, run_layer
 from ..session import Session
 
 FEW = 3  # of a single token, attention ignores queries and keys
@@ -13,15 +14,7 @@ FEW = 3  # of a single token, attention ignores queries and keys
 def compute(session: Session, config: ModelConfig, tokens: int = FEW) -> np.ndarray:
     """Return what a decoder shard makes of the same few tokens at the start of a sequence, float32 [1, tokens, H]."""
     key, value = (np.zeros((1, config.num_kv_heads, tokens, config.head_dim), np.float32) for _ in range(2))
-    inputs: dict[str, np.ndarray] = {
-        "hidden": np.random.default_rng(0).standard_normal((1, tokens, config.hidden_size), dtype=np.float32),
-        "past_key": key,
-        "past_value": value,
-        "seqlens_k": np.full(1, tokens - 1, np.int32),
-        "total_sequence_length": np.full(1, tokens, np.int32),
-    }
-    if config.rope_switch_length is not None:
-        inputs["rope_rows"] = np.arange(tokens)[None]
-    hidden_out = np.empty((1, tokens, config.hidden_size), np.float32)
-    session.run(inputs, {"hidden_out": hidden_out, "present_key": key, "present_value": value})
-    return hidden_out
+    stretch = Stretch(config, np.zeros((1, tokens), np.int64), tokens).start([0], [0])
+    stretch.hidden[:] = np.random.default_rng(0).standard_normal(stretch.hidden.shape, np.float32)
+    run_layer(session, stretch, key, value)
+    return stretch.hidden

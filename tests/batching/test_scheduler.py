@@ -63,7 +63,7 @@ def test_smaller_caches_give_the_same_answers_as_alone(model: Path, cache_type: 
 
 @pytest.mark.parametrize("poolsize", [None, "min"])
 def test_quantised_and_streamed_models_answer_the_same(quantised: Path, poolsize: str | None) -> None:
-    lm = llama_onnx.load(quantised, poolsize)
+    lm = llama_onnx.load(quantised, poolsize=poolsize)
     assert together(lm, PROMPTS, SAMPLED, 8) == alone(lm, PROMPTS, SAMPLED)
 
 
@@ -139,7 +139,7 @@ def test_answers_come_as_soon_as_all_before_them_are_done(lm: LanguageModel) -> 
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_weights_are_read_once_a_pass_for_all(model: Path, batch: int) -> None:
-    lm = llama_onnx.load(model, "min", pool_policy="lru")
+    lm = llama_onnx.load(model, poolsize="min", pool_policy="lru")
     passes = 0
 
     def count(_: Report) -> None:
@@ -168,7 +168,7 @@ def most():
     return max(reports)
 
 def reserved():
-    return int(lm.decoder.pool.as_dict()["reserved"])
+    return int(lm.decoder.pool.snapshot()["reserved"])
 
 before = most() and process_bytes()  # shards are loaded
 used, set_aside = min(most() for _ in range(3))
@@ -199,28 +199,28 @@ def test_youngest_wait_where_memory_is_too_little_for_all(model: Path) -> None:
     params, prompts = replace(SAMPLED, max_tokens=70), [[5 + i] * 3 for i in range(5)]
     expected = alone(lm, prompts, params)
     room = 5 * 105 * lm.config.cache_bytes_per_token  # enough for the prompts, not for what they become
-    pool = MemoryPool(lm.config.shards, MemoryPool.smallest(lm.config.shards).budget + room)
+    pool = MemoryPool(lm.config.shards, MemoryPool(lm.config.shards, None).budget + room)
     lm.decoder.pool = pool
     passes: list[Report] = []
 
     def look(report: Report) -> None:
         passes.append(report)
-        assert int(pool.as_dict()["reserved"]) + pool.stats.resident_bytes <= pool.budget
+        assert int(pool.snapshot()["reserved"]) + pool.stats.resident_bytes <= pool.budget
 
     assert [c.text for c in lm.generate_many(prompts, params, 8, look)] == expected
     assert (passes[0].running, passes[0].waiting) == (5, 0)  # all began
     assert max(report.waiting for report in passes) > 0
-    assert pool.as_dict()["reserved"] == 0
+    assert pool.snapshot()["reserved"] == 0
 
 
 def test_sequence_that_outgrows_the_memory_alone_is_an_error(model: Path) -> None:
     lm = llama_onnx.load(model)
-    lm.decoder.pool = MemoryPool(lm.config.shards, MemoryPool.smallest(lm.config.shards).budget + MIB // 2)
+    lm.decoder.pool = MemoryPool(lm.config.shards, MemoryPool(lm.config.shards, None).budget + MIB // 2)
     answers = lm.generate_many([[5], [5] * 250], GREEDY, 8)
     assert next(answers).index == 0
     with pytest.raises(PoolTooSmallError, match="poolsize of at least"):
         next(answers)
-    assert lm.decoder.pool.as_dict()["reserved"] == 0
+    assert lm.decoder.pool.snapshot()["reserved"] == 0
 
 
 def test_answers_that_are_not_wanted_any_more_give_their_memory_back(lm: LanguageModel) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from helpers import make_checkpoint, run
 
-from llama_onnx.config import read_config
 from llama_onnx.export.exporter import export
+from llama_onnx.model_directory import read_config
 from llama_onnx.streaming.images import Images
 
 VERB = ("-m", "llama_onnx")

@@ -14,9 +14,9 @@ from llama_onnx_layout import FLOAT, write_layout
 from safetensors.numpy import load_file
 
 from llama_onnx.commands.inspect import bad_files, inspect, shard_figures
-from llama_onnx.config import read_config
 from llama_onnx.errors import ModelDirectoryError
 from llama_onnx.export.exporter import export
+from llama_onnx.model_directory import read_config
 
 
 @pytest.fixture(scope="module")

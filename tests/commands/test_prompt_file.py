@@ -294,11 +294,11 @@ def test_fewer_at_a_time_than_asked_for_is_told(
 
     def small_pool(config: Any, *_: Any) -> MemoryPool:
         room = 260 * config.cache_bytes_per_token
-        return MemoryPool(config.shards, MemoryPool.smallest(config.shards).budget + room)
+        return MemoryPool(config.shards, MemoryPool(config.shards, None).budget + room)
 
     assert generate(model, prompts) == 0
     expected = capsys.readouterr().out
-    monkeypatch.setattr(models, "_make_pool", small_pool)
+    monkeypatch.setattr(models, "open_pool", small_pool)
     assert generate(model, prompts) == 0
     out, err = capsys.readouterr()
     assert out == expected

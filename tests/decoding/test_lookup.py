@@ -124,6 +124,6 @@ def test_drafts_do_not_cross_a_change_of_rope(name: str, tmp_path: Path) -> None
 
     def tokens(lookup: int) -> list[int]:
         params = SamplingParams(temperature=0, max_tokens=70, prompt_lookup=lookup)
-        return [t.token for t in generate_tokens(decoder, prompt, params, timing=Timing())]
+        return [t.token for t in generate_tokens(decoder, decoder.new_cache(82), prompt, params, 82, Timing())]
 
     assert tokens(8) == tokens(0)

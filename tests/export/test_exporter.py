@@ -19,13 +19,13 @@ import pytest
 from helpers import FIXTURES, ROOT, decoder_of, make_checkpoint, run
 from safetensors.numpy import load_file, save_file
 
-from llama_onnx.config import read_config
 from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError, RequestError
 from llama_onnx.export import nbits
 from llama_onnx.export import writer as model_writer
 from llama_onnx.export.exporter import export
 from llama_onnx.export.nbits import dequantize, quantize_rtn
 from llama_onnx.export.writer import ModelWriter
+from llama_onnx.model_directory import read_config
 
 LLAMAS = sorted(path.name for path in FIXTURES.glob("llama-*"))
 

@@ -15,7 +15,6 @@ from helpers import decoder_of, make_checkpoint, run
 from test_exporter import files_of, resumed_shards
 
 import llama_onnx
-from llama_onnx.config import read_config
 from llama_onnx.errors import ModelDirectoryError
 from llama_onnx.export import writer as model_writer
 from llama_onnx.export.exporter import export
@@ -24,6 +23,7 @@ from llama_onnx.export.graphs import graph
 from llama_onnx.export.graphs.blocks import Precision, least_bytes
 from llama_onnx.export.readers import open_checkpoint
 from llama_onnx.export.writer import ModelWriter
+from llama_onnx.model_directory import read_config
 
 Mount = Callable[[str], Path]
 

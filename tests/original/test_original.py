@@ -14,9 +14,9 @@ from helpers import VOCAB, decoder_of, make_tokenizer, run
 from llama_onnx_layout import FLOAT, HALF, write_layout
 
 import llama_onnx
-from llama_onnx.config import read_config
+from llama_onnx.decoder import Stretch
 from llama_onnx.errors import ModelDirectoryError, PoolTooSmallError, RequestError
-from llama_onnx.kv_cache import KVCache
+from llama_onnx.model_directory import read_config
 from llama_onnx.original.decoder import LegacyDecoder, causal_mask
 from llama_onnx.pool import MemoryPool, charge_of
 
@@ -36,7 +36,7 @@ def layouts(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def legacy_decoder(directory: Path, chunk: int = 128, smallest: bool = False) -> LegacyDecoder:
     config = read_config(directory)
-    pool = MemoryPool.smallest(config.shards) if smallest else MemoryPool(config.shards, 1 << 30)
+    pool = MemoryPool(config.shards, None) if smallest else MemoryPool(config.shards, 1 << 30)
     return LegacyDecoder(config, pool, chunk)
 
 
@@ -59,7 +59,7 @@ def test_logits_do_not_depend_on_steps_chunks_or_pool(
     kind: tuple[np.dtype, bool], layouts: dict[tuple[np.dtype, bool], Path]
 ) -> None:
     decoder = legacy_decoder(layouts[kind], chunk=7, smallest=True)
-    cache = KVCache(decoder.config, 64)
+    cache = decoder.new_cache(64)
     parts = [decoder.forward(IDS[None, :20], cache, every_position=True)[0]]
     parts += [decoder.forward(IDS[None, i : i + 1], cache)[0] for i in range(20, 30)]
     cache.truncate(25)
@@ -73,18 +73,24 @@ def test_logits_do_not_depend_on_steps_chunks_or_pool(
 
 def test_layers_run_on_their_own_as_in_forward(layouts: dict[tuple[np.dtype, bool], Path]) -> None:
     decoder = legacy_decoder(layouts[KINDS[0]])
-    cache = KVCache(decoder.config, 40)
-    hidden = decoder.embed(IDS[None])
-    for i, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
-        first = decoder.layer(i, hidden[:, :30], key, value)
-        hidden = np.concatenate([first, decoder.layer(i, hidden[:, 30:], key, value, past=30)], axis=1)
+    cache = decoder.new_cache(40, one_layer=True)
+    parts = [
+        Stretch(decoder.config, IDS[None, cut], 7).start([cut.start], [0]) for cut in (slice(0, 30), slice(30, 40))
+    ]
+    for part in parts:
+        decoder.embed(part)
+    for i, shard in enumerate(decoder.config.layers):
+        for part in parts:
+            with decoder.pool.use(shard) as session, cache.layer(i) as (key, value):
+                decoder.run_layer(session, part, key, value)
+    hidden = np.concatenate([part.hidden for part in parts], axis=1)
     assert np.abs(decoder.head(decoder.norm(hidden))[0] - decoder.logits(IDS)).max() <= 1e-4
 
 
 def test_batch_of_prompts_is_computed_together(layouts: dict[tuple[np.dtype, bool], Path]) -> None:
     decoder = legacy_decoder(layouts[KINDS[0]])
     ids = IDS.reshape(2, 20)
-    both = decoder.forward(ids, KVCache(decoder.config, 20, batch=2), every_position=True)
+    both = decoder.forward(ids, decoder.new_cache(20, rows=2), every_position=True)
     for row, logits in zip(ids, both, strict=True):
         assert np.abs(decoder.logits(row) - logits).max() <= 1e-4
 
@@ -125,8 +131,8 @@ def test_greedy_text_is_that_of_the_trained_model(stories: Path, tmp_path: Path)
         folder = write_layout(stories, tmp_path / f"{kind[0]}-{kind[1]}", *kind)
         for poolsize, count in ((None, 100), ("min", 5)):
             params = llama_onnx.SamplingParams(temperature=0, max_tokens=count)
-            lm = llama_onnx.load(folder, poolsize)
-            assert [step.token for step in lm.stream_generate([1], params)] == expected[:count]
+            with llama_onnx.load(folder, poolsize=poolsize) as lm:
+                assert [step.token for step in lm.stream_generate([1], params)] == expected[:count]
 
 
 @pytest.mark.parametrize("kind", KINDS[1:3], ids=str)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers import decoder_of, run
 
-from llama_onnx.config import read_config
 from llama_onnx.errors import RequestError
+from llama_onnx.model_directory import read_config
 from llama_onnx.scoring import layerwise
 from llama_onnx.scoring.multiple_choice import Question, evaluate_subject, letter_tokens, prompt_of, read_questions
 from llama_onnx.text.open import load_tokenizer
@@ -170,7 +170,7 @@ def test_what_the_questions_of_a_subject_begin_with_goes_through_the_model_once(
     decoder = decoder_of(model)
     sizes: list[int] = []
     embed = decoder.embed
-    monkeypatch.setattr(decoder, "embed", lambda ids: (sizes.append(ids.shape[1]), embed(ids))[1])
+    monkeypatch.setattr(decoder, "embed", lambda stretch: (sizes.append(stretch.ids.shape[1]), embed(stretch))[1])
     evaluate_subject(decoder, tokenizer, data, "small_talk", 0)
     asked = read_questions(data / "test" / "small_talk_test.csv")
     start = letter_tokens(tokenizer, 4)[0]

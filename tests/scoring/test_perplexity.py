@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from helpers import FIXTURES, STORIES, decoder_of, make_checkpoint, run, smallest_decoder
 
-from llama_onnx.config import read_config
 from llama_onnx.decoder import Decoder
 from llama_onnx.errors import PoolTooSmallError, RequestError
 from llama_onnx.export.exporter import export
+from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool, charge_of
 from llama_onnx.scoring import layerwise
 from llama_onnx.scoring.perplexity import check_windows, log_likelihoods, perplexity, token_nlls, windows

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +18,19 @@ import pytest
 from helpers import ROOT, decoder_of, make_checkpoint, run
 
 import llama_onnx
-from llama_onnx.config import ModelConfig, Shard, read_config
+from llama_onnx.config import ModelConfig, Shard
 from llama_onnx.decoder import Decoder
 from llama_onnx.errors import LlamaOnnxError, PoolTooSmallError
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
-from llama_onnx.model import POOL_POLICIES
+from llama_onnx.model_directory import read_config
 from llama_onnx.pool import PoolStats, charge_of
 from llama_onnx.session import SESSION_BYTES
 from llama_onnx.streaming import images, slots
 from llama_onnx.streaming.images import Images
 from llama_onnx.streaming.loader import Held, Loader
 from llama_onnx.streaming.pool import StreamingPool, leaving_order, window_places
+from llama_onnx.streaming.promise import POOL_POLICIES
 from llama_onnx.streaming.slots import SlotFolder
 
 LAYERS = 8
@@ -142,7 +143,7 @@ def test_residents_are_read_once_and_the_others_once_a_step(models: dict[str, Pa
     config = read_config(models["fp32"])
     pool = pool_for(config, 5, use_slots)
     generate(Decoder(config, pool), 9)
-    staying = int(pool.as_dict()["residents"])
+    staying = int(pool.snapshot()["residents"])
     pool.close()
     assert 2 < staying < len(config.shards)
     streamed = len(config.shards) - staying
@@ -175,8 +176,8 @@ def test_budget_is_never_exceeded(models: dict[str, Path]) -> None:
         config = read_config(models[dtype])
         for staying in range(2, LAYERS + 1):
             pool = pool_for(config, staying, use_slots=staying % 2 == 0)
-            pool.reserve(1000)
-            assert pool.stats.resident_bytes + 1000 <= pool.budget
+            with pool.reserved(1000):
+                assert pool.stats.resident_bytes + 1000 <= pool.budget
             pool.close()
 
 
@@ -196,17 +197,19 @@ def test_growing_cache_makes_residents_go_and_results_stay(models: dict[str, Pat
     expected = generate(decoder_of(models["fp32"]), 12)
     pool = pool_for(config, LAYERS)
     decoder = Decoder(config, pool)
-    real = KVCache.used_bytes_after
+    real = KVCache.bytes_with
 
-    def hungry(self: KVCache, count: int) -> int:
-        return real(self, count) + (self.length - 20) * charge_of(config.layers[0]) // 4
+    def hungry(self: KVCache, lengths: Sequence[int]) -> int:
+        return real(self, lengths) + max(0, max(lengths) - 20) * charge_of(config.layers[0]) // 4
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KVCache, "used_bytes_after", hungry)
+        patch.setattr(KVCache, "bytes_with", hungry)
         np.testing.assert_array_equal(generate(decoder, 12), expected)
-    assert pool.stats.evictions >= 2
+    evictions = pool.stats.evictions
+    assert evictions >= 2
     assert pool.stats.peak_resident_bytes <= pool.budget
-    pool.reserve(0)
+    np.testing.assert_array_equal(generate(decoder, 12), expected)
+    assert pool.stats.evictions == evictions  # high water stays until a holder that needed less is done
     np.testing.assert_array_equal(generate(decoder, 12), expected)
     assert pool.streams_through == "nothing"  # they came back
     pool.close()
@@ -220,7 +223,7 @@ def test_smallest_pool_streams_every_layer_through_one_place(
     config = read_config(models[dtype])
     pool = StreamingPool(config, None, use_slots=use_slots)
     np.testing.assert_array_equal(generate(Decoder(config, pool)), generate(decoder_of(models[dtype])))
-    assert pool.as_dict()["residents"] == 2  # embedding and head
+    assert pool.snapshot()["residents"] == 2  # embedding and head
     assert len(pool._window) == 1
     assert pool.stats.resident_bytes <= pool.budget
     pool.close()
@@ -232,7 +235,7 @@ def test_too_small_a_budget_says_what_is_needed(models: dict[str, Path]) -> None
         StreamingPool(config, charge_of(config.layers[0]))
     pool = pool_for(config, 3)
     with pytest.raises(PoolTooSmallError):
-        pool.reserve(pool.budget)
+        pool.reserved(pool.budget)
     generate(Decoder(config, pool))  # and it goes on
     pool.close()
 
@@ -398,7 +401,7 @@ def test_interrupted_packing_goes_on_where_it_was(models: dict[str, Path], tmp_p
 def test_processes_that_start_together_pack_one_after_another(models: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
     code = (
-        "import sys; from pathlib import Path; from llama_onnx.config import read_config;"
+        "import sys; from pathlib import Path; from llama_onnx.model_directory import read_config;"
         "from llama_onnx.streaming.images import Images; config = read_config(Path(sys.argv[1]));"
         "[Images(config).get(shard) for shard in config.layers]"
     )
@@ -465,8 +468,10 @@ def test_slots_of_residents_that_went_are_used_again(models: dict[str, Path], mo
     generate(decoder)
     count = len(made)
     residents = len(pool._plan.residents)
+    held = pool.reserved()
     for taken in (3, 1, 0):  # layers' worth of memory that the cache takes
-        pool.reserve(taken * mapped(config.layers[0]))
+        pool.reservations.high_water = 0  # as after a holder that needed no more
+        held.hold(taken * mapped(config.layers[0]))
         assert (len(pool._plan.residents) < residents) == (taken > 0)
         for shard in config.shards:
             with pool.use(shard):
@@ -571,7 +576,7 @@ def test_shard_that_goes_bad_while_streaming_is_one_clear_error(
 
 STREAM = """
 import os, sys
-from llama_onnx.config import read_config
+from llama_onnx.model_directory import read_config
 from llama_onnx.decoder import Decoder
 sys.path[:0] = ["tests", "tests/streaming"]
 from test_streaming import generate, pool_for

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...config import ModelConfig, read_config
-from ...decoder import Decoder
+from ...config import ModelConfig
+from ...decoder import Decoder, Stretch
 from ...errors import MissingDependencyError, ModelDirectoryError
+from ...model_directory import read_config
 from ...original.decoder import LegacyDecoder
 from ...pool import MemoryPool
-from ...scoring import layerwise
 
 SIZES = {"num_layers": "layers", "hidden_size": "hidden size", "vocab_size": "vocabulary"}
 
@@ -48,7 +48,7 @@ class OnnxModel:
         """
         self.path = str(path)
         self.config: ModelConfig = read_config(path)
-        pool = MemoryPool.smallest(self.config.shards)
+        pool = MemoryPool(self.config.shards, None)
         self.decoder = LegacyDecoder(self.config, pool) if self.config.norm else Decoder(self.config, pool)
         self.kind = self.config.weights
         self.bytes = sum(shard.file_bytes for shard in self.config.shards)
@@ -57,13 +57,22 @@ class OnnxModel:
 
     def embed(self, ids: np.ndarray) -> np.ndarray:
         """Return the states [1, S, hidden] of a window int64 [S] before layer 0."""
-        return self.decoder.embed(ids[None]).astype(np.float32, copy=False)
+        stretch = self._window(ids[None])
+        self.decoder.embed(stretch)
+        return stretch.hidden
 
     def layer(self, i: int, hidden: np.ndarray) -> np.ndarray:
         """Return what layer `i` makes of the states of a window from its start."""
-        count = hidden.shape[1]
-        key, value = layerwise.layer_cache(self.decoder, count)
-        return self.decoder.layer(i, hidden, key, value, 0, self.decoder.rope_offset(count))
+        stretch = self._window(np.zeros(hidden.shape[:2], np.int64))
+        stretch.hidden[:] = hidden
+        cache = self.decoder.new_cache(hidden.shape[1], one_layer=True)
+        with self.decoder.pool.use(self.config.layers[i]) as session, cache.layer(i) as (key, value):
+            self.decoder.run_layer(session, stretch, key, value)
+        return stretch.hidden
+
+    def _window(self, ids: np.ndarray) -> Stretch:
+        offset = self.decoder.rope_offset(ids.shape[1])
+        return Stretch(self.config, ids, self.decoder.chunk).start([0], [offset])
 
     def norm(self, hidden: np.ndarray) -> np.ndarray:
         """See `Reference`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ...config import Shard
+from ...decoder import Stretch, run_layer
 from ...errors import RequestError
 from ...pool import MemoryPool
 from ...tokenizer import Tokenizer
@@ -145,7 +146,7 @@ class HiddenStates:
     def advance(self, shard: Shard) -> None:
         """Put them through the next shard: the embedding, then layer after layer."""
         if self.layers < 0:
-            with MemoryPool.smallest([shard]).use(shard) as session:
+            with MemoryPool([shard], None).use(shard) as session:
                 for i, ids in enumerate(self._samples):
                     session.run({"input_ids": ids[None]}, {"hidden": self.values[i : i + 1]})
         else:
@@ -187,22 +188,19 @@ def run_shard(
         result: 'hidden_out', or 'logits' of a head.
     """
     count, length = hidden.shape[:2]
-    sizes = {**(widths or {}), result: spec.hidden_size if result == "hidden_out" else spec.vocab_size}
-    outputs = {name: np.empty((1, length, size), np.float32) for name, size in sizes.items()}
-    inputs: dict[str, np.ndarray] = {"hidden": np.empty((1, length, spec.hidden_size), np.float32)}
-    bound = dict(outputs)
-    if result == "hidden_out":
-        cache = (1, spec.num_kv_heads, length, spec.cache_head_dim)
-        inputs["past_key"] = bound["present_key"] = np.zeros(cache, np.float32)
-        inputs["past_value"] = bound["present_value"] = np.zeros(cache, np.float32)
-        inputs["seqlens_k"] = np.array([length - 1], np.int32)
-        inputs["total_sequence_length"] = np.array([length], np.int32)
-        switch = spec.rope_switch_length
-        if switch is not None:
-            offset = switch if length > switch else 0
-            inputs["rope_rows"] = (offset + np.arange(length, dtype=np.int64))[None]
-    with MemoryPool.smallest([shard]).use(shard) as session:
+    sizes = {**(widths or {}), **({"logits": spec.vocab_size} if result == "logits" else {})}
+    more = {name: np.empty((1, length, size), np.float32) for name, size in sizes.items()}
+    switch = spec.rope_switch_length
+    offset = switch if switch is not None and length > switch else 0
+    stretch = Stretch(spec, np.zeros((1, length), np.int64), length)
+    cache = (1, spec.num_kv_heads, length, spec.cache_head_dim)
+    key, value = np.zeros(cache, np.float32), np.zeros(cache, np.float32)
+    with MemoryPool([shard], None).use(shard) as session:
         for i in range(count):
-            inputs["hidden"][0] = hidden[i]
-            session.run(inputs, bound)
-            yield i, outputs
+            stretch.start([0], [offset])
+            stretch.hidden[0] = hidden[i]
+            if result == "hidden_out":
+                run_layer(session, stretch, key, value, more)
+            else:
+                session.run({"hidden": stretch.hidden}, more)
+            yield i, {**more, "hidden_out": stretch.hidden}

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...config import MANIFEST
 from ...errors import ModelDirectoryError
+from ...model_directory import MANIFEST
 from ..nbits import NBits
 
 

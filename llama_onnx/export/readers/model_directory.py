@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper, numpy_helper
 
-from ...config import MANIFEST, read_config
 from ...errors import ModelDirectoryError
+from ...model_directory import MANIFEST, read_config
 from ..nbits import NBits
 from . import read_json
 from .hugging_face import AUXILIARY

@@ -13,7 +13,6 @@ import onnxruntime
 import pytest
 from helpers import FIXTURES, decoder_of, make_checkpoint
 
-from llama_onnx.config import read_config
 from llama_onnx.errors import ModelDirectoryError, RequestError
 from llama_onnx.export.exporter import export
 from llama_onnx.export.families import FAMILIES
@@ -22,6 +21,7 @@ from llama_onnx.export.graphs.graph import Graph, WeightFile
 from llama_onnx.export.graphs.ops import get_ops
 from llama_onnx.export.nbits import dequantize, quantize_rtn
 from llama_onnx.kv_cache import KVCache
+from llama_onnx.model_directory import read_config
 from llama_onnx.session import start_runtime
 
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/expected.npz") if (path.parent / "config.json").is_file())
@@ -99,7 +99,7 @@ def test_sequences_of_a_batch_do_not_mix(exported: Any, style: str) -> None:
     expected = expected_of("gemma3-local-global")
     decoder = decoder_of(exported("gemma3-local-global", style))
     ids = np.stack([expected["ids"], expected["ids"][::-1]])
-    cache = KVCache(decoder.config, ids.shape[1] + 1, batch=2)
+    cache = KVCache(decoder.config, ids.shape[1] + 1, rows=2)
     both = decoder.forward(ids, cache, every_position=True)
     np.testing.assert_allclose(both[0], expected["logits"], rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(both[1], decoder.logits(ids[1]), rtol=0, atol=TOLERANCE)
@@ -112,21 +112,11 @@ def test_sequences_of_a_batch_do_not_mix(exported: Any, style: str) -> None:
 def test_rows_of_different_lengths_take_a_step_together(exported: Any, name: str, style: str) -> None:
     ids = expected_of(name)["ids"]
     decoder = decoder_of(exported(name, style))
-    config, past = decoder.config, np.array([7, len(ids) - 1, 0, 20])
-    offsets = np.array([decoder.rope_offset(length + 1) for length in past])
-    keys = [np.zeros((4, config.num_kv_heads, len(ids), config.head_dim), np.float32) for _ in config.layers]
-    values = [key.copy() for key in keys]
-
-    def walk(rows: slice, ids: np.ndarray, past: np.ndarray) -> np.ndarray:
-        hidden = decoder.embed(ids)
-        for i, (key, value) in enumerate(zip(keys, values, strict=True)):
-            hidden = decoder.layer(i, hidden, key[rows], value[rows], past, offsets[rows])
-        return decoder.head(hidden[:, -1:])[:, 0]
-
-    for row, length in enumerate(past):
-        if length:
-            walk(slice(row, row + 1), ids[None, :length], np.array([0]))
-    for row, logits in enumerate(walk(slice(4), ids[past][:, None], past)):
+    past = [7, len(ids) - 1, 0, 20]
+    cache = decoder.new_cache(len(ids), rows=4)
+    decoder.forward([ids[: max(length, 1)] for length in past], cache)
+    cache.rearrange([0, 1, None, 3])
+    for row, logits in enumerate(decoder.forward([ids[length : length + 1] for length in past], cache)[:, 0]):
         np.testing.assert_allclose(logits, decoder.logits(ids[: past[row] + 1])[-1], rtol=0, atol=TOLERANCE)
 
 

@@ -16,7 +16,6 @@ import pytest
 from helpers import FIXTURES, ROOT, decoder_of, make_checkpoint, run, smallest_decoder
 from safetensors.numpy import load_file, save_file
 
-from llama_onnx.config import read_config
 from llama_onnx.errors import LlamaOnnxError, MissingDependencyError, ModelDirectoryError, RequestError
 from llama_onnx.export.exporter import export
 from llama_onnx.export.families import read_spec
@@ -28,6 +27,7 @@ from llama_onnx.export.quantize.quantizer import Options, quantize
 from llama_onnx.export.quantize.table import Row, plot
 from llama_onnx.export.readers import open_checkpoint
 from llama_onnx.kv_cache import KVCache
+from llama_onnx.model_directory import read_config
 from llama_onnx.text.open import load_tokenizer
 
 FAMILIES = sorted(

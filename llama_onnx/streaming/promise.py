@@ -1,0 +1,169 @@
+"""The memory promise: what the whole process may use, fixed by its first model and shared by the pools of all.
+
+Interpreter, weights, KV caches and working memory together stay within it. What the process takes without any pool is
+measured and set aside; the pools get the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from ..config import ModelConfig
+from ..errors import PoolTooSmallError, RequestError
+from ..files.system import available_bytes
+from ..memory import format_size, parse_size, process_bytes
+from ..pool import MemoryPool, charge_of
+from ..session import WARM_UP_BYTES, Guard
+from .images import Progress
+from .pool import StreamingPool
+
+SMALLEST = "min"
+POOL_POLICIES = ("resident", "lru")
+AUTOMATIC_SHARE = 0.8  # of the memory that is available
+AnySharer = TypeVar("AnySharer", bound="Sharer")
+
+
+class Sharer(Protocol):
+    """A pool that shares the promise with those of other models."""
+
+    def needs(self) -> tuple[int, int]:
+        """Return the least bytes it works with, and the most it has use for."""
+
+    def resize(self, budget: int) -> None:
+        """Take another budget from now on."""
+
+
+class Promise:
+    """What the whole process may use. The first model fixes it; the pools of all models share it.
+
+    `total` is None where each pool is to hold as little as possible; `fixed` is what everything but the pools takes.
+    """
+
+    def __init__(self, total: int | None, fixed: int) -> None:
+        self.total = total
+        self.fixed = fixed
+        self._pools: weakref.WeakKeyDictionary[Any, Guard] = weakref.WeakKeyDictionary()
+
+    def admit(self, needs: tuple[int, int], guard: Guard, make: Callable[[int], AnySharer]) -> AnySharer:
+        """Return the pool that `make(budget)` makes with its share; the other pools shrink to theirs first.
+
+        Args:
+            needs: see `Sharer.needs`.
+            guard: of the model; its pool is resized when nobody else is using it.
+            make: the pool.
+
+        Raises:
+            PoolTooSmallError: there is no room for one more model.
+            ModelStateError: another thread is using one of the models that would have to shrink.
+        """
+        share = self._settle(needs)
+        try:
+            made = make(share)
+        except BaseException:
+            self._settle()
+            raise
+        self._pools[made] = guard
+        return made
+
+    def leave(self, pool: Sharer) -> None:
+        """Give the share of a closed pool to the others."""
+        self._pools.pop(pool, None)
+        self._settle()
+
+    def _settle(self, *needs: tuple[int, int]) -> int:
+        """Divide everything among the pools there are, and a new one with such `needs`, whose share is returned."""
+        if self.total is None:
+            return 0
+        pools = list(self._pools.items())
+        shares = self._shares([*(pool.needs() for pool, _ in pools), *needs])
+        for (pool, guard), share in zip(pools, shares, strict=False):
+            with guard:
+                pool.resize(share)
+        return shares[-1] if needs else 0
+
+    @property
+    def kept(self) -> bool:
+        """Whether any model still relies on it."""
+        return bool(self._pools)
+
+    def _shares(self, needs: Sequence[tuple[int, int]]) -> list[int]:
+        """Return a budget for each pool: what it needs at least, and of the rest in proportion to its size."""
+        whole = (self.total or 0) - self.fixed
+        least, most = (sum(column) for column in zip(*needs, strict=True)) if needs else (0, 0)
+        if len(needs) > 1 and least > whole:
+            raise PoolTooSmallError(
+                f"the models of this process need at least {format_size(least + self.fixed)} together, the poolsize is "
+                f"{format_size(self.total or 0)}; close one, or start again with a larger poolsize"
+            )
+        base = 1 if most <= whole else 0  # everything fits: all of it, and a share of the rest
+        spare = whole - (most if base else least)
+        return [pair[base] + spare * pair[1] // most for pair in needs]
+
+
+_current: Promise | None = None
+
+
+def promised(poolsize: str | float | None) -> Promise:
+    """Return the promise of this process, made now if no model relies on an earlier one.
+
+    Args:
+        poolsize: a number of GiB, a text with a unit, 'min' for as little as possible, None for 80 % of what is
+            available.
+
+    Raises:
+        RequestError: poolsize is no size, or another one than that of the models that are loaded.
+    """
+    global _current
+    total = None if poolsize in (None, SMALLEST) else parse_size(poolsize)
+    if _current is not None and _current.kept:
+        if poolsize is None or total == _current.total:
+            return _current
+        size = SMALLEST if _current.total is None else format_size(_current.total)
+        raise RequestError(
+            f"this process already has a poolsize of {size}, which its models share; name the same or none, "
+            "or close() them first"
+        )
+    fixed = process_bytes() + WARM_UP_BYTES
+    if poolsize is None:
+        total = fixed + int(AUTOMATIC_SHARE * available_bytes())
+    _current = Promise(total, fixed)
+    return _current
+
+
+def open_pool(
+    config: ModelConfig, promise: Promise, guard: Guard, policy: str, progress: Progress
+) -> StreamingPool | MemoryPool:
+    """Return a pool for a model, with its share of the promise.
+
+    Raises:
+        RequestError: an unknown policy.
+        PoolTooSmallError: not even one shard at a time fits beside the rest of the process.
+    """
+    if policy not in POOL_POLICIES:
+        raise RequestError(f"pool policy {policy!r} is not known; choose one of: {', '.join(POOL_POLICIES)}")
+    if promise.total is None:
+        smallest = MemoryPool(config.shards, None) if policy == "lru" else StreamingPool(config, None, 0, progress)
+        return promise.admit((0, 0), guard, lambda budget: smallest)
+    fixed, loading = promise.fixed, max(shard.loading_bytes for shard in config.shards)
+    charges = list(map(charge_of, config.shards))
+    needs = max(charges) + loading, sum(charges) + loading
+
+    def make(budget: int) -> StreamingPool | MemoryPool:
+        if policy == "resident":
+            with contextlib.suppress(PoolTooSmallError):  # then perhaps one shard at a time
+                return StreamingPool(config, budget, fixed, progress)
+        return MemoryPool(config.shards, budget, fixed_bytes=fixed + loading, loading_bytes=loading)
+
+    try:
+        return promise.admit(needs, guard, make)
+    except PoolTooSmallError as error:
+        if promise.kept:
+            raise
+        raise PoolTooSmallError(
+            f"a poolsize of {format_size(promise.total)} is too small for this model: the program itself takes "
+            f"{format_size(fixed)} and one shard {format_size(max(charges) + loading)} while it is loaded; "
+            f"give at least {format_size(fixed + loading + max(charges))}"
+        ) from error
