@@ -205,6 +205,13 @@ def demo_faults(demo: Path) -> list[str]:
     return faults
 
 
+def stray_tests(root: Path) -> list[str]:
+    """Return the folders of tests that go with no folder of the package, nor with the scripts or the benchmarks."""
+    folders = {path.parent.relative_to(root / "tests") for path in (root / "tests").rglob("test_*.py")}
+    known = {Path("tools"), Path("benchmarks")}
+    return [str(folder) for folder in sorted(folders - known) if not (root / "llama_onnx" / folder).is_dir()]
+
+
 # The tree as it is
 
 PACKAGE = ROOT / "llama_onnx"
@@ -234,8 +241,7 @@ def test_demo_is_a_short_story_over_the_public_names() -> None:
 
 
 def test_tests_mirror_the_tree() -> None:
-    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
-    assert [str(f) for f in sorted(folders) if not ((PACKAGE / f).is_dir() or str(f) in ("tools", "benchmarks"))] == []
+    assert stray_tests(ROOT) == []
 
 
 # The checks find what they are for
@@ -386,3 +392,11 @@ def test_demo_that_is_more_than_a_story_is_found(tmp_path: Path, text: str) -> N
     assert demo_faults(tmp_path / "demo.py") == []
     (tmp_path / "demo.py").write_text(text)
     assert len(demo_faults(tmp_path / "demo.py")) == 1
+
+
+def test_tests_of_no_part_of_the_package_are_found(tmp_path: Path) -> None:
+    write_tree(tmp_path, {})
+    for folder in (".", "text", "tools", "attic"):
+        (tmp_path / "tests" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tests" / folder / "test_a.py").write_text("")
+    assert stray_tests(tmp_path) == ["attic"]
