@@ -1,8 +1,8 @@
-# Four verbs. Each makes the environment it needs in .venv first.
+# Five verbs. Each makes the environment it needs in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test slow lint clean
 
 PROMPT ?= Write a story about a dog named Max
 
@@ -15,7 +15,10 @@ demo: .venv/run
 	@$(BIN)/python demo.py "$(PROMPT)" --seed 1 --poolsize min
 
 test: .venv/dev
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+
+slow: .venv/dev
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m slow
 
 lint: .venv/dev
 	$(BIN)/ruff check .

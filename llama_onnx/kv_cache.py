@@ -160,10 +160,14 @@ class KVCache:
         self._written = list(map(max, self._written, self.lengths))
 
     def bytes_with(self, lengths: Sequence[int]) -> int:
-        """Return the bytes in use when rows hold so many tokens; with another number of rows, when newly arranged."""
+        """Return the bytes in use when rows hold so many tokens; with another number of rows, when newly arranged.
+
+        Several rows take one layer more: while they are rearranged, one layer is there twice.
+        """
         written = self._written if len(lengths) == len(self._written) else [0] * len(lengths)
         pages = sum(-(-max(pair) // self._page) + self._compact for pair in zip(lengths, written, strict=True))
-        return pages * self._page * self.bytes_per_token
+        size = pages * self._page * self.bytes_per_token
+        return size + size // self._layers * (len(lengths) > 1)
 
     def reserve(self, pool: Pool, size: int) -> None:
         """Hold so many bytes of the pool's budget, until `close` or until nobody uses this cache any more.

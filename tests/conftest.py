@@ -7,6 +7,12 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+# Each of several workers computes on a core of its own: threads of all on every core would wait for one another. Before
+# numpy is imported, which makes as many threads as there are cores.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 import pytest
 from helpers import STORIES, make_checkpoint
 
@@ -15,11 +21,6 @@ from llama_onnx.streaming import promise
 
 # A shell that starts the tests in the background has this signal ignored, and so would every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# Each of several workers computes on a core of its own: threads of all on every core would wait for one another.
-if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(scope="session", autouse=True)

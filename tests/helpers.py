@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 from sentencepiece import SentencePieceTrainer
 
@@ -20,6 +21,8 @@ sys.path.insert(0, str(ROOT))  # for the scripts that make fixtures
 
 from llama_onnx.config import ModelConfig
 from llama_onnx.decoder import Decoder
+from llama_onnx.export import writer
+from llama_onnx.export.exporter import export
 from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool
 
@@ -114,6 +117,22 @@ def smallest_decoder(directory: Path) -> Decoder:
     """Return a decoder whose pool holds one shard at a time."""
     config = read_config(directory)
     return Decoder(config, MemoryPool(config.shards, None))
+
+
+def files_of(directory: Path) -> dict[str, str]:
+    """Return the hash of every file of a model directory, by name, as its manifest has them."""
+    return {
+        name: entry["sha256"] for name, entry in json.loads((directory / "manifest.json").read_text())["files"].items()
+    }
+
+
+def resumed_shards(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, out: Path) -> list[str]:
+    """Export and return the names of the shards that were built, not taken from an earlier run."""
+    built, graph = [], writer.Graph
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "Graph", lambda name, weights: (built.append(name), graph(name, weights))[1])
+        export(checkpoint, out)
+    return built
 
 
 def run(*arguments: str | Path, input: str | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -164,7 +164,6 @@ print(stats["peak_memory"], stats["pool"]["misses"])
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "int4"])
 def test_peak_memory_of_the_process_stays_within_the_poolsize(tmp_path: Path, dtype: str) -> None:
     sizes = {"hidden_size": 512, "intermediate_size": 1280, "num_attention_heads": 8, "num_hidden_layers": 8}

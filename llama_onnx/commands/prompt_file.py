@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ..batching.scheduler import Completion
 from ..errors import RequestError
 from ..files.file_lock import lock
 from ..generate import check_prompt
 from ..model import LanguageModel
 from ..model_directory import MANIFEST
 from ..sampling import SamplingParams
+from ..tokens import Completion
 
 STANDARD = "-"  # input or output
 NUMBERS: dict[str, tuple[type, ...]] = {

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from helpers import FIXTURES, ROOT, decoder_of, make_checkpoint, run
+from helpers import FIXTURES, ROOT, decoder_of, files_of, make_checkpoint, resumed_shards, run
 from safetensors.numpy import load_file, save_file
 
 from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError, RequestError
@@ -60,12 +60,6 @@ def test_sharded_checkpoint_gives_the_same_model(checkpoint: Path, model: Path, 
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     export(folder, tmp_path / "out")
     assert files_of(tmp_path / "out") == files_of(model)
-
-
-def files_of(directory: Path) -> dict[str, str]:
-    return {
-        name: entry["sha256"] for name, entry in json.loads((directory / "manifest.json").read_text())["files"].items()
-    }
 
 
 def test_manifest_describes_every_file(model: Path) -> None:
@@ -300,19 +294,6 @@ def test_full_disk_is_one_error_and_what_is_finished_is_kept(
     written = resumed_shards(monkeypatch, checkpoint, tmp_path / "out")
     assert written == ["decoder-02", "head"]
     assert files_of(tmp_path / "out") == files_of(model)
-
-
-def resumed_shards(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, out: Path) -> list[str]:
-    """Export and return the names of the shards that were built, not taken from an earlier run."""
-    built = []
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            model_writer,
-            "Graph",
-            lambda name, weights, real=model_writer.Graph: (built.append(name), real(name, weights))[1],
-        )
-        export(checkpoint, out)
-    return built
 
 
 SLOWLY = """

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import decoder_of, make_checkpoint, run
-from test_exporter import files_of, resumed_shards
+from helpers import decoder_of, files_of, make_checkpoint, resumed_shards, run
 
 import llama_onnx
 from llama_onnx.errors import ModelDirectoryError

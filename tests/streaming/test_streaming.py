@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT, decoder_of, make_checkpoint, run
+from pools import generate, mapped, pool_for
 
 import llama_onnx
-from llama_onnx.config import ModelConfig, Shard
+from llama_onnx.config import Shard
 from llama_onnx.decoder import Decoder
 from llama_onnx.errors import LlamaOnnxError, PoolTooSmallError
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config
 from llama_onnx.pool import PoolStats, charge_of
-from llama_onnx.session import SESSION_BYTES
 from llama_onnx.streaming import images, slots
 from llama_onnx.streaming.images import Images
 from llama_onnx.streaming.loader import Held, Loader
@@ -73,26 +73,6 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def pool_for(config: ModelConfig, staying: int, use_slots: bool = True) -> StreamingPool:
-    """A pool with room for embed, head and so many layers (and a little KV cache)."""
-    ends, layer = mapped(config.embed) + mapped(config.head), mapped(config.layers[0])
-    return StreamingPool(config, ends + int((staying + 0.9) * layer), use_slots=use_slots)
-
-
-def mapped(shard: Shard) -> int:
-    """What the pool charges for a shard that is not turned into float32."""
-    return shard.mapped_bytes + SESSION_BYTES
-
-
-def generate(decoder: Decoder, count: int = 6) -> np.ndarray:
-    """Logits of a prefill and some greedy steps, float32 [count, vocab]."""
-    cache = KVCache(decoder.config, 40)
-    logits = [decoder.forward(np.arange(5, 25)[None], cache)[0, 0]]
-    while len(logits) < count:
-        logits.append(decoder.forward(np.array([[int(np.argmax(logits[-1]))]]), cache)[0, 0])
-    return np.array(logits)
-
-
 @needs_slots
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("staying", [2, 5, LAYERS - 1])
@@ -106,9 +86,12 @@ def test_slots_give_bit_equal_results_to_plain_sessions(models: dict[str, Path],
 
 SEVERAL_THREADS = """
 import os, sys
-sys.path[:0] = ["tests", "tests/streaming"]
+sys.path.insert(0, "tests")
 import numpy as np
-from test_streaming import Decoder, decoder_of, generate, pool_for, read_config
+from helpers import decoder_of
+from pools import generate, pool_for
+from llama_onnx.model_directory import read_config
+from llama_onnx.decoder import Decoder
 from llama_onnx.session import start_runtime
 os.sched_setaffinity(0, range(os.cpu_count()))  # a test may have been given one core
 start_runtime(4)
@@ -578,8 +561,8 @@ STREAM = """
 import os, sys
 from llama_onnx.model_directory import read_config
 from llama_onnx.decoder import Decoder
-sys.path[:0] = ["tests", "tests/streaming"]
-from test_streaming import generate, pool_for
+sys.path.insert(0, "tests")
+from pools import generate, pool_for
 config = read_config(sys.argv[1])
 pool = pool_for(config, 3)
 print(pool.streams_through, flush=True)

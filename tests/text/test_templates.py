@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tokenizer import train_sentencepiece
+from tokenizer_files import train_sentencepiece
 
 from llama_onnx.config import ModelConfig, Shard
 from llama_onnx.errors import MissingDependencyError, ModelDirectoryError, RequestError

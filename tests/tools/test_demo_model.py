@@ -94,14 +94,17 @@ def answers(lm: LanguageModel, prompts: list[list[int]], sampling: list[Sampling
     return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "some", [pytest.param(slice(None), marks=pytest.mark.slow, id="all"), pytest.param(slice(0, 100, 5), id="some")]
+)
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, NEUTRAL], ids=["greedy", "T=0.8"])
-def test_quality_bar_over_held_out_prompts(lm: LanguageModel, sampling: dict[str, Any]) -> None:
+def test_quality_bar_over_held_out_prompts(lm: LanguageModel, sampling: dict[str, Any], some: slice) -> None:
     asked = json.loads((MAKER / "held_out_prompts.json").read_text(encoding="utf-8"))
     assert len(asked) == 200
     asked.sort(key=lambda prompt: len(prompt["reference"]))  # a batch ends with its longest answer
+    asked = asked[some]
     ended, kept, named, calm = 0, 0, 0, 0
-    for start in range(0, 200, 50):
+    for start in range(0, len(asked), 50):
         batch = asked[start : start + 50]
         prompts = [lm.format(prompt["instruction"]) for prompt in batch]
         params = [SamplingParams(max_tokens=LIMIT, seed=start + i, **sampling) for i in range(len(batch))]
@@ -117,16 +120,18 @@ def test_quality_bar_over_held_out_prompts(lm: LanguageModel, sampling: dict[str
                 kept += prompt["name"] in text
     # What was measured is what a user gets.
     assert said[-1] == [step.token for step in lm.stream_generate(prompts[-1], params[-1])]
-    assert ended == 200
-    assert kept >= 0.95 * named
-    assert calm >= 0.95 * 200
+    assert ended == len(asked)
+    assert named - kept <= max(1, 0.05 * named)
+    assert len(asked) - calm <= max(1, 0.05 * len(asked))
 
 
-@pytest.mark.slow
-def test_held_out_perplexity_is_within_ten_percent_of_that_of_training(lm: LanguageModel, maker: ModuleType) -> None:
+@pytest.mark.parametrize("examples", [pytest.param(250, marks=pytest.mark.slow), 50])
+def test_held_out_perplexity_is_within_ten_percent_of_that_of_training(
+    lm: LanguageModel, maker: ModuleType, examples: int
+) -> None:
     def perplexity(held_out: bool) -> float:
         loss, count = 0.0, 0
-        for example in islice(maker.examples(maker.DEFAULT_SEED, held_out), 250):
+        for example in islice(maker.examples(maker.DEFAULT_SEED, held_out), examples):
             prompt = lm.tokenizer.encode(example.prompt) if example.prompt else [lm.config.bos_token_id]
             response = [*lm.tokenizer.encode(example.response, add_bos=False), lm.config.eos_token_ids[0]]
             ids = (prompt + response)[: lm.config.context_length]

@@ -1,0 +1,402 @@
+"""The plan of the house: what may import what, how large the core is, what an import loads and what a run executes.
+
+Each check is a function over a source tree that returns what is wrong with it, so that it can be tried on made-up
+trees, one fault in each.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+from source_tree import count_lines, find_circles, find_imports, find_modules, third_party
+
+# The core: the modules that lie in llama_onnx/ itself, in the order in which to read them.
+CORE = (
+    "errors", "config", "model_directory", "memory", "session", "pool", "kv_types", "kv_cache", "decoder", "sampling",
+    "tokenizer", "tokens", "generate", "model",
+)  # fmt: skip
+MAY_BE_ABSENT = {"kv_types"}
+ENTRIES = {"__init__", "__main__"}  # the public names, and `python -m llama_onnx`
+MOST_LINES, MOST_CODE, MOST_IN_A_FILE, WIDTH = 1800, 1150, 250, 120
+
+# The core imports the core and the floor; wings only through these doors.
+FLOOR = "files"  # everybody imports it, and it imports `errors` alone
+DOORS = {
+    "model": {"streaming", "text", "batching", "decoding", "original", "mixture"},
+    "generate": {"decoding"},
+    "model_directory": {"original"},
+    "__main__": {"commands"},
+}
+
+# Wings, with the other wings that each may import. All of them import the core and the floor.
+WINGS: dict[str, set[str]] = {
+    "streaming": set(),
+    "text": set(),
+    "decoding": set(),
+    "original": set(),
+    "mixture": set(),
+    "store": set(),
+    "cluster": set(),
+    "vision": set(),
+    "batching": {"text", "decoding"},
+    "scoring": {"text"},
+    "export": {"text", "scoring", "original"},
+}
+WINGS["serving"] = set(WINGS) - {"export"}  # it is given a function that prepares a model
+WINGS["commands"] = {*WINGS}  # nobody imports it; nobody else imports `serving`
+LAZY = "export"  # imported inside functions only: it needs the extra 'tools'
+
+# Packages that a module may import when it is itself imported. All others are imported in the function that needs them.
+RUNTIME = {"numpy", "onnxruntime", "sentencepiece"}
+TOOLS = {"onnx", "safetensors", "ml_dtypes", "tqdm"}
+
+LOADED = {"numpy"}  # of other packages, by `import llama_onnx`
+NEVER_LOADED = {"export", "commands", "scoring", "serving", "store", "cluster", "vision"}  # of our own
+
+# What a run may execute when every layer stays in memory: the core, text/, and the door to the pool, which is the pool
+# that keeps layers resident and the loader from which it borrows sessions.
+EXECUTED = ("text/", "streaming/pool.py", "streaming/loader.py")
+
+
+def area(module: str, package: Path) -> str:
+    """Return the wing that a module belongs to, or '' for the core."""
+    first = module.split(".")[1:2]
+    return first[0] if first and (package / first[0]).is_dir() else ""
+
+
+def broken_imports(package: Path) -> list[str]:
+    """Return the imports that the rule forbids."""
+    faults = []
+    for one in find_imports(package):
+        if one.imported.partition(".")[0] != package.name:
+            continue
+        home, target = area(one.importer, package), area(one.imported, package)
+        name = one.importer.split(".")[-1] if one.importer != package.name else "__init__"
+        if home == FLOOR:
+            right = target == FLOOR or one.imported == f"{package.name}.errors"
+        elif target in ("", FLOOR, home):
+            right = True
+        else:
+            right = target in (WINGS.get(home, set()) if home else DOORS.get(name, set()))
+        if not right or (target == LAZY != home and not one.in_function):
+            faults.append(str(one))
+    return faults
+
+
+def circles(package: Path) -> list[str]:
+    """Return the groups of modules that import each other."""
+    return [", ".join(group) for group in find_circles(package)]
+
+
+def unknown_wings(package: Path) -> list[str]:
+    """Return subpackages that the rule does not know."""
+    wings = {area(module, package) for module in find_modules(package)} - {""}
+    return sorted(wings - WINGS.keys() - {FLOOR})
+
+
+def eager_imports(package: Path) -> list[str]:
+    """Return imports of optional packages that are not inside a function."""
+    return [
+        str(one)
+        for one in third_party(find_imports(package), package.name)
+        if not one.in_function
+        and one.imported.partition(".")[0]
+        not in RUNTIME | (TOOLS if area(one.importer, package) == "export" else set())
+    ]
+
+
+def misplaced_core(package: Path) -> list[str]:
+    """Return what is missing in the core, and what lies there but is not in its reading order."""
+    found = {path.stem for path in package.glob("*.py")}
+    return sorted({*CORE, *ENTRIES} - MAY_BE_ABSENT - found) + sorted(found - {*CORE, *ENTRIES})
+
+
+def over_budget(package: Path) -> list[str]:
+    """Return in what the core is larger than it may be."""
+    counts = {path.name: count_lines(path) for path in sorted(package.glob("*.py"))}
+    lines, code = (sum(count[i] for count in counts.values()) for i in (0, 1))
+    faults = [f"the core has {lines} lines"] if lines > MOST_LINES else []
+    faults += [f"the core has {code} lines of code"] if code > MOST_CODE else []
+    faults += [f"{name} has {count[0]} lines" for name, count in counts.items() if count[0] > MOST_IN_A_FILE]
+    for path in sorted(package.glob("*.py")):
+        wide = [i for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > WIDTH]
+        faults += [f"{path.name}:{i} is wider than {WIDTH}" for i in wide]
+    return faults
+
+
+def without_a_sentence(package: Path) -> list[str]:
+    """Return the wings whose `__init__` does not say in one sentence what they are for."""
+    faults = []
+    for init in sorted(package.glob("*/__init__.py")):
+        said = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+        if not re.fullmatch(r"[^.]([^.]|\.(?!\s))*\.", said):
+            faults.append(f"{init.parent.name}: {said!r}")
+    return faults
+
+
+def loaded_by_import(root: Path) -> list[str]:
+    """Return what `import llama_onnx` loads though it is not needed: other packages, and wings of ours."""
+    code = "import sys; before = set(sys.modules); import llama_onnx; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    loaded = [name.split(".") for name in done.stdout.split()]
+    others = {name[0] for name in loaded if name[0] not in sys.stdlib_module_names and not name[0].startswith("_")}
+    return sorted(others - LOADED - {"llama_onnx"}) + sorted(
+        ".".join(name) for name in loaded if name[0] == "llama_onnx" and name[1:2] and name[1] in NEVER_LOADED
+    )
+
+
+TRACE = """
+import atexit, json, runpy, sys, threading
+
+root, result, *sys.argv = sys.argv[1:]
+ran, seen = set(), set()
+
+def write():  # registered first, so called after everything else that is done at the end of a process
+    sys.setprofile(None)
+    with open(result, "w") as file:
+        json.dump(sorted(f"{path[len(root) + 1:]}:{name}" for path, name in ran), file)
+
+def note(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and code not in seen and code.co_filename.startswith(root):
+        while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+            frame = frame.f_back
+        if not frame:  # called by a function, and not while a module is imported
+            seen.add(code)
+            ran.add((code.co_filename, code.co_qualname))
+
+atexit.register(write)
+threading.setprofile(note)
+sys.setprofile(note)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def executed(root: Path, result: Path, *arguments: str) -> list[str]:
+    """Run `demo.py` of a tree and return the functions of the package it calls, as path:name inside the package."""
+    command = [sys.executable, "-c", TRACE, str(root / "llama_onnx"), str(result), "demo.py", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(result.read_text()))
+
+
+def out_of_place(functions: list[str]) -> list[str]:
+    """Return those that do not belong to a run with everything resident."""
+    return [name for name in functions if "/" in name and not name.startswith(EXECUTED)]
+
+
+def demo_faults(demo: Path) -> list[str]:
+    """Return in what `demo.py` is more than a story of at most 60 lines over the public names."""
+    text = demo.read_text(encoding="utf-8")
+    faults = [f"demo.py has {len(text.splitlines())} lines"] if len(text.splitlines()) > 60 else []
+    for node in ast.walk(ast.parse(text)):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        own = {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names}
+        faults += [f"demo.py imports {name}" for name in sorted(own - {"llama_onnx"})]
+    return faults
+
+
+def stray_tests(root: Path) -> list[str]:
+    """Return the folders of tests that go with no folder of the package, nor with the scripts or the benchmarks."""
+    folders = {path.parent.relative_to(root / "tests") for path in (root / "tests").rglob("test_*.py")}
+    known = {Path("tools"), Path("benchmarks")}
+    return [str(folder) for folder in sorted(folders - known) if not (root / "llama_onnx" / folder).is_dir()]
+
+
+# The tree as it is
+
+PACKAGE = ROOT / "llama_onnx"
+CHECKS = (broken_imports, unknown_wings, circles, eager_imports, misplaced_core, over_budget, without_a_sentence)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_package_keeps_the_plan(check: Callable[[Path], list[str]]) -> None:
+    faults = check(PACKAGE)
+    assert not faults, "\n".join(faults)
+
+
+def test_import_loads_numpy_and_the_runtime_alone() -> None:
+    assert loaded_by_import(ROOT) == []
+
+
+@pytest.mark.skipif(not (ROOT / "models" / "demo" / "manifest.json").is_file(), reason="no embedded model in this tree")
+def test_run_with_everything_resident_executes_the_core_alone(tmp_path: Path) -> None:
+    functions = executed(ROOT, tmp_path / "functions.json", "bonjour", "--max", "5")
+    assert {"model.py:load", "decoder.py:Decoder.forward"} <= set(functions)
+    faults = out_of_place(functions)
+    assert not faults, "\n".join(faults)
+
+
+def test_demo_is_a_short_story_over_the_public_names() -> None:
+    assert demo_faults(ROOT / "demo.py") == []
+
+
+def test_tests_mirror_the_tree() -> None:
+    assert stray_tests(ROOT) == []
+
+
+# The checks find what they are for
+
+
+def write_tree(root: Path, sources: dict[str, str]) -> Path:
+    """Write a package that keeps the plan, then `sources`: module → text."""
+    package = root / "llama_onnx"
+    files = {f"{name}.py": '"""Doc."""\n' for name in (*CORE, *ENTRIES)}
+    files |= {f"{wing}/__init__.py": '"""What it is for."""\n' for wing in (*WINGS, FLOOR)}
+    files["text/open.py"] = "from ..config import x\nfrom ..files import y\n"
+    files["model.py"] = "from .text import open\nfrom .generate import tokens\n"
+    files["commands/tool.py"] = "def f():\n    from ..export import x\n"
+    files |= {f"{name}.py": text for name, text in sources.items()}
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    return package
+
+
+LONG = "x = 1\n" * 140
+
+
+@pytest.mark.parametrize(
+    ("check", "sources"),
+    [
+        (broken_imports, {"decoder": "from .text.open import x\n"}),
+        (broken_imports, {"decoder": "def f():\n    from .original import x\n"}),
+        (broken_imports, {"decoder": "import llama_onnx.streaming\n"}),
+        (broken_imports, {"decoder": "from importlib import import_module\nimport_module('.text')\n"}),
+        (broken_imports, {"generate": "from .text.open import x\n"}),
+        (broken_imports, {"model": "from .scoring import x\n"}),
+        (broken_imports, {"session": "from .commands import x\n"}),
+        (broken_imports, {"files/a": "from ..config import x\n"}),
+        (broken_imports, {"streaming/a": "from ..text import x\n"}),
+        (broken_imports, {"streaming/a": "from .. import text\n"}),
+        (broken_imports, {"scoring/a": "from ..batching import x\n"}),
+        (broken_imports, {"batching/deep/a": "from ...original import x\n"}),
+        (broken_imports, {"export/a": "from ..commands import x\n"}),
+        (broken_imports, {"store/a": "from ..serving import x\n"}),
+        (broken_imports, {"commands/a": "from ..export import x\n"}),
+        (broken_imports, {"serving/a": "def f():\n    from ..export import x\n"}),
+        (unknown_wings, {"attic/__init__": '"""What it is for."""\n'}),
+        (circles, {"memory": "from .pool import x\n", "pool": "from .memory import x\n"}),
+        (circles, {"memory": "def f():\n    from .pool import x\n", "pool": "from . import memory\n"}),
+        (circles, {"memory": "from . import __version__\n", "__init__": "from .memory import x\n"}),
+        (
+            circles,  # through the `__init__` of a package that another module of it is imported from
+            {
+                "export/a/__init__": '"""A."""\nfrom ..b import x\n',
+                "export/a/c": "",
+                "export/b": "from .a.c import x\n",
+            },
+        ),
+        (eager_imports, {"session": "import torch\n"}),
+        (eager_imports, {"text/fast": "try:\n    import tokenizers\nexcept ImportError:\n    pass\n"}),
+        (eager_imports, {"scoring/a": "from onnx import helper\n"}),
+        (misplaced_core, {"attic": '"""Doc."""\n'}),
+        (over_budget, {"pool": '"""Doc.\n' + "\n" * 250 + '"""\n'}),
+        (over_budget, dict.fromkeys(CORE[:13], LONG)),
+        (over_budget, dict.fromkeys(CORE[:12], "x = 1\n" * 100)),
+        (over_budget, dict.fromkeys(CORE[:8], "\n" * 240)),
+        (over_budget, {"pool": f"x = '{'y' * 120}'\n"}),
+        (without_a_sentence, {"text/__init__": ""}),
+        (without_a_sentence, {"text/__init__": '"""What it is for. And more."""\n'}),
+        (without_a_sentence, {"text/__init__": '"""What it is for"""\n'}),
+    ],
+)
+def test_each_check_finds_its_fault_and_no_other_check_does(
+    tmp_path: Path, check: Callable[[Path], list[str]], sources: dict[str, str]
+) -> None:
+    package = write_tree(tmp_path, sources)
+    assert [one.__name__ for one in CHECKS if one(package)] == [check.__name__]
+
+
+def test_core_module_that_is_missing_is_found(tmp_path: Path) -> None:
+    package = write_tree(tmp_path, {})
+    (package / "kv_types.py").unlink()
+    assert misplaced_core(package) == []
+    (package / "pool.py").unlink()
+    assert misplaced_core(package) == ["pool"]
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {},
+        {"decoder": "import typing\nif typing.TYPE_CHECKING:\n    from .text import x\n    import torch\n"},
+        {"__main__": "from .commands.tool import f\n", "model_directory": "from .original import x\n"},
+        {"serving/a": "from ..batching import x\n", "commands/a": "from ..serving.a import x\n"},
+        {"export/a": "import onnx\nfrom ..scoring import x\ndef f():\n    import gguf\n"},
+        {"export/__init__": '"""A."""\nfrom .a import x\n', "export/a": "from .b import x\n", "export/b": ""},
+        {"pool": '"""Doc.\n' + "\n" * 200 + '"""\n# comment\n'},
+    ],
+)
+def test_what_the_plan_allows_is_no_fault(tmp_path: Path, sources: dict[str, str]) -> None:
+    package = write_tree(tmp_path, sources)
+    assert [fault for check in CHECKS for fault in check(package)] == []
+
+
+def test_lines_of_code_are_neither_blank_nor_comment_nor_docstring(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(
+        '"""Doc\nof two lines."""\n\n# why\nx = """a\nb"""  # two\n\n\n'
+        'def f():\n    "Doc."\n    return (\n        1\n    )\n'
+    )
+    assert count_lines(path) == (13, 6)
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [("import json", ""), ("import turtle_graphics", "turtle_graphics"), ("from . import export", "llama_onnx.export")],
+)
+def test_what_an_import_loads_is_found(tmp_path: Path, source: str, fault: str) -> None:
+    package = write_tree(tmp_path, {"__init__": f"{source}\n"})
+    (package.parent / "turtle_graphics.py").write_text("")
+    assert loaded_by_import(tmp_path) == [fault] * bool(fault)
+
+
+def test_what_a_run_executes_is_found(tmp_path: Path) -> None:
+    """Functions called at run time, in threads and at the end too, but not what modules do while they are imported."""
+    write_tree(
+        tmp_path,
+        {
+            "__init__": "from .streaming import slots\n",
+            "streaming/slots": "def idle(): 0\ndef early(): 0\ndef run(): import llama_onnx.streaming.late\nearly()\n",
+            "streaming/late": "def at_import(): pass\nclass A: x = at_import()\n",
+            "streaming/pool": "def use(): pass\n",
+            "decoder": "def forward(): pass\n",
+            "files/a": "def close(): pass\n",
+        },
+    )
+    (tmp_path / "demo.py").write_text(
+        "import atexit, sys, threading, llama_onnx.decoder, llama_onnx.files.a, llama_onnx.streaming.pool as pool\n"
+        "atexit.register(llama_onnx.files.a.close)\nllama_onnx.decoder.forward()\npool.use()\n"
+        "thread = threading.Thread(target=llama_onnx.slots.run)\nthread.start()\nthread.join()\nsys.exit(0)\n"
+    )
+    functions = executed(tmp_path, tmp_path / "functions.json")
+    assert functions == ["decoder.py:forward", "files/a.py:close", "streaming/pool.py:use", "streaming/slots.py:run"]
+    assert out_of_place(functions) == ["files/a.py:close", "streaming/slots.py:run"]
+
+
+@pytest.mark.parametrize(
+    "text", ["x = 1\n" * 61, "import numpy\n", "from llama_onnx.commands import x\n", "def f():\n    import torch\n"]
+)
+def test_demo_that_is_more_than_a_story_is_found(tmp_path: Path, text: str) -> None:
+    (tmp_path / "demo.py").write_text("import sys\nimport llama_onnx\n")
+    assert demo_faults(tmp_path / "demo.py") == []
+    (tmp_path / "demo.py").write_text(text)
+    assert len(demo_faults(tmp_path / "demo.py")) == 1
+
+
+def test_tests_of_no_part_of_the_package_are_found(tmp_path: Path) -> None:
+    write_tree(tmp_path, {})
+    for folder in (".", "text", "tools", "attic"):
+        (tmp_path / "tests" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tests" / folder / "test_a.py").write_text("")
+    assert stray_tests(tmp_path) == ["attic"]
