@@ -146,7 +146,7 @@ def project(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pages
 def test_commands_run(page: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in filter(runs, commands(page)):
-        monkeypatch.setattr("sys.stdin", io.StringIO("bonjour"))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"bonjour")))
         arguments = arguments_of(command)
         assert arguments
         run_python(arguments, monkeypatch)
