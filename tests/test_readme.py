@@ -1,12 +1,21 @@
-"""The commands and the Python of the README do what they are shown for."""
+"""README and docs: their commands run or exist, their links lead somewhere, and what they count is right.
+
+A line of an indented block is a command to run, in the order of the page, unless its comment says that it "takes long"
+or it is a benchmark. Such a command, and one in the middle of a sentence, is only parsed: its script, verb and options
+exist.
+"""
 
 from __future__ import annotations
 
+import argparse
+import io
 import re
 import runpy
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -14,63 +23,255 @@ from helpers import ROOT, make_checkpoint
 
 from llama_onnx.export.exporter import export
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "tools" / "demo_model" / "README.md"]
+VERBS = "generate perplexity eval bench pack inspect export convert quantize compare".split()
+LONGEST_README = 150
+TAKES_LONG = "takes long"
+WITHOUT_OPTIONS = {"-m pip", "-m pytest"}  # of python: not ours
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+all_pages = pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def commands() -> Iterator[list[str]]:
-    """Yield the arguments of `python` in every command that is shown on lines of its own, in their order."""
-    for line in README.replace("\\\n", " ").splitlines():
-        if found := re.match(r"    (?:\$ )?(?:\.venv/bin/)?python (?!-m pip|-m pytest)(.*)", line):
-            yield shlex.split(found[1], comments=True)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
-def run_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def text_of(page: Path) -> str:
+    """A page without its fenced blocks, each command on one line."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"\\\n\s+", "", text)
+
+
+def block_lines(page: Path) -> Iterator[str]:
+    for line in text_of(page).splitlines():
+        if line.startswith("    ") and line.strip():
+            yield line.strip().removeprefix("$ ")
+
+
+def arguments_of(command: str) -> list[str] | None:
+    """Return what follows `python` in a command of ours: ['demo.py', …] or ['-m', 'llama_onnx', …]; else None."""
+    words = shlex.split(command.split(" | ")[-1], comments=True)
+    if words and words[0] == "llama-onnx":
+        return ["-m", "llama_onnx", *words[1:]]
+    if words and Path(words[0]).name in ("python", "python3") and " ".join(words[1:3]) not in WITHOUT_OPTIONS:
+        return words[1:]
+    return None
+
+
+def runs(command: str) -> bool:
+    return TAKES_LONG not in command.partition("#")[2] and "benchmarks/" not in command
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Yield every command line of ours in the blocks of a page."""
+    for line in block_lines(page):
+        if arguments_of(line):
+            yield line
+
+
+def inline_commands(page: Path) -> Iterator[str]:
+    """Yield every command of ours with arguments that stands in a sentence."""
+    for text in re.findall(r"`((?:python|llama-onnx) [^`…]+)`", text_of(page)):
+        if arguments_of(text) not in (None, ["-m", "llama_onnx"]) and "VERB" not in text:
+            yield text
+
+
+def start(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run what `python ARGUMENTS` runs, in this process: a start for each would take most of the time."""
     module = arguments[0] == "-m"
     monkeypatch.setattr("sys.argv", arguments[module:])
+    (runpy.run_module if module else runpy.run_path)(arguments[module], run_name="__main__")
+
+
+def run_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as end:
-        (runpy.run_module if module else runpy.run_path)(arguments[module], run_name="__main__")
+        start(arguments, monkeypatch)
     assert end.value.code in (0, None), shlex.join(arguments)
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the scripts, and all that the commands name but do not make."""
-    for name in ("demo.py", "tools", "models/demo"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).symlink_to(ROOT / name)
-    make_checkpoint(tmp_path / "HF_DIR", max_position_embeddings=1024)
+class Parsed(BaseException):
+    """The command line was parsed; nothing is run after it."""
+
+
+def parse_only(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a script parse its command line, and stop it there."""
+
+    def stop_after(parse):
+        def parsed(*args, **options):
+            parse(*args, **options)
+            raise Parsed
+
+        return parsed
+
+    with monkeypatch.context() as patch:
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, name, stop_after(getattr(argparse.ArgumentParser, name)))
+        with pytest.raises(Parsed):
+            start(arguments, patch)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands name but do not make."""
+    folder = tmp_path_factory.mktemp("project")
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    make_checkpoint(folder / "HF_DIR", max_position_embeddings=1024, num_key_value_heads=1, **small)
     for dtype in ("fp32", "fp16", "int8", "int4"):
-        export(tmp_path / "HF_DIR", tmp_path / "models" / f"stories-{dtype}", dtype, 32)
-    shutil.copytree(tmp_path / "models" / "stories-fp32", tmp_path / "DIR")
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "the fox", "max_tokens": 9}\n"bonjour"\n')
-    (tmp_path / "story.txt").write_text("the quick brown fox jumps over the lazy dog and runs into the forest\n" * 20)
+        export(folder / "HF_DIR", folder / "models" / f"stories-{dtype}", dtype, 32)
+    shutil.copytree(folder / "models" / "stories-fp32", folder / "models" / "mine")
+    shutil.copytree(folder / "models" / "stories-fp32", folder / "DIR")
+    (folder / "prompts.jsonl").write_text('{"prompt": "the fox", "max_tokens": 9}\n"bonjour"\n')
+    for name in ("story.txt", "other.txt"):
+        (folder / name).write_text("the quick brown fox jumps over the lazy dog and runs into the forest\n" * 20)
     for part, count in (("dev", 5), ("test", 2)):
-        (tmp_path / "data" / part).mkdir(parents=True)
-        (tmp_path / "data" / part / f"animals_{part}.csv").write_text("The fox?,jumps,sings,eats,sleeps,A\n" * count)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        (folder / "data" / part).mkdir(parents=True)
+        (folder / "data" / part / f"animals_{part}.csv").write_text("The fox?,jumps,sings,eats,sleeps,A\n" * count)
+    return folder
 
 
-def test_commands_of_the_readme_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = list(commands())
-    for arguments in shown:
+@pytest.fixture
+def project(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the scripts, and all that the commands name."""
+    folder = tmp_path / "project"
+    shutil.copytree(models, folder)
+    for name in ("demo.py", "tools", "models/demo", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pages
+def test_commands_run(page: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in filter(runs, commands(page)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"bonjour")))
+        arguments = arguments_of(command)
+        assert arguments
         run_python(arguments, monkeypatch)
-    words = {word for arguments in shown for word in arguments}
-    assert words >= {"demo.py", "generate", "bench", "perplexity", "eval", "tools/export_onnx.py", "tools/quantize.py"}
 
 
-def test_python_of_the_readme_runs(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (project / "models" / "stories-fp32").rename(project / "models" / "mine")
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(code, {})
-    assert "tokens_per_second" in capsys.readouterr().out
+@all_pages
+def test_commands_that_are_not_run_exist(page: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path, str(ROOT / "benchmarks")])
+    for command in [*inline_commands(page), *(line for line in commands(page) if page not in PAGES or not runs(line))]:
+        arguments = arguments_of(command)
+        assert arguments
+        if "tools/demo_model/" in command or len(arguments) == 1:  # they import torch first; or a script is only named
+            assert (ROOT / arguments[0]).is_file(), command
+        elif arguments[:2] == ["-m", "llama_onnx"] and len(arguments) == 3:
+            assert arguments[2] in VERBS, command
+        else:
+            parse_only(arguments, monkeypatch)
+
+
+def test_every_verb_is_shown() -> None:
+    shown = [arguments_of(command) or [] for page in PAGES for command in commands(page)]
+    shown = {arguments[2] for arguments in shown if arguments[:2] == ["-m", "llama_onnx"]}
+    assert shown == set(VERBS)
+    readme = README.read_text()
+    assert all(f"`{verb}`" in readme for verb in VERBS)
+
+
+def test_targets_of_make_exist() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page in ALL_PAGES:
+        named = {words[1] for line in block_lines(page) if (words := line.split())[0] == "make"}
+        named |= set(re.findall(r"`make ([a-z]+)`", page.read_text()))
+        assert named <= set(targets), f"{page.name} names targets that the Makefile does not have"
+
+
+@pages
+def test_python_runs(page: Path, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(code, {})
+        assert capsys.readouterr().out
+
+
+def test_readme_shows_python() -> None:
+    assert "```python" in README.read_text()
 
 
 def test_answer_shown_is_the_one_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    ((command, answer),) = re.findall(r"    \$ python (demo\.py .*)\n    ([^$\s].*)", README)
+    ((command, answer),) = re.findall(r"    \$ python (demo\.py .*)\n    ([^$\s].*)", README.read_text())
     monkeypatch.chdir(ROOT)
     run_python(shlex.split(command), monkeypatch)
     assert capsys.readouterr().out == answer + "\n"
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= LONGEST_README
+
+
+def test_line_counts_are_right() -> None:
+    """The table of the core in the README lists every file of it with its lines, and their sum."""
+    rows = dict(re.findall(r"^\| `(\w+\.py)` \| (\d+) \|", README.read_text(), re.MULTILINE))
+    core = {path.name: str(len(path.read_text().splitlines())) for path in (ROOT / "llama_onnx").glob("*.py")}
+    del core["__main__.py"]
+    (total,) = re.findall(r"^\| in all \| ([\d,]+) \|", README.read_text(), re.MULTILINE)
+    assert rows == core
+    assert total == f"{sum(map(int, core.values())):,}"
+
+
+def test_every_wing_is_named() -> None:
+    wings = {path.parent.name for path in (ROOT / "llama_onnx").glob("*/__init__.py")}
+    readme, architecture = README.read_text(), (ROOT / "docs" / "architecture.md").read_text()
+    picture = (ROOT / "docs" / "data-flow.svg").read_text()
+    for wing in wings:
+        assert f"`{wing}/`" in readme
+        assert f"`{wing}`" in architecture
+        assert f"{wing}/" in picture
+
+
+def slug(heading: str) -> str:
+    """Return the anchor of a heading as the usual renderers make it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@all_pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = page.parent / file if file else page
+        assert path.is_file(), f"{name_of(page)}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{name_of(page)}: {target}"
+
+
+def test_every_file_of_docs_is_linked() -> None:
+    linked = {
+        (page.parent / target.partition("#")[0]).resolve()
+        for page in ALL_PAGES
+        for target in re.findall(r"\]\(([^)\s:]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert {path for path in (ROOT / "docs").iterdir() if path.is_file()} <= linked
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--?[a-z](?:[\w-]*\w)?(?![\w-])", text))
+
+
+@pytest.mark.parametrize("verb", ["demo.py", *VERBS])
+def test_options_page_lists_the_options_of_a_verb(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option that `--help` shows is in the verb's section under one of its names, and no other is."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "200")
+    with redirect_stdout(io.StringIO()) as shown:
+        run_python([verb, "--help"] if verb == "demo.py" else ["-m", "llama_onnx", verb, "--help"], monkeypatch)
+    entries = [options_in(entry) for entry in re.findall(r"^  (-.*?)(?:  |$)", shown.getvalue(), re.MULTILINE)]
+    entries = [names for names in entries if "--help" not in names]
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", (ROOT / "docs" / "options.md").read_text(), re.S | re.M))
+
+    def listed(section: str, column: int) -> set[str]:
+        rows = [row.split("|") for row in re.findall(r"^\|(.*)\|$", sections[section], re.MULTILINE)]
+        return {option for row in rows for option in options_in(row[column])}
+
+    own = {"demo.py": ("generate", 0), "generate": ("generate", 1)}.get(verb, (verb, 0))
+    documented = listed(*own)
+    assert documented <= set().union(*entries), "documented, but not there"
+    shared = set() if verb == "demo.py" else listed("Memory and speed", 0)
+    assert all(names & (documented | shared) for names in entries), "there, but not documented"
