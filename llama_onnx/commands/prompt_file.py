@@ -23,8 +23,8 @@ from ..files.file_lock import lock
 from ..generate import check_prompt
 from ..model import LanguageModel
 from ..sampling import SamplingParams
+from .terminal import STANDARD
 
-STANDARD = "-"  # input or output
 NUMBERS: dict[str, tuple[type, ...]] = {
     "temperature": (int, float),
     "top_k": (int,),
