@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         reference, models, text, options.text, options.ctx_size, options.max_tokens, not options.no_weights
     )
     if options.plot:
-        write_page(found, Path(options.plot))
+        write_page(found, options.plot)
     print(json.dumps(found.as_dict(), indent=1) if options.json else tables(found, options.rows))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from llama_onnx.commands.quantize import EXAMPLES, add_options, read_options, use_one_blas_thread
+from llama_onnx.commands.quantize import EXAMPLES, add_options, one_blas_thread, read_options
 from llama_onnx.commands.terminal import HelpFormatter, guard, need_tools
 
 
@@ -25,8 +25,8 @@ def run(options: argparse.Namespace) -> None:
     settings, more = read_options(options)
     if options.plot:
         check_plot(options.plot)  # before hours of work
-    use_one_blas_thread()
-    quantize(options.source, options.out, settings, more)
+    with one_blas_thread():
+        quantize(options.source, options.out, settings, more)
     if options.plot:
         plot(read_table(Path(options.out) / FILE), options.plot)
 

@@ -40,7 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="rows in the tables of shards and weights (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--plot", metavar="FILE.html", help="write a page with charts: one file, light and dark")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.html", help="write a page with charts: one file, light and dark"
+    )
     add_threads(parser)
 
 
@@ -53,9 +55,9 @@ def check(options: argparse.Namespace) -> None:
     if not options.torch and len(options.models) < 2:
         raise RequestError("give a reference and at least one candidate, or a candidate and --torch HF_DIR")
     check_positive(options, "ctx_size", "max_tokens", "threads", "rows")
-    if options.plot and not options.plot.endswith((".html", ".htm")):
+    if options.plot and options.plot.suffix not in (".html", ".htm"):
         raise RequestError(f"--plot {options.plot}: the report is a page; name it report.html")
-    if options.plot and not Path(options.plot).parent.is_dir():
+    if options.plot and not options.plot.parent.is_dir():
         raise RequestError(f"--plot {options.plot}: there is no such folder")
 
 
@@ -76,5 +78,5 @@ def run(options: argparse.Namespace) -> None:
         reference, models, text, options.text, options.ctx_size, options.max_tokens, not options.no_weights
     )
     if options.plot:
-        write_page(found, Path(options.plot))
+        write_page(found, options.plot)
     print(json.dumps(found.as_dict(), indent=1) if options.json else tables(found, options.rows))

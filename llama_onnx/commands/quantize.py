@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,22 +135,32 @@ def run(options: argparse.Namespace) -> None:
     settings, more = read_options(options)
     if options.plot:
         check_plot(options.plot)  # before hours of work
-    use_one_blas_thread()
-    quantize(options.source, options.out, settings, more)
+    with one_blas_thread():
+        quantize(options.source, options.out, settings, more)
     if options.plot:
         plot(read_table(Path(options.out) / FILE), options.plot)
 
 
-def use_one_blas_thread() -> None:
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
     """Have numpy's OpenBLAS compute in the thread that calls it: the quantisers bring threads of their own.
 
     With two sets of threads each waits for the other, and rounding depends on how many there are. Where numpy has
     another BLAS, nothing changes.
     """
     packages = Path(np.__file__).parents[1]
-    for path in [*packages.glob("numpy.libs/*openblas*"), *packages.glob("numpy/.dylibs/*openblas*")]:
-        library = ctypes.CDLL(str(path))
-        for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads"):
-            if hasattr(library, name):
-                getattr(library, name)(1)
+    libraries = [*packages.glob("numpy.libs/*openblas*"), *packages.glob("numpy/.dylibs/*openblas*")]
+    before: list[tuple[Any, int]] = []
+    for library in map(ctypes.CDLL, map(str, libraries)):
+        for prefix, suffix in (("scipy_openblas", "64_"), ("openblas", "64_"), ("openblas", "")):
+            if hasattr(library, f"{prefix}_set_num_threads{suffix}"):
+                number = getattr(library, f"{prefix}_get_num_threads{suffix}")()
+                before.append((getattr(library, f"{prefix}_set_num_threads{suffix}"), number))
                 break
+    try:
+        for set_threads, _ in before:
+            set_threads(1)
+        yield
+    finally:
+        for set_threads, number in before:
+            set_threads(number)
