@@ -26,8 +26,7 @@ class Screen(io.StringIO):
         return text
 
 
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+def new_screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     return screen
@@ -59,7 +58,8 @@ def test_mistakes_of_the_program_keep_their_traceback() -> None:
         guard(lambda: fail(ZeroDivisionError()))
 
 
-def test_progress_is_shown_on_a_terminal_and_wiped_when_done(screen: Screen) -> None:
+def test_progress_is_shown_on_a_terminal_and_wiped_when_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = new_screen(monkeypatch)
     show_progress("loading", 1, 4)
     assert screen.new() == "\r\x1b[K█████░░░░░░░░░░░░░░░ loading, 1 of 4"
     show_progress("loading", 4, 4)
@@ -72,7 +72,9 @@ def test_progress_is_shown_on_a_terminal_and_wiped_when_done(screen: Screen) -> 
     assert screen.new() == "\r\x1b[K██████████░░░░░░░░░░ reading, 50 %\r\x1b[K"
 
 
-def test_error_takes_the_place_of_the_progress_bar(screen: Screen) -> None:
+def test_error_takes_the_place_of_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = new_screen(monkeypatch)
+
     def command() -> None:
         show_progress("loading", 1, 4)
         raise RequestError("no")
