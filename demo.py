@@ -1,68 +1,61 @@
 #!/usr/bin/env python3
-"""The demo: load a model directory, answer or continue a prompt, print the text as it comes."""
-
-from __future__ import annotations
+"""The demo: load a model, answer a prompt, print the text as it comes."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 import llama_onnx
-from llama_onnx.commands.generate import (
-    DEFAULTS,
-    POOLSIZE_HELP,
-    TEMPLATE_HELP,
-    guard,
-    print_stats,
-    print_stream,
-    show_progress,
-)
-from llama_onnx.text.templates import CHOICES
 
-EMBEDDED_MODEL = Path(__file__).resolve().parent / "models" / "demo"
+FIGURES = """[ prompt {prompt_tokens} tokens, {prompt_tokens_per_second:.1f} tok/s | generation {new_tokens} tokens, \
+{tokens_per_second:.1f} tok/s | pool {pool[hits]} hits, {pool[misses]} misses, {pool[evictions]} evictions, \
+{loaded} MB loaded | peak memory {peak} MB ]"""
 
 
-def main() -> int:
-    options = parse_arguments()
-    return guard(lambda: run(options))
-
-
-def run(options: argparse.Namespace) -> None:
+def answer(args: argparse.Namespace) -> None:
     params = llama_onnx.SamplingParams(
-        temperature=options.temperature,
-        top_k=options.topk,
-        top_p=options.topp,
-        max_tokens=options.max,
-        seed=options.seed,
+        args.temperature, args.topk, args.topp, max_tokens=args.max, seed=args.seed, prompt_lookup=0
     )
-    lm = llama_onnx.load(options.onnx_dir, poolsize=options.poolsize, progress=show_progress)
-    print_stream(lm.stream_generate(lm.format(options.prompt, options.template), params))
-    print_stats(lm)
+    lm = llama_onnx.load(args.onnx_dir, poolsize=args.poolsize, progress=show_progress)
+    for step in lm.stream_generate(lm.format(args.prompt, args.template), params):
+        print(step.text, end="", flush=True)
+    print(flush=True)
+    stats = lm.stats()
+    loaded, peak = stats["pool"]["loaded_bytes"] >> 20, stats["peak_memory"] >> 20
+    print(FIGURES.format(**stats, loaded=loaded, peak=peak), file=sys.stderr)
+
+
+def show_progress(doing: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        line = f"{doing}, {done} of {total}" if done < total else ""
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog='examples: python demo.py "bonjour"  |  python demo.py models/alpaca "Write a poem" --poolsize 2',
-    )
-    parser.add_argument(
-        "onnx_dir", metavar="ONNX_DIR", nargs="?", default=EMBEDDED_MODEL,
-        help="model directory made by tools/export_onnx.py (default: the small model that comes along)",
-    )  # fmt: skip
-    parser.add_argument("prompt", metavar="PROMPT", help="an instruction, or text to continue")
-    parser.add_argument("--template", choices=CHOICES, default="auto", help=TEMPLATE_HELP)
-    parser.add_argument("--poolsize", metavar="SIZE", help=POOLSIZE_HELP)
-    sampling = parser.add_argument_group("sampling")
-    for name, kind, default, text in (
-        ("--temperature", float, DEFAULTS.temperature, "0 = always the most likely token"),
-        ("--topk", int, DEFAULTS.top_k, "sample from this many tokens; 0 = all"),
-        ("--topp", float, DEFAULTS.top_p, "sample from the fewest tokens that reach this probability together"),
-        ("--max", int, DEFAULTS.max_tokens, "the most tokens to generate"),
-    ):
-        sampling.add_argument(name, type=kind, default=default, help=f"{text} (default: %(default)s)")
-    sampling.add_argument("--seed", type=int, help="same seed, same text (default: a new one each time)")
+    default, model = llama_onnx.SamplingParams(), Path(__file__).resolve().parent / "models" / "demo"
+    parser = argparse.ArgumentParser(description=__doc__, epilog='example: python demo.py models/alpaca "Sing a song"')
+    add = parser.add_argument
+    add("onnx_dir", nargs="?", default=model, metavar="ONNX_DIR", help="model directory (default: models/demo)")
+    add("prompt", metavar="PROMPT", help="an instruction, or text to continue")
+    add("--template", choices=("auto", "plain", "alpaca", "chat"), default="auto", help="default: as it was trained")
+    add("--poolsize", metavar="SIZE", help="memory in GiB, or '512MB' (default: 80%% of what is available)")
+    add("--temperature", type=float, default=default.temperature, help="0 = most likely token (default: %(default)s)")
+    add("--topk", "--top-k", type=int, default=default.top_k, help="of the K likeliest (default: %(default)s)")
+    add("--topp", "--top-p", type=float, default=default.top_p, help="of the likeliest P (default: %(default)s)")
+    add("--max", "--max-tokens", type=int, default=default.max_tokens, help="at most so many (default: %(default)s)")
+    add("--seed", type=int, help="same seed, same text (default: a new seed)")
     return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        answer(parse_arguments())
+    except llama_onnx.LlamaOnnxError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:  # the reader of our output has gone, which is no error, or the disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(None if isinstance(error, BrokenPipeError) else f"error: {error}")

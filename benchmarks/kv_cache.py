@@ -22,7 +22,7 @@ import numpy as np
 
 import llama_onnx
 from llama_onnx import LanguageModel, SamplingParams
-from llama_onnx.commands.generate import guard
+from llama_onnx.commands.terminal import guard
 from llama_onnx.errors import RequestError
 from llama_onnx.export.compare.metrics import Distribution
 from llama_onnx.kv_cache import KVCache

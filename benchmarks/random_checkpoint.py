@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from safetensors.numpy import save_file
 
-from llama_onnx.commands.generate import guard
+from llama_onnx.commands.terminal import guard
 from llama_onnx.errors import RequestError
 from llama_onnx.export.progress import progress
 from llama_onnx.export.readers.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, Piece, sentencepiece_model

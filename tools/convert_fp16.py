@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Convert an fp32 model directory to fp16: half the bytes on disk, the same maths in float32 when it runs."""
+"""Convert an fp32 model directory to fp16: half the bytes on disk; the maths stays in float32 when it runs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from llama_onnx.commands.generate import guard
-from llama_onnx.export.fp16 import convert
+from llama_onnx.commands.convert import EXAMPLES, add_options
+from llama_onnx.commands.terminal import HelpFormatter, guard, need_tools
+
+
+def run(options: argparse.Namespace) -> None:
+    """Convert the model directory."""
+    need_tools("the conversion")
+    from llama_onnx.export.fp16 import convert
+
+    convert(options.source, options.out)
 
 
 def main() -> int:
     """Parse the command line and convert."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python tools/convert_fp16.py models/alpaca models/alpaca-fp16"
+        "python tools/convert_fp16.py", description=__doc__, epilog=EXAMPLES, formatter_class=HelpFormatter
     )
-    parser.add_argument("source", metavar="IN", help="fp32 model directory")
-    parser.add_argument("out", metavar="OUT", help="fp16 model directory to make")
+    add_options(parser)
     options = parser.parse_args()
-    return guard(lambda: convert(options.source, options.out))
+    return guard(lambda: run(options))
 
 
 if __name__ == "__main__":

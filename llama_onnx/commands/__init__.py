@@ -1,1 +1,1 @@
-"""The command line: one file per verb, and what all verbs share."""
+"""The command line: one file per verb, `terminal.py` and `options.py` for what the verbs share."""

@@ -1,21 +1,58 @@
-"""`bench`: how fast a model runs here, and `pack`: what makes streaming it fast, made ahead."""
+"""Measure how fast a model runs here: time to the first token, prefill and decode speed, hits of the pool, peak memory.
+
+Speeds are medians over several runs.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..errors import RequestError
 from ..memory import format_size
-from ..model import LanguageModel, load
-from ..model_directory import read_config
-from ..streaming.images import Images, Progress
+from ..model import LanguageModel
+from .options import add_model, add_runtime, load_model
+
+EXAMPLES = """examples:
+  %(prog)s
+  %(prog)s -m models/alpaca --poolsize 2 --prompt-tokens 256
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    add_model(parser)
+    for names, default, text in (
+        (("-p", "--prompt-tokens"), 128, "tokens of the prompt, drawn at random"),
+        (("-n", "--new-tokens"), 32, "tokens generated after it"),
+        (("-r", "--repeats"), 3, "runs"),
+    ):
+        parser.add_argument(*names, type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    add_runtime(parser, cache_type=True)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and print the figures."""
+    lm = load_model(options)
+    figures = measure(lm, options.prompt_tokens, options.new_tokens, options.repeats)
+    if options.json:
+        print(json.dumps(figures, indent=1))
+        return
+    pool = figures["pool"]
+    uses = pool["hits"] + pool["misses"]
+    for name, value in (
+        ("first token", f"{figures['first_token_seconds']:.2f} s with loading"),
+        ("prefill", f"{figures['prefill_tokens_per_second']:.1f} tok/s, {figures['prompt_tokens']} tokens"),
+        ("decode", f"{figures['decode_tokens_per_second']:.2f} tok/s, {figures['new_tokens']} tokens"),
+        ("pool", f"{100 * pool['hits'] / uses:.0f} % hits, {format_size(pool['loaded_bytes'])} loaded"),
+        ("peak memory", format_size(figures["peak_memory"])),
+    ):
+        print(f"{name:12} {value}")
 
 
 def measure(lm: LanguageModel, prompt_tokens: int, new_tokens: int, repeats: int) -> dict[str, Any]:
@@ -55,61 +92,3 @@ def measure(lm: LanguageModel, prompt_tokens: int, new_tokens: int, repeats: int
         "decode_tokens_per_second": float(np.median(decode)),
         **{key: lm.stats()[key] for key in ("peak_memory", "pool")},
     }
-
-
-def add_verbs(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
-    add_runtime: Callable[..., None],
-    progress: Progress,
-) -> None:
-    """Add `bench` and `pack` to the command line."""
-    verb = verbs.add_parser(
-        "bench",
-        help="how fast a model runs here",
-        description="Time to the first token, prefill and decode speed, peak memory: medians over several runs.",
-        epilog="example: llama-onnx bench -m models/alpaca --poolsize 2",
-    )
-    verb.set_defaults(run=lambda options: _bench(options, progress))
-    verb.add_argument("-m", "--model", required=True, metavar="DIR", help="model directory")
-    verb.add_argument("-p", "--prompt-tokens", type=int, default=128, metavar="N", help="default: %(default)s")
-    verb.add_argument("-n", "--new-tokens", type=int, default=32, metavar="N", help="default: %(default)s")
-    verb.add_argument("-r", "--repeats", type=int, default=3, metavar="N", help="default: %(default)s")
-    verb.add_argument("--json", action="store_true", help="print JSON")
-    add_runtime(verb, cache_type=True)
-    verb = verbs.add_parser(
-        "pack",
-        help="make ahead what streaming a quantised model needs",
-        description="Write the layers as they are packed for this CPU, so that loading one is a single read.",
-        epilog="example: llama-onnx pack models/alpaca",
-    )
-    verb.set_defaults(run=lambda options: _pack(options, progress))
-    verb.add_argument("model", metavar="DIR", help="model directory")
-
-
-def _bench(options: argparse.Namespace, progress: Progress) -> None:
-    lm = load(
-        options.model, poolsize=options.poolsize, ctx_size=options.ctx_size, threads=options.threads,
-        pool_policy=options.pool_policy, progress=progress, cache_type=options.cache_type,
-    )  # fmt: skip
-    figures = measure(lm, options.prompt_tokens, options.new_tokens, options.repeats)
-    if options.json:
-        print(json.dumps(figures, indent=1))
-        return
-    pool = figures["pool"]
-    uses = pool["hits"] + pool["misses"]
-    for name, value in (
-        ("first token", f"{figures['first_token_seconds']:.2f} s with loading"),
-        ("prefill", f"{figures['prefill_tokens_per_second']:.1f} tok/s, {figures['prompt_tokens']} tokens"),
-        ("decode", f"{figures['decode_tokens_per_second']:.2f} tok/s, {figures['new_tokens']} tokens"),
-        ("pool", f"{100 * pool['hits'] / uses:.0f} % hits, {format_size(pool['loaded_bytes'])} loaded"),
-        ("peak memory", format_size(figures["peak_memory"])),
-    ):
-        print(f"{name:12} {value}")
-
-
-def _pack(options: argparse.Namespace, progress: Progress) -> None:
-    config = read_config(options.model)
-    if not any(shard.quantized for shard in config.layers):
-        print("nothing to pack: the layers are not quantised", file=sys.stderr)
-        return
-    Images(config).make_all(config.layers, progress)

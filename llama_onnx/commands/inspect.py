@@ -1,21 +1,23 @@
-"""What a model directory holds: `llama-onnx inspect DIR`, and whether its files are what the manifest says."""
+"""Show the shards of a model directory and its figures. With --verify, check every file against the manifest first."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..config import ModelConfig, Shard
 from ..errors import ModelDirectoryError, RequestError
 from ..files.onnx_file import DTYPES, Graph, Initializer, read_graph
 from ..memory import format_size
 from ..model_directory import MANIFEST, read_config, read_manifest
+from .options import add_model, model_directory
+from .terminal import progress_bar
 
+EXAMPLES = "example: %(prog)s models/alpaca --verify"
 TOP_OPERATORS = 3
 READ_AT_ONCE = 1 << 22
 QUANTIZED = {"MatMulNBits": 1, "GatherBlockQuantized": 0, "DequantizeLinear": 0}  # which input holds the integers
@@ -39,17 +41,15 @@ class ShardFigures:
         return sum(self.weights.values())
 
 
-def add_verb(verbs: Any) -> None:
-    """Add `inspect` to the verbs of the command line."""
-    verb = verbs.add_parser(
-        "inspect",
-        help="show what a model directory holds, and check its files",
-        description="Show the shards of a model directory and its figures; with --verify, check every file first.",
-        epilog="example: llama-onnx inspect models/alpaca --verify",
-    )
-    verb.set_defaults(run=lambda options: inspect(options.directory, options.verify))
-    verb.add_argument("directory", metavar="DIR", type=Path, help="model directory")
-    verb.add_argument("--verify", action="store_true", help="compare the sha256 of every file with the manifest's")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    add_model(parser, positional=True)
+    parser.add_argument("--verify", action="store_true", help="compare the sha256 of every file with the manifest's")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the figures of the model directory."""
+    inspect(model_directory(options), options.verify)
 
 
 def inspect(directory: Path, verify: bool = False) -> None:
@@ -114,21 +114,16 @@ def bad_files(directory: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sha256(path: Path, title: str) -> str:
-    """Return the hash of a file, telling on a terminal how far it is."""
+    """Return the hash of a file, with progress on a terminal."""
     digest, size, done = hashlib.sha256(), path.stat().st_size, 0
-    show = sys.stderr.isatty()
     try:
-        with path.open("rb", buffering=0) as file:
+        with path.open("rb", buffering=0) as file, progress_bar(f"verifying {title}") as show:
             while data := file.read(READ_AT_ONCE):
                 digest.update(data)
                 done += len(data)
-                if show:
-                    print(f"\r\x1b[Kverifying {title} {100 * done // max(size, 1)}%", end="", file=sys.stderr)
+                show(done / size)
     except OSError as error:
         raise ModelDirectoryError(f"{path}: cannot be read ({error.strerror})") from None
-    finally:
-        if show:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     return digest.hexdigest()
 
 

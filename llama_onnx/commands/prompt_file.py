@@ -23,17 +23,9 @@ from ..model import LanguageModel
 from ..model_directory import MANIFEST
 from ..sampling import SamplingParams
 from ..tokens import Completion
+from .terminal import STANDARD
 
-STANDARD = "-"  # input or output
-NUMBERS: dict[str, tuple[type, ...]] = {
-    "temperature": (int, float),
-    "top_k": (int,),
-    "top_p": (int, float),
-    "min_p": (int, float),
-    "repetition_penalty": (int, float),
-    "max_tokens": (int,),
-    "seed": (int,),
-}
+NUMBERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed")
 FIELDS = ("prompt", "id", *NUMBERS, "stop")
 
 
@@ -113,21 +105,20 @@ def _read_line(place: str, line: bytes, defaults: SamplingParams) -> Prompt:
 
 
 def _is_right(field: str, value: Any) -> bool:
-    """Whether a field is known and its value of the right type; ranges are for SamplingParams to check."""
+    """Whether a field is known and its value of the right type; SamplingParams checks the numbers."""
     if field == "prompt":
         return isinstance(value, str)
     if field == "id":
         return isinstance(value, (str, int)) and not isinstance(value, bool)
     if field == "stop":
         return isinstance(value, (str, list))
-    return isinstance(value, NUMBERS.get(field, ())) and not isinstance(value, bool)
+    return field in NUMBERS
 
 
 def _wanted(field: str) -> str:
     if field not in FIELDS:
         return f"a prompt has no field {field[:40]!r} (its fields are {', '.join(FIELDS)})"
-    kind = "a whole number" if NUMBERS.get(field) == (int,) else "a number" if field in NUMBERS else "a text"
-    return f"{field} must be {kind}{ {'id': ' or a whole number', 'stop': ' or a list of texts'}.get(field, '') }"
+    return f"{field} must be a text{ {'id': ' or a whole number', 'stop': ' or a list of texts'}.get(field, '') }"
 
 
 class Results:

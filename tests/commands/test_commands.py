@@ -143,6 +143,31 @@ def test_reader_that_leaves_early_is_no_error(model: Path) -> None:
     assert done.stderr == b""
 
 
+def test_demo_ends_as_the_verbs_do() -> None:
+    wrong = run("demo.py", "nowhere", "bonjour")
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (1, "", 1)
+    assert wrong.stderr.startswith("error: nowhere: no such directory")
+    assert run("demo.py", "bonjour", "--topk", "many").returncode == 2
+    piped = subprocess.run(
+        f"{sys.executable} demo.py 'Write a story about a dog' --seed 1 | head -c 5",
+        shell=True, capture_output=True, cwd=ROOT, check=False, timeout=60,
+    )  # fmt: skip
+    assert piped.stderr == b""
+
+
+def test_demo_is_interrupted_with_exit_code_130() -> None:
+    code = """
+import llama_onnx, runpy, sys
+def load(*_, **__):
+    raise KeyboardInterrupt
+llama_onnx.load = load
+sys.argv = ["demo.py", "x"]
+runpy.run_path("demo.py", run_name="__main__")
+"""
+    done = run("-c", code)
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
+
+
 def test_runtime_needs_its_three_libraries_only(model: Path) -> None:
     code = f"""
 import json, sys

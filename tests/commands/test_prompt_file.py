@@ -15,7 +15,7 @@ import pytest
 from helpers import ROOT
 from llama_onnx_layout import write_layout
 
-from llama_onnx.commands.generate import main
+from llama_onnx.commands.command_line import main
 from llama_onnx.commands.prompt_file import read_prompts
 from llama_onnx.errors import RequestError
 from llama_onnx.sampling import SamplingParams

@@ -180,7 +180,7 @@ def test_verb_prints_one_line_and_the_same_as_json(model: Path, tmp_path: Path) 
         (None, [], "cannot be read"),
         (b"the fox", ["--ctx", "1"], "--ctx must be 2 to 256"),
         (b"the fox", ["--ctx", "300"], "--ctx must be 2 to 256"),
-        (b"the fox", ["--ctx", "0"], "--ctx must be at least 1"),
+        (b"the fox", ["--ctx", "0"], "--ctx-size must be at least 1"),
         (b"the fox", ["--ctx", "8", "--stride", "9"], "--stride must be 1 to 8"),
         (b"the fox", ["--stride", "-1"], "--stride must be at least 1"),
     ],

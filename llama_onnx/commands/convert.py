@@ -1,0 +1,26 @@
+"""Convert an fp32 model directory to fp16: half the bytes on disk; the maths stays in float32 when it runs.
+
+Needs the packages of the extra 'tools'.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .terminal import need_tools
+
+EXAMPLES = "example: %(prog)s models/alpaca models/alpaca-fp16"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the conversion."""
+    parser.add_argument("source", metavar="IN", help="fp32 model directory")
+    parser.add_argument("out", metavar="OUT", help="fp16 model directory to make")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Convert the model directory."""
+    need_tools("convert")
+    from ..export.fp16 import convert
+
+    convert(options.source, options.out)

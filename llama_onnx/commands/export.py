@@ -1,0 +1,49 @@
+"""Export a checkpoint to a model directory: one ONNX shard for each decoder layer.
+
+Two tensors are in memory at a time, so that a small machine can export a large model. Run an interrupted export again
+and it goes on where it stopped. Needs the packages of the extra 'tools'.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .terminal import need_tools
+
+EXAMPLES = """examples:
+  %(prog)s checkpoints/alpaca models/alpaca
+  %(prog)s checkpoints/alpaca models/alpaca-int4 --dtype int4 --block-size 32
+  %(prog)s model.gguf models/mine --dtype int8
+"""
+DTYPES = ("fp32", "fp16", "int8", "int4")
+OPS = ("ort", "onnx")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the export."""
+    parser.add_argument(
+        "source", metavar="SOURCE",
+        help="Hugging Face directory (safetensors or .bin, GPTQ and AWQ too), Meta directory, GGUF or llama2.c file, "
+        "fp32 or fp16 model directory, or organisation/name[@revision] on the Hugging Face hub",
+    )  # fmt: skip
+    parser.add_argument("out", metavar="OUT", help="model directory to make")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="how the matrices are stored (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--block-size", type=int, default=128, metavar="N",
+        help="weights that share a scale in int8 and int4 (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ops", choices=OPS, default="ort",
+        help="ort: the fused operators of ONNX Runtime; onnx: standard ONNX operators only, for other runtimes "
+        "(default: %(default)s)",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    """Export the checkpoint."""
+    need_tools("export")
+    from ..export.exporter import export
+
+    export(options.source, options.out, options.dtype, options.block_size, options.ops)

@@ -1,0 +1,166 @@
+"""Quantise a checkpoint, or an fp32 or fp16 model directory, to 2, 4 or 8 bits, one layer in memory at a time.
+
+Needs the packages of the extra 'tools'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .options import add_option
+from .terminal import need_tools
+
+if TYPE_CHECKING:
+    from ..export.quantize.layer import Settings
+    from ..export.quantize.quantizer import Options
+
+EXAMPLES = """examples:
+  %(prog)s checkpoints/alpaca models/alpaca-int4 --block-size 32
+  %(prog)s checkpoints/alpaca models/alpaca-int4 --algo gptq --block-size 32 --dataset text.txt
+  %(prog)s checkpoints/alpaca models/alpaca-mixed --mixed auto --budget 4.5 --plot bits.png
+"""
+# What the library knows as well; --help has to work without its packages. A test compares the two.
+METHODS = ("rtn", "rtn_dq", "k_quant", "hqq", "awq_lite", "awq_clip", "awq_full", "gptq")
+BITS = (2, 4, 8)
+FLOAT_BITS = 16
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+FORMATS = ("nbits", "qdq")
+RULES = ("last_matmul", "first_last", "auto")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of quantisation. Spellings with underscores are accepted as well."""
+
+    def add(group: argparse._ActionsContainer, name: str, help: str, **more: Any) -> None:
+        shown = "" if more.get("default") is None else " (default: %(default)s)"
+        old = name[2:].replace("-", "_")
+        aliases = (f"--{old}",) if old != name[2:] else ()
+        add_option(group, name, aliases=aliases, help=help + shown, **more)
+
+    parser.add_argument(
+        "source", metavar="SOURCE", help="fp32 or fp16 model directory, or any checkpoint that `export` reads"
+    )
+    parser.add_argument("out", metavar="OUT", help="model directory to make")
+    group = parser.add_argument_group("method")
+    add(group, "--algo", "rtn, k_quant and hqq read no text, awq and gptq do", choices=METHODS, default="k_quant")
+    add(group, "--bits", "bits of a weight", type=int, choices=BITS, default=4)
+    add(group, "--block-size", "weights that share a scale", type=int, choices=BLOCK_SIZES, default=128)
+    add(group, "--use-zero-point", "store a zero point for each block", action="store_true")
+    add(
+        group, "--format", "nbits: MatMulNBits, fast in ONNX Runtime; qdq: DequantizeLinear + MatMul, standard ONNX",
+        choices=FORMATS, default="nbits",
+    )  # fmt: skip
+    group = parser.add_argument_group("mixed precision")
+    add(
+        group, "--lm-head-bits", "bits of lm_head; 16 = float16 (default: as --bits)",
+        type=int, choices=(*BITS, FLOAT_BITS),
+    )  # fmt: skip
+    add(
+        group, "--embedding-bits", "bits of the embedding; 16 = float16",
+        type=int, choices=(4, 8, FLOAT_BITS), default=FLOAT_BITS,
+    )  # fmt: skip
+    add(group, "--layers-8bit", "layers or matrices that get 8 bits: 0,31,5.mlp.down_proj", metavar="LIST")
+    add(
+        group, "--mixed", f"{', '.join(RULES)}, or a table of layer, tensor and bits (CSV or JSON)", metavar="RULE"
+    )  # fmt: skip
+    add(
+        group, "--budget", "mean bits of a weight that --mixed auto may spend, scales not counted",
+        type=float, default=5.0, metavar="BITS",
+    )  # fmt: skip
+    group = parser.add_argument_group("calibration (awq, gptq and --mixed auto)")
+    add(group, "--dataset", "text file; repeatable (default: a built-in text)", action="append", metavar="FILE")
+    for name, kind, default, metavar, text in (
+        ("--calib-size", int, 32, "N", "samples"),
+        ("--calib-length", int, 256, "N", "tokens of a sample"),
+        ("--awqlite-alpha-step", float, 0.1, "X", "step of the search for scales"),
+        ("--awqclip-alpha-step", float, 0.05, "X", "step of the search for ranges"),
+        ("--awqclip-alpha-min", float, 0.5, "X", "shortest range tried"),
+        ("--gptq-damp", float, 0.01, "X", "share of the mean diagonal that is added to the diagonal"),
+    ):
+        add(group, name, text, type=kind, default=default, metavar=metavar)
+    add(
+        group, "--gptq-in-order", "quantise inputs in order, not the most important first", action="store_true"
+    )  # fmt: skip
+    add(
+        group, "--per-matrix", "calibrate each matrix after the previous ones of its layer are quantised: slower",
+        action="store_true",
+    )  # fmt: skip
+    parser.add_argument("--plot", type=Path, metavar="PICTURE", help="draw the quant table (needs matplotlib)")
+
+
+def read_options(options: argparse.Namespace) -> tuple[Settings, Options]:
+    """Return how matrices are quantised, and what else was asked for."""
+    from ..export.quantize.layer import Settings
+    from ..export.quantize.quantizer import Options
+
+    settings = Settings(
+        algo=options.algo,
+        block_size=options.block_size,
+        zero_point=options.use_zero_point,
+        alpha_step=options.awqlite_alpha_step,
+        clip_step=options.awqclip_alpha_step,
+        clip_min=options.awqclip_alpha_min,
+        damp=options.gptq_damp,
+        descending=not options.gptq_in_order,
+        per_matrix=options.per_matrix,
+    )
+    more = Options(
+        bits=options.bits,
+        head_bits=options.lm_head_bits,
+        embedding_bits=options.embedding_bits,
+        layers_8bit=options.layers_8bit,
+        mixed=options.mixed,
+        budget=options.budget,
+        form=options.format,
+        dataset=tuple(options.dataset or ()),
+        calib_size=options.calib_size,
+        calib_length=options.calib_length,
+    )
+    return settings, more
+
+
+def run(options: argparse.Namespace) -> None:
+    """Quantise the model."""
+    need_tools("quantize")
+    from ..export.quantize.quantizer import quantize
+    from ..export.quantize.table import FILE, check_plot, plot, read_table
+
+    settings, more = read_options(options)
+    if options.plot:
+        check_plot(options.plot)  # before hours of work
+    with one_blas_thread():
+        quantize(options.source, options.out, settings, more)
+    if options.plot:
+        plot(read_table(Path(options.out) / FILE), options.plot)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Have numpy's OpenBLAS compute in the thread that calls it: the quantisers bring threads of their own.
+
+    With two sets of threads each waits for the other, and rounding depends on how many there are. Where numpy has
+    another BLAS, nothing changes.
+    """
+    packages = Path(np.__file__).parents[1]
+    libraries = [*packages.glob("numpy.libs/*openblas*"), *packages.glob("numpy/.dylibs/*openblas*")]
+    before: list[tuple[Any, int]] = []
+    for library in map(ctypes.CDLL, map(str, libraries)):
+        for prefix, suffix in (("scipy_openblas", "64_"), ("openblas", "64_"), ("openblas", "")):
+            if hasattr(library, f"{prefix}_set_num_threads{suffix}"):
+                number = getattr(library, f"{prefix}_get_num_threads{suffix}")()
+                before.append((getattr(library, f"{prefix}_set_num_threads{suffix}"), number))
+                break
+    try:
+        for set_threads, _ in before:
+            set_threads(1)
+        yield
+    finally:
+        for set_threads, number in before:
+            set_threads(number)

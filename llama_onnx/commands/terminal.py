@@ -1,0 +1,167 @@
+"""What all verbs and scripts share at the terminal: errors and exit codes, text, progress, figures, help, packages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+
+from ..errors import LlamaOnnxError, MissingDependencyError, RequestError
+from ..memory import format_size
+from ..model import LanguageModel
+from ..tokens import Step
+
+INTERRUPTED = 130
+STANDARD = "-"  # as the name of a file: standard input or output
+BAR = 20  # characters
+WIPE = "\r\x1b[K"  # back to the start of the line, and clear it
+TOOL_PACKAGES = ("onnx", "safetensors", "ml_dtypes", "tqdm")  # of the extra 'tools'
+_bar = ""  # the progress bar that is on the line
+
+
+def guard(run: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code; whatever a user may cause is one line on stderr, not a traceback."""
+    try:
+        code = run()
+        sys.stdout.flush()
+    except LlamaOnnxError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does: nothing is left to say
+        _give_up_output()
+        return 0
+    except OSError as error:  # a full disk, most likely
+        return _fail(f"{error.filename or 'the output'}: {error.strerror}")
+    return code or 0
+
+
+def _fail(message: str) -> int:
+    wipe_bar()
+    print(f"error: {message}", file=sys.stderr)
+    _give_up_output()
+    return 1
+
+
+def _give_up_output() -> None:
+    """Drop what stdout still holds and cannot write, so that it does not fail again when the process ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_stream(steps: Iterator[Step]) -> None:
+    """Print text as it comes, and a newline after it."""
+    for step in steps:
+        print(step.text, end="", flush=True)
+    print()
+
+
+def read_text(path: str) -> str:
+    """Return the text of a file, or of standard input for '-'.
+
+    Raises:
+        RequestError: it cannot be read, is not UTF-8, or is empty.
+    """
+    name = "stdin" if path == STANDARD else path
+    try:
+        data = sys.stdin.buffer.read() if path == STANDARD else Path(path).read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"{name}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{name}: not a text in UTF-8 (byte {error.start})") from None
+    if not text:
+        raise RequestError(f"{name}: is empty")
+    return text
+
+
+def show_progress(doing: str, done: int, total: int) -> None:
+    """Show a progress bar on stderr, and wipe it when all is done; nothing where stderr is not a terminal."""
+    if done < total:
+        _draw_bar(done / total, f"{doing}, {done} of {total}")
+    else:
+        wipe_bar()
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[float], None]]:
+    """Yield a function that shows a share of 0 to 1 on the progress bar; the bar is wiped at the end."""
+    try:
+        yield lambda share: _draw_bar(share, f"{title}, {100 * share:.0f} %")
+    finally:
+        wipe_bar()
+
+
+def wipe_bar() -> None:
+    """Wipe the progress bar, if there is one on the line."""
+    global _bar
+    if _bar:
+        print(WIPE, end="", file=sys.stderr, flush=True)
+    _bar = ""
+
+
+def _draw_bar(share: float, text: str) -> None:
+    global _bar
+    full = int(BAR * min(share, 1.0))
+    bar = f"{'█' * full}{'░' * (BAR - full)} {text}"
+    if bar != _bar and sys.stderr.isatty():
+        print(f"{WIPE}{bar}", end="", file=sys.stderr, flush=True)
+        _bar = bar
+
+
+def print_stats(lm: LanguageModel) -> None:
+    """Print one line of figures about the last generation to stderr."""
+    stats = lm.stats()
+    pool = stats["pool"]
+    print(
+        f"[ prompt {stats['prompt_tokens']} tokens, {stats['prompt_tokens_per_second']:.1f} tok/s | "
+        f"generation {stats['new_tokens']} tokens, {stats['tokens_per_second']:.1f} tok/s | "
+        f"pool {pool['hits']} hits, {pool['misses']} misses, {pool['evictions']} evictions, "
+        f"{format_size(pool['loaded_bytes'])} loaded | peak memory {format_size(stats['peak_memory'])} ]",
+        file=sys.stderr,
+    )
+
+
+def print_pool(lm: LanguageModel) -> None:
+    """Print one line of figures about the memory pool to stderr."""
+    stats = lm.stats()
+    figures = ", ".join(f"{name} {stats['pool'][name]}" for name in ("hits", "misses", "evictions", "loaded_bytes"))
+    print(f"[ pool {figures} | peak memory {stats['peak_memory']} bytes ]", file=sys.stderr)
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps the paragraphs of description and examples, and leaves indented lines as they are."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = 14  # argparse forgets that the names of verbs are indented
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = groupby(text.strip().splitlines(), key=lambda line: line.startswith(" ") or not line)
+        return "\n".join(
+            "\n".join(lines) if as_it_is else textwrap.fill(" ".join(lines), width) for as_it_is, lines in blocks
+        )
+
+
+def need_tools(what: str) -> None:
+    """Check that the packages of the extra 'tools' are there.
+
+    Raises:
+        MissingDependencyError: one is missing; the message names the command that installs it.
+    """
+    missing = [name for name in TOOL_PACKAGES if find_spec(name) is None]
+    if missing:
+        clone = Path(__file__).resolve().parents[2] / "tools" / "requirements.txt"
+        install = f"-r {clone}" if clone.is_file() else "'llama-onnx[tools]'"
+        raise MissingDependencyError(
+            f"{what} needs the packages of the extra 'tools' ({', '.join(missing)} missing): pip install {install}"
+        )

@@ -1,0 +1,115 @@
+"""Exit codes and what is on the screen, whatever happens in a command."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_onnx.commands import terminal
+from llama_onnx.commands.terminal import guard, need_tools, progress_bar, read_text, show_progress
+from llama_onnx.errors import MissingDependencyError, RequestError
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers what was written since the last look."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def new(self) -> str:
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
+
+
+def new_screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    return screen
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (RequestError("no"), 1, "error: no\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (BrokenPipeError(), 0, ""),
+        (OSError(28, "No space left on device"), 1, "error: the output: No space left on device\n"),
+        (OSError(28, "No space left on device", "out.json"), 1, "error: out.json: No space left on device\n"),
+    ],
+)
+def test_what_a_user_may_cause_is_one_line_and_an_exit_code(
+    error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guard(lambda: fail(error)) == code
+    assert capsys.readouterr().err == message
+
+
+def test_mistakes_of_the_program_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        guard(lambda: fail(ZeroDivisionError()))
+
+
+def test_progress_is_shown_on_a_terminal_and_wiped_when_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = new_screen(monkeypatch)
+    show_progress("loading", 1, 4)
+    assert screen.new() == "\r\x1b[K█████░░░░░░░░░░░░░░░ loading, 1 of 4"
+    show_progress("loading", 4, 4)
+    assert screen.new() == "\r\x1b[K"
+    show_progress("loading", 4, 4)
+    assert screen.new() == ""  # nothing is left to wipe: text that follows stays
+    with progress_bar("reading") as show:
+        show(0.5)
+        show(0.5)
+    assert screen.new() == "\r\x1b[K██████████░░░░░░░░░░ reading, 50 %\r\x1b[K"
+
+
+def test_error_takes_the_place_of_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = new_screen(monkeypatch)
+
+    def command() -> None:
+        show_progress("loading", 1, 4)
+        raise RequestError("no")
+
+    assert guard(command) == 1
+    assert screen.new().endswith("\r\x1b[Kerror: no\n")
+
+
+def test_no_progress_where_stderr_is_not_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show_progress("loading", 1, 4)
+    with progress_bar("reading") as show:
+        show(0.5)
+    assert capsys.readouterr().err == ""
+
+
+def test_text_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "bytes").write_bytes(b"ab\xff")
+    (tmp_path / "bom").write_bytes("\ufeffé".encode())
+    for name, message in (("empty", "is empty"), ("bytes", r"not a text in UTF-8 \(byte 2\)"), ("none", "cannot be")):
+        with pytest.raises(RequestError, match=f"{name}: {message}"):
+            read_text(str(tmp_path / name))
+    assert read_text(str(tmp_path / "bom")) == "é"
+
+
+def test_missing_tools_are_named_with_a_command_that_installs_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    need_tools("export")
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(MissingDependencyError) as error:
+        need_tools("export")
+    requirements = Path(str(error.value).rpartition("pip install -r ")[2])
+    assert requirements.name == "requirements.txt"
+    assert "tqdm" in requirements.read_text()
+    monkeypatch.setattr(terminal, "__file__", str(tmp_path / "llama_onnx" / "commands" / "terminal.py"))
+    with pytest.raises(MissingDependencyError, match=r"\(tqdm missing\): pip install 'llama-onnx\[tools\]'$"):
+        need_tools("export")
