@@ -14,9 +14,8 @@ FIGURES = """[ prompt {prompt_tokens} tokens, {prompt_tokens_per_second:.1f} tok
 
 
 def answer(args: argparse.Namespace) -> None:
-    params = llama_onnx.SamplingParams(
-        args.temperature, args.topk, args.topp, max_tokens=args.max, seed=args.seed, prompt_lookup=0
-    )
+    asked = {"max_tokens": args.max, "seed": args.seed, "prompt_lookup": 0}  # the loop alone, without guesses
+    params = llama_onnx.SamplingParams(args.temperature, args.topk, args.topp, **asked)
     lm = llama_onnx.load(args.onnx_dir, poolsize=args.poolsize, progress=show_progress)
     for step in lm.stream_generate(lm.format(args.prompt, args.template), params):
         print(step.text, end="", flush=True)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from .errors import RequestError
-from .files.system import status_bytes
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -49,12 +48,12 @@ def format_size(size: float) -> str:
 
 def process_bytes() -> int:
     """Return the resident memory of this process now, in bytes (where /proc is missing: the peak so far)."""
-    return status_bytes("VmRSS") or peak_bytes()
+    return _status_bytes("VmRSS") or peak_bytes()
 
 
 def peak_bytes() -> int:
     """Return the largest resident memory this process has had, in bytes (0 where the system does not tell)."""
-    if peak := status_bytes("VmHWM"):
+    if peak := _status_bytes("VmHWM"):
         return peak
     try:
         import resource
@@ -95,3 +94,15 @@ def trim() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # not glibc
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status_bytes(field: str) -> int:
+    """Return a field of /proc/self/status in bytes, 0 where there is none."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith(field + ":"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

@@ -8,13 +8,14 @@ from typing import Any
 
 from .config import TEMPLATES, ModelConfig, Shard
 from .errors import ModelDirectoryError
-from .files.onnx_file import read_graph
 from .original.layout import is_legacy, read_legacy_config
 
 MANIFEST = "manifest.json"
 ASIDE = ".{}.replaced"  # where a model waits while its successor takes its place
 FORMAT = "llama_onnx"
 FORMAT_VERSION = 1
+SOFT_CAPPED = ("gemma2",)  # architectures whose attention scores the fused kernel has to write out, for a soft cap
+STANDARD_SCORES = 3  # copies of the scores that standard operators make
 
 
 def read_config(directory: str | Path) -> ModelConfig:
@@ -30,7 +31,8 @@ def read_config(directory: str | Path) -> ModelConfig:
         return read_legacy_config(directory)
     manifest = read_manifest(directory)
     _check_files(directory, _field(manifest, "files", dict))
-    model = _field(manifest, "model", dict)
+    model, precision = (_field(manifest, name, dict) for name in ("model", "precision"))
+    architecture = _field(manifest, "architecture", str)
     number: dict[str, Any] = {
         name: _count(model, name)
         for name in (
@@ -55,19 +57,17 @@ def read_config(directory: str | Path) -> ModelConfig:
         raise ModelDirectoryError(f"{directory / MANIFEST}: template {str(template)[:40]!r} is not one of {TEMPLATES}")
     return ModelConfig(
         directory=directory,
-        architecture=_field(manifest, "architecture", str),
+        architecture=architecture,
         bos_token_id=bos,
         eos_token_ids=tuple(eos),
         add_bos=_field(model, "add_bos", bool),
-        weights=_field(_field(manifest, "precision", dict), "weights", str),
+        weights=_field(precision, "weights", str),
         embed=shards["embed"],
         layers=tuple(shards[name] for name in wanted[1:-1]),
         head=shards["head"],
         rope_switch_length=_count(model, "rope_switch_length") if "rope_switch_length" in model else None,
         template=template,
-        score_copies=max(
-            _score_copies(shard.path) for shard in {shard.kind: shard for shard in shards.values()}.values()
-        ),
+        score_copies=STANDARD_SCORES if precision.get("ops") == "onnx" else int(architecture in SOFT_CAPPED),
         **number,
     )
 
@@ -156,11 +156,3 @@ def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
         kind=_field(entry, "kind", str),
         digest=" ".join(_field(manifest["files"][needed], "sha256", str) for needed in (file, *data_files)),
     )
-
-
-def _score_copies(path: Path) -> int:
-    """Return how many copies of its attention scores a graph holds; the fused kernel needs one only for a soft cap."""
-    nodes = read_graph(path).nodes
-    if any(node.op_type == "Softmax" for node in nodes):
-        return 3
-    return int(any(node.floats.get("softcap") for node in nodes if node.op_type == "GroupQueryAttention"))

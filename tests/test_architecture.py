@@ -63,7 +63,7 @@ NEVER_LOADED = {"export", "commands", "scoring", "serving", "store", "cluster", 
 
 # What a run may execute when every layer stays in memory: the core, text/, and the door to the pool, which is the pool
 # that keeps layers resident and the loader from which it borrows sessions.
-EXECUTED = ("text/", "streaming/pool.py", "streaming/loader.py")
+EXECUTED = ("text/", "streaming/promise.py", "streaming/available.py", "streaming/pool.py", "streaming/loader.py")
 
 
 def area(module: str, package: Path) -> str:

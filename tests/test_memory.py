@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from llama_onnx.errors import RequestError
-from llama_onnx.files.system import available_bytes
 from llama_onnx.memory import GIB, MIB, format_size, lazy_zeros, parse_size, peak_bytes, process_bytes
+from llama_onnx.streaming.available import available_bytes
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 from ..config import ModelConfig
 from ..errors import PoolTooSmallError, RequestError
-from ..files.system import available_bytes
 from ..memory import format_size, parse_size, process_bytes
 from ..pool import MemoryPool, charge_of
 from ..session import WARM_UP_BYTES, Guard
+from .available import available_bytes
 from .images import Progress
 from .pool import StreamingPool
 

@@ -1,21 +1,9 @@
-"""What the system says of memory, in files: of this process, of the machine, and of the cgroups it is in."""
+"""What this process may use: free memory of the machine, within the limits of the cgroups it is in."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-
-
-def status_bytes(field: str) -> int:
-    """Return a field of /proc/self/status in bytes, 0 where there is none."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith(field + ":"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
 
 
 def available_bytes() -> int:
