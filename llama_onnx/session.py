@@ -8,6 +8,8 @@ is fast. Quantised shards must be packed: without it the whole matrix is dequant
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -63,6 +65,18 @@ def start_runtime(threads: int | None = None) -> None:
     _threads = threads or _usable_cores()
     ort.set_global_thread_pool_sizes(_threads, 1)
     ort.set_default_logger_severity(4)  # what goes wrong is raised, and told once
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_exit_without_destructors)
+
+
+def _exit_without_destructors() -> None:
+    """Have this process, a forked child, exit without C++ destructors: ONNX Runtime's would wait for its threads.
+
+    Only the parent has those threads. Python itself has finished and flushed its files by then.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.on_exit(libc._exit, None)
 
 
 def _usable_cores() -> int:
