@@ -7,13 +7,14 @@ of ONNX Runtime and on the CPU, so an image carries a key and is made again when
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,8 +135,7 @@ class Images:
             ) from None
 
     def _pack(self, shard: Shard, path: Path) -> Image:
-        with tempfile.TemporaryDirectory(prefix=f"scratch-{os.getpid()}-", dir=self.folder) as name:
-            scratch = Path(name)
+        with _scratch_folder(self.folder) as scratch:
             pack(shard, scratch / "slot.onnx", "slot.bin")
             packed = read_graph(scratch / "slot.onnx").initializers
             kind = self.folder / shard.kind
@@ -279,6 +279,21 @@ def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _scratch_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder for packing one shard, and remove it afterwards.
+
+    A child forked meanwhile leaves it alone when it exits, unlike with `tempfile.TemporaryDirectory`.
+    """
+    owner = os.getpid()
+    folder = Path(tempfile.mkdtemp(prefix=f"scratch-{owner}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _machine_key() -> str:

@@ -6,6 +6,7 @@ needed soonest, in the place whose shard is needed last.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -54,6 +55,7 @@ class Loader:
         self._circle = list(circle)
         self._index = {shard.name: i for i, shard in enumerate(circle)}
         self._stats = stats
+        self._owner = os.getpid()
         self._held: list[Held] = []
         # Residents that were used: these are lent without asking the thread.
         self._staying: dict[str, AbstractContextManager[Session]] = {}
@@ -124,7 +126,9 @@ class Loader:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop the thread and clear all places."""
+        """Stop the thread and clear all places. Does nothing in a forked child: the places are its parent's."""
+        if os.getpid() != self._owner:
+            return
         with self._changed:
             self._closed = True
             self._changed.notify_all()

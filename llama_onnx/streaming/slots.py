@@ -52,7 +52,8 @@ class SlotFolder:
         self.path, descriptor = _memory_folder()
         self._count = 0
         self._spare: list[Slot] = []
-        self.close = weakref.finalize(self, _remove, self.path, descriptor)  # at the end of the process at the latest
+        # Runs when the process ends at the latest, in forked children too.
+        self.close = weakref.finalize(self, _remove, self.path, descriptor, os.getpid())
 
     def prepare(self, shard: Shard, count: int) -> None:
         """Make slots of a shard's kind until `count` are there: making one needs more memory than filling it.
@@ -130,6 +131,7 @@ class Slot:
     def __init__(self, shard: Shard, image: Image, folder: Path, shared: Sequence[Path]) -> None:
         self.kind = shard.kind
         self._layout = image.regions
+        self._owner = os.getpid()  # a forked child shares the file, and must not change what its parent computes from
         graph = Path(shutil.copyfile(image.graph, folder / image.graph.name))
         for path in shared:
             os.link(path, folder / path.name)
@@ -148,14 +150,17 @@ class Slot:
         Raises:
             LlamaOnnxError: the image cannot be read, or is laid out in another way.
         """
+        if os.getpid() != self._owner:
+            raise LlamaOnnxError("a forked process cannot use the layers of its parent; load the model after the fork")
         if image.regions != self._layout:
             raise LlamaOnnxError(f"{image.path}: laid out in another way than the slot; remove it, it is made anew")
         _read_regions(image.path, image.regions, self._memory)
         return self.session
 
     def empty(self) -> None:
-        """Give all memory back. What was read only when the session was made never comes again."""
-        self._memory.madvise(mmap.MADV_REMOVE)
+        """Free all memory, except in a forked child. What only making the session reads is never read again."""
+        if os.getpid() == self._owner:
+            self._memory.madvise(mmap.MADV_REMOVE)
 
 
 class SlotPlace:
@@ -268,8 +273,13 @@ def _memory_folder() -> tuple[Path, int]:
     return folder, descriptor
 
 
-def _remove(folder: Path, descriptor: int) -> None:
-    """Remove a folder and let go of its lock; sessions that still map its files stay valid."""
+def _remove(folder: Path, descriptor: int, owner: int) -> None:
+    """Remove a folder and release its lock. Sessions that still map its files stay valid.
+
+    Only the process `owner`, which made the folder, does so: a forked child must leave it to its parent.
+    """
+    if os.getpid() != owner:
+        return
     shutil.rmtree(folder, ignore_errors=True)
     os.close(descriptor)
 
