@@ -177,7 +177,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights missing": (lambda folder: (folder / "head.weights").unlink(), "head.weights: missing"),
     "weights truncated": (truncate("decoder-merge-2.weights"), "decoder-merge-2.weights: ends before"),
     "graph truncated": (truncate("decoder-merge-0.onnx"), "decoder-merge-0.onnx: not a valid ONNX file"),
-    "graph is rubbish": (lambda folder: (folder / "norm.onnx").write_bytes(b"\xff" * 999), "norm.onnx: not a whole"),
+    "graph is rubbish": (lambda folder: (folder / "norm.onnx").write_bytes(b"\xff" * 999), "norm.onnx: not a valid"),
     "layer is another": (replace("decoder-merge-1.onnx", "norm.onnx"), "decoder-merge-1.onnx: its inputs are input,"),
     "norm is a layer": (replace("norm.onnx", "decoder-merge-1.onnx"), "norm.onnx: its inputs are hidden_in.*one alone"),
     "embed is the norm": (replace("embed.onnx", "norm.onnx"), "embed.onnx: has no table"),
