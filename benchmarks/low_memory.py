@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +25,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import limits
 import numpy as np
 import subjects
-from engine import Engine, random_prompt
+from limited_engine import GIB, engine, ours, prompt_of, say, seconds_per_token
+from lookup import lookup
 from peer_models import installed
-from random_checkpoint import CYCLE_START, SHAPES
+from random_checkpoint import SHAPES
 from report import about, disk_bandwidth, save, table
 
 from llama_onnx.config import read_config
 from llama_onnx.streaming.images import Images
 
-GIB = 1 << 30
 SIZES = (0.75, 1, 1.25, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 8)
-CYCLE = 48  # tokens after which the text of a model with a cycle repeats
-
-
-@contextlib.contextmanager
-def engine(memory: float | None, ctx: int, **description: Any) -> Iterator[tuple[Engine, limits.Limit | None]]:
-    """Start an engine in `memory` GiB, with a cold page cache."""
-    limits.drop_caches()
-    threads = os.cpu_count()
-    with contextlib.ExitStack() as stack:
-        limit = None
-        if memory and limits.possible():
-            limit = stack.enter_context(limits.limited(int(memory * GIB)))
-        started = Engine(limit.prefix if limit else (), threads=threads, ctx=ctx, **description)
-        yield stack.enter_context(started), limit
-
-
-def ours(path: Path, memory: float, **more: Any) -> dict[str, Any]:
-    """Return the description of an engine of this project with a pool of `memory` GiB."""
-    return {"engine": "ours", "path": str(path), "poolsize": f"{int(memory * 1024)}MB", **more}
-
-
-def prompt_of(options: argparse.Namespace) -> list[int]:
-    """Return a random prompt of the length given in the options."""
-    return random_prompt(options.prompt, SHAPES[options.shape][-1])
 
 
 def pass_bytes(path: Path) -> int:
@@ -75,11 +49,6 @@ def image_files(path: Path) -> list[Path]:
     config = read_config(path)
     images = Images(config)
     return [images.get(shard).path for shard in config.layers]
-
-
-def seconds_per_token(answer: dict[str, Any]) -> float:
-    """Return the seconds of each token after the first."""
-    return float(answer["new_seconds"] / (answer["new"] - 1))
 
 
 def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -104,7 +73,7 @@ def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                 disk.append(disk_bandwidth(images[:12]))
                 for name, (side, _) in sides.items():
                     answers[name].append(side.ask(prompt=prompt, new=options.new))
-                    _say(f"{memory} GB, {name}: {seconds_per_token(answers[name][-1]):.2f} s/token")
+                    say(f"{memory} GB, {name}: {seconds_per_token(answers[name][-1]):.2f} s/token")
             bandwidth = float(np.median(disk))
             for name, (_, limit) in sides.items():
                 row: dict[str, Any] = {
@@ -166,7 +135,7 @@ def sizes(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                 first = side.ask(prompt=prompt, new=2)
                 answers = [side.ask(prompt=prompt, new=options.new) for _ in range(options.rounds)]
         except RuntimeError as error:
-            _say(f"{policy}, {memory} GB: {error}")
+            say(f"{policy}, {memory} GB: {error}")
             continue
         last = answers[-1]
         rows.append(
@@ -182,7 +151,7 @@ def sizes(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "cgroup_peak": limit.peak() if limit else None,
             }
         )
-        _say(f"{policy}, {memory} GB: {rows[-1]['seconds_per_token']:.2f} s/token")
+        say(f"{policy}, {memory} GB: {rows[-1]['seconds_per_token']:.2f} s/token")
     print(
         table(
             ("policy", "poolsize", "tokens/s", "hits", "read per token", "first token", "peak"),
@@ -251,7 +220,7 @@ def promise(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                     "cgroup_peak": limit.peak() if limit else None,
                 }
             )
-            _say(json.dumps(rows[-1]))
+            say(json.dumps(rows[-1]))
     print(
         table(
             ("", "poolsize", "prompt + new", "first token", "s/token", "peak of the process", "peak of the cgroup"),
@@ -270,65 +239,6 @@ def promise(work: Path, options: argparse.Namespace) -> dict[str, Any]:
         )
     )
     return {"rows": rows}
-
-
-def lookup(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Compare speed with and without prompt lookup, and with llama.cpp, for text that repeats its input and new text.
-
-    The model for repeated text does the same work as any model of its shape, but its weights are chosen so that greedy
-    text goes round a cycle of tokens. With a prompt that contains the cycle, the text repeats its input. With every
-    tenth token of that prompt replaced, it is like an edit.
-    """
-    rows: list[dict[str, Any]] = []
-    rng = np.random.default_rng(1)
-    for text, cycle in (("repeats", CYCLE), ("edits", CYCLE), ("is new", None)):
-        source = subjects.checkpoint(work, options.shape, cycle)
-        path = subjects.model_directory(work, source, "int4")
-        prompt = prompt_of(options)
-        if cycle:
-            prompt = [CYCLE_START + i % cycle for i in range(2 * cycle)]
-            if text == "edits":
-                for place in range(5, len(prompt) - 8, 10):
-                    prompt[place] = int(rng.integers(3000, 30000))
-        with contextlib.ExitStack() as stack:
-            description = ours(path, options.memory[0]) if options.memory else {"engine": "ours", "path": str(path)}
-            memory = options.memory[0] if options.memory else None
-            side, _ = stack.enter_context(engine(memory, options.ctx, **description))
-            sides = {"without": (side, 0), "with": (side, 8)}
-            if installed("llama_cpp") and options.peer:
-                gguf = str(subjects.gguf(work, source, "Q4_0"))
-                theirs = engine(memory, options.ctx, engine="llama.cpp", path=gguf, repack=memory is None)
-                sides["llama.cpp Q4_0"] = (stack.enter_context(theirs)[0], 0)
-            seconds: dict[str, list[float]] = {name: [] for name in sides}
-            tokens = {}
-            for done in range(options.rounds + 1):
-                for name, (one, most) in sides.items():
-                    new = options.new if name != "llama.cpp Q4_0" else min(options.new, 12)
-                    answer = one.ask(prompt=prompt, new=new, lookup=most)
-                    tokens[name] = answer["tokens"]
-                    if done or memory:
-                        seconds[name].append(seconds_per_token(answer))
-                        _say(f"{text}, {name}: {seconds[name][-1]:.3f} s/token")
-        if tokens["with"] != tokens["without"]:
-            raise SystemExit("prompt lookup changed the text")
-        medians = {name: float(np.median(times)) for name, times in seconds.items()}
-        rows.append({"text": text, "memory": memory, "seconds_per_token": medians})
-    names = list(medians)
-    print(
-        table(
-            ("the text", *(f"{name}, s/token" for name in names), "speedup of lookup"),
-            [
-                (row["text"], *(f"{times[name]:.3f}" for name in names), f"{times['without'] / times['with']:.2f} x")
-                for row in rows
-                for times in [row["seconds_per_token"]]
-            ],
-        )
-    )
-    return {"rows": rows}
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -352,7 +262,7 @@ def main() -> None:
     options.prompt = options.prompt or (256 if options.what == "promise" else 16)
     options.new = options.new or (64 if options.what in ("promise", "lookup") else 9)
     if not limits.possible():
-        _say("not root: --poolsize is the only limit, and the page cache is warm")
+        say("not root: --poolsize is the only limit, and the page cache is warm")
     measure = {"peers": peers, "sizes": sizes, "promise": promise, "lookup": lookup}[options.what]
     result = measure(options.work, options)
     save(options.json, {"about": about(), "shape": options.shape, **result})
