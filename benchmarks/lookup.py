@@ -47,9 +47,9 @@ def lookup(work: Path, options: argparse.Namespace) -> dict[str, Any]:
             seconds: dict[str, list[float]] = {name: [] for name in sides}
             tokens = {}
             for done in range(options.rounds + 1):
-                for name, (one, most) in sides.items():
+                for name, (one, max_draft) in sides.items():
                     new = options.new if name != "llama.cpp Q4_0" else min(options.new, 12)
-                    answer = one.ask(prompt=prompt, new=new, lookup=most)
+                    answer = one.ask(prompt=prompt, new=new, lookup=max_draft)
                     tokens[name] = answer["tokens"]
                     if done or memory:
                         seconds[name].append(seconds_per_token(answer))

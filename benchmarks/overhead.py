@@ -5,7 +5,7 @@
 
 Text is generated as for a user: streamed, sampled (top-k 40, top-p 0.95) and detokenized. Every run of a session is
 timed; the rest of the step is overhead. Figures are medians over the steps. In a second run, ONNX Runtime's profiler
-measures the time of the matrix products, which is a lower bound for a step, whatever the loop.
+measures the time of the matrix products, which is a lower bound for the time of a step.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ LONGEST_PAUSE = 16  # tokens
 class PromptLookup:
     """Drafts for one generation. While the drafts are wrong, it pauses, and retries after longer and longer pauses."""
 
-    def __init__(self, most: int) -> None:
-        """Draft up to `most` tokens at a time; 0 turns drafting off."""
+    def __init__(self, max_draft: int) -> None:
+        """Draft up to `max_draft` tokens at a time; 0 turns drafting off."""
         self.drafted = 0
         self.accepted = 0
-        self._most = most
-        self._size = min(FIRST_DRAFT, most)
+        self._max_draft = max_draft
+        self._size = min(FIRST_DRAFT, max_draft)
         self._pause = 0  # tokens to wait before the next draft
         self._penalty = 1  # tokens to wait after the next draft that is entirely wrong
         self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> index of the token after its last occurrence
@@ -30,7 +30,7 @@ class PromptLookup:
 
     def draft(self, history: Sequence[int], room: int) -> list[int]:
         """Return up to `room` tokens that followed the previous occurrence of the end of `history`, perhaps none."""
-        if not self._most:
+        if not self._max_draft:
             return []
         place = self._find(history)
         if self._pause:
@@ -49,11 +49,11 @@ class PromptLookup:
         self.accepted += accepted
         if accepted:
             self._penalty = 1
-            self._size = min(self._most, 2 * drafted if accepted == drafted else accepted + 1)
+            self._size = min(self._max_draft, 2 * drafted if accepted == drafted else accepted + 1)
         else:
             self._pause = self._penalty
             self._penalty = min(2 * self._penalty, LONGEST_PAUSE)
-            self._size = min(2, self._most)
+            self._size = min(2, self._max_draft)
 
     def _find(self, history: Sequence[int]) -> int:
         """Return the index after the previous occurrence of the last few tokens; 0 if there is none."""
