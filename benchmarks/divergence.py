@@ -1,4 +1,4 @@
-"""Text that a model wrote, and how far its quantised versions are from it on that text."""
+"""Sample text from a float32 model, and measure how far its quantised versions diverge from it on that text."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any
 import numpy as np
 
 from llama_onnx.decoder import Decoder
+from llama_onnx.export.compare.metrics import log_softmax, standard_error
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool
 from llama_onnx.text.open import load_tokenizer
 
-LENGTH = 256  # tokens of a sample
-CALIBRATION = 32  # samples for the methods that read a text
+LENGTH = 256  # tokens per sample
+CALIBRATION = 32  # samples for the methods that need calibration text
 
 Logits = Callable[[np.ndarray], np.ndarray]  # int64 [tokens] -> float32 [tokens, vocab]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model makes of the samples: means over the tokens of each.
+    """How a model scores on the samples: for each sample, means over its tokens.
 
     Attributes:
-        losses: KL divergence from the reference, nats.
-        surprise: negative log-likelihood of the next token, nats.
+        losses: KL divergence from the reference, in nats.
+        surprise: negative log-likelihood of the next token, in nats.
     """
 
     losses: np.ndarray
@@ -41,24 +42,24 @@ class Scores:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean, samples being independent of each other and tokens of one sample not."""
+        """Standard error of the mean. Samples are independent of each other; the tokens of one sample are not."""
         return standard_error(self.losses)
 
     @property
     def perplexity(self) -> float:
-        """Of the samples."""
+        """Perplexity of the samples."""
         return float(np.exp(self.surprise.mean()))
 
 
 class Reference:
-    """A model in float32, samples of it at temperature 1, and other samples to calibrate on."""
+    """A float32 model, samples of its text at temperature 1, and further samples for calibration."""
 
     def __init__(self, source: Path, work: Path, count: int) -> None:
-        """Args: source checkpoint; work folder for the export and the calibration text; count of samples."""
+        """Export the checkpoint `source` into the folder `work` and sample `count` texts, and the calibration text."""
         self.folder = work / "fp32"
         export(source, self.folder)
         decoder = open_decoder(self.folder)
-        more = CALIBRATION + 2  # cut up anew as one text, they make a little less
+        more = CALIBRATION + 2  # quantising splits them again as one text, which gives slightly fewer samples
         written = write_samples(decoder, count + more)
         self.samples, others = written[:count], written[count:]
         self._expected = [log_softmax(decoder.logits(ids)) for ids in self.samples]
@@ -70,7 +71,7 @@ class Reference:
         }  # fmt: skip
 
     def score(self, logits: Logits) -> Scores:
-        """Return what a model that computes these logits makes of the samples."""
+        """Return the scores of a model, given the function that computes its logits."""
         losses, surprise = [], []
         for ids, wanted in zip(self.samples, self._expected, strict=True):
             found = log_softmax(logits(ids))
@@ -86,7 +87,7 @@ def open_decoder(folder: Path) -> Decoder:
 
 
 def write_samples(decoder: Decoder, count: int) -> np.ndarray:
-    """Return int64 [count, LENGTH]: texts that begin with BOS, sampled from the model at temperature 1."""
+    """Return int64 [count, LENGTH]: texts that start with BOS, sampled from the model at temperature 1."""
     rng = np.random.default_rng(0)
     cache = KVCache(decoder.config, LENGTH, count)
     ids = np.full((count, LENGTH), decoder.config.bos_token_id, np.int64)
@@ -94,15 +95,3 @@ def write_samples(decoder: Decoder, count: int) -> np.ndarray:
         logits = decoder.forward(ids[:, i - 1 : i], cache)[:, 0]
         ids[:, i] = (logits + rng.gumbel(size=logits.shape)).argmax(-1)
     return ids
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return float64 log-probabilities."""
-    logits = logits.astype(np.float64)
-    logits -= logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Return the standard error of the mean of independent values."""
-    return float(values.std(ddof=1) / len(values) ** 0.5)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""One engine with one model in a process of its own, so that several can take turns on the same machine.
+"""Run one engine with one model in its own process, so that several can take turns on the same machine.
 
     python benchmarks/engine.py '{"engine": "ours", "path": "models/demo"}'
 
-reads requests from stdin, a line of JSON each, and answers each with a line: `{"prompt": [1, 5, 9], "new": 33}` is
-answered with the seconds of the prompt's pass and of the tokens after it. `Engine` is the other side: it starts such a
-process, asks, and stops it from running while others are asked.
+The process reads requests from stdin, one line of JSON each, and answers each with one line of JSON: the answer to
+`{"prompt": [1, 5, 9], "new": 33}` has the seconds of the prompt's pass and of the tokens after it. `Engine` is the
+client: it starts such a process, sends requests, and suspends the process while other engines run.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Run = Callable[[list[int], int, dict[str, Any]], dict[str, Any]]
 
 
 class Engine:
-    """A running engine that computes only while it is asked."""
+    """A running engine. Its process is suspended except while it answers a request."""
 
     def __init__(self, prefix: Sequence[str] = (), **description: Any) -> None:
         """Start the process and wait until its model is loaded.
 
         Args:
-            prefix: words in front of its command, such as those of a program that limits its memory.
-            description: `engine` (ours, llama.cpp, genai), `path`, `threads`, and what that engine takes.
+            prefix: words to put before the command, such as a program that limits its memory.
+            description: `engine` (ours, llama.cpp, genai), `path`, `threads`, and the options of that engine.
 
         Raises:
-            RuntimeError: it ended.
+            RuntimeError: the process ended.
         """
         command = [*prefix, sys.executable, __file__, json.dumps(description)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -50,7 +50,7 @@ class Engine:
         """Return the answer to one request.
 
         Raises:
-            RuntimeError: the process ended, killed for its memory perhaps.
+            RuntimeError: the process ended, perhaps because it was killed for its memory use.
         """
         assert self._process.stdin is not None
         os.kill(self.pid, signal.SIGCONT)
@@ -61,7 +61,7 @@ class Engine:
 
     @property
     def pid(self) -> int:
-        """The process id of the engine itself, told by it: a prefix may be another process."""
+        """The process id that the engine itself reported; a prefix may be a process around it."""
         return int(self.started["pid"])
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class Engine:
 
 
 def random_prompt(count: int, vocab_size: int) -> list[int]:
-    """Return the same ids for every engine."""
+    """Return `count` random token ids, the same for every engine."""
     return np.random.default_rng(0).integers(3, min(vocab_size, 30000), count).tolist()
 
 
@@ -130,7 +130,7 @@ def ours(path: str, threads: int, poolsize: str | None = None, policy: str = "re
 
 
 def llama_cpp(path: str, threads: int, repack: bool = True, ctx: int = 512) -> Run:
-    """Load a GGUF file. Without `repack` the weights stay in the mapped file, as they must when memory is short."""
+    """Load a GGUF file. Without `repack`, weights stay in the mapped file, which is necessary if memory is short."""
     import llama_cpp as package
     from llama_cpp import llama_cpp as library
 
@@ -159,7 +159,7 @@ def llama_cpp(path: str, threads: int, repack: bool = True, ctx: int = 512) -> R
 
 
 def genai(path: str, threads: int, ctx: int = 512) -> Run:
-    """Load a folder of onnxruntime-genai; how many threads it takes is written in its own configuration."""
+    """Load a model folder of onnxruntime-genai. Its configuration file sets the number of threads."""
     import onnxruntime_genai as package
 
     model = package.Model(path)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How long a newcomer waits: seconds from starting the demo to the first text it prints, and to the end.
+"""Seconds from starting the demo to the first text it prints, and to the end of the answer.
 
     python benchmarks/first_token.py [--runs 7] [--json FILE]
 
-The demo runs as a process of its own, as a user starts it; the files are in the page cache after the first run.
+The demo runs in its own process, as a user starts it. After the first run, its files are in the page cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMMAND = ["demo.py", "bonjour", "--seed", "1"]
 
 
 def run() -> tuple[float, float]:
-    """Return (seconds to the first byte of text, seconds to the end) of one run of the demo."""
+    """Run the demo once. Return (seconds to the first byte of text, seconds to the end)."""
     started = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, *COMMAND], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -42,7 +42,7 @@ def main() -> None:
     """Measure and print medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     run()
     times = np.array([run() for _ in range(options.runs)])

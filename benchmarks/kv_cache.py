@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a smaller KV cache costs in quality: KL divergence from the float32 cache, and bytes per token.
+"""The quality of a smaller KV cache: KL divergence from the float32 cache, and bytes per token.
 
     python benchmarks/kv_cache.py MODEL [--text FILE] [--window 256] [--windows 16] [--step 4] [--json FILE]
 
-Half of each window is one pass, as a prompt is; the rest comes `--step` tokens at a time, as while generating, so that
-attention reads keys and values that were compressed. Logits of this second half are compared. Without `--text` the
-model writes what is read, at temperature 1.
+The first half of each window is one pass, like a prompt. The second half is processed `--step` tokens at a time, as in
+generation, so that attention reads compressed keys and values. The logits of the second half are compared. Without
+`--text`, the model generates the text itself, at temperature 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from llama_onnx.memory import format_size
 
 
 def measure(lm: LanguageModel, windows: np.ndarray, step: int) -> dict[str, dict[str, Any]]:
-    """Return the figures of each cache type over windows of tokens int64 [windows, S]."""
+    """Return the figures of each cache type over windows of tokens, int64 [windows, S]."""
     prompt = windows.shape[1] // 2
     found = {cache_type: Distribution() for cache_type in CACHE_TYPES}
     for window in windows:
@@ -50,7 +50,7 @@ def measure(lm: LanguageModel, windows: np.ndarray, step: int) -> dict[str, dict
 
 
 def later_logits(lm: LanguageModel, window: np.ndarray, prompt: int, step: int, cache_type: str) -> np.ndarray:
-    """Return float32 [S - prompt, vocab]: of a window's tokens from `prompt` on, `step` of them in a pass."""
+    """Return float32 [S - prompt, vocab]: the logits from position `prompt` on, computed `step` tokens per pass."""
     cache = KVCache(lm.config, len(window), cache_type=cache_type)
     lm.decoder.forward(window[None, :prompt], cache)
     passes = (window[None, start : start + step] for start in range(prompt, len(window), step))
@@ -61,16 +61,16 @@ def read_tokens(lm: LanguageModel, text: Path, count: int) -> list[int]:
     """Return the first `count` tokens of a text.
 
     Raises:
-        RequestError: it has fewer.
+        RequestError: the text has fewer tokens.
     """
     ids = lm.tokenizer.encode(text.read_text(encoding="utf-8"))
     if len(ids) < count:
-        raise RequestError(f"{text}: {len(ids)} tokens, but the windows need {count}; ask for fewer, or shorter ones")
+        raise RequestError(f"{text}: has {len(ids)} tokens, but the windows need {count}; use fewer or shorter windows")
     return ids[:count]
 
 
 def written_tokens(lm: LanguageModel, count: int) -> list[int]:
-    """Return `count` tokens the model writes, one text after another."""
+    """Return `count` tokens that the model generates, one text after another."""
     ids: list[int] = []
     start = lm.tokenizer.encode("", add_bos=True) or [0]
     while len(ids) < count:
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure and print."""
     lm = llama_onnx.load(options.model)
     if not 4 <= options.window <= lm.context or min(options.windows, options.step) < 1:
-        raise RequestError(f"a window has 4 to {lm.context} tokens; at least 1 window and 1 token in a step are needed")
+        raise RequestError(f"--window must be 4 to {lm.context}; --windows and --step must be at least 1")
     count = options.window * options.windows
     ids = read_tokens(lm, options.text, count) if options.text else written_tokens(lm, count)
     figures = measure(lm, np.array(ids, np.int64).reshape(options.windows, options.window), options.step)
@@ -108,11 +108,11 @@ def main() -> int:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="model directory")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="what is read; default: what the model writes")
-    parser.add_argument("--window", type=int, default=256, metavar="N", help="tokens (default: %(default)s)")
-    parser.add_argument("--windows", type=int, default=16, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument("--step", type=int, default=4, metavar="N", help="tokens in a pass (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="text to read (default: the model generates it)")
+    parser.add_argument("--window", type=int, default=256, metavar="N", help="tokens per window (default: %(default)s)")
+    parser.add_argument("--windows", type=int, default=16, metavar="N", help="number of windows (default: %(default)s)")
+    parser.add_argument("--step", type=int, default=4, metavar="N", help="tokens per pass (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return guard(lambda: run(parser.parse_args()))
 
 

@@ -1,4 +1,4 @@
-"""A memory limit that counts all a process makes the kernel hold, page cache too: a cgroup, which needs root."""
+"""Limit the memory of a process, including its page cache, with a cgroup. This needs root."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Limit:
-    """A memory cgroup. `prefix` in front of a command runs it inside."""
+    """A memory cgroup. Put `prefix` before a command to run it inside."""
 
     folder: Path
 
     @property
     def prefix(self) -> list[str]:
-        """Words that move a process into the group and then become the command."""
+        """The words of a shell command that enters the group and then runs the command that follows."""
         return ["sh", "-c", f'echo $$ >{self.folder}/cgroup.procs; exec "$@"', "sh"]
 
     def peak(self) -> int:
-        """Return the most bytes that were held at one time, page cache included (0 where the kernel does not tell)."""
+        """Return the peak memory in bytes, including page cache (0 if the kernel does not report it)."""
         for name in ("memory.max_usage_in_bytes", "memory.peak"):
             with contextlib.suppress(OSError):
                 return int((self.folder / name).read_text())
@@ -38,7 +38,7 @@ def possible() -> bool:
 
 @contextlib.contextmanager
 def limited(size: int) -> Iterator[Limit]:
-    """Make a cgroup of `size` bytes, and remove it when what ran inside has ended."""
+    """Make a cgroup of `size` bytes, and remove it at the end, when the commands inside have ended."""
     v1 = V1.is_dir()
     folder = (V1 if v1 else V2) / f"benchmark.{os.getpid()}.{size}.{os.urandom(3).hex()}"
     folder.mkdir()
@@ -51,7 +51,7 @@ def limited(size: int) -> Iterator[Limit]:
 
 
 def drop_caches() -> None:
-    """Empty the page cache, so that every file comes from the disk."""
+    """Empty the page cache, so that files are read from the disk."""
     os.sync()
     with contextlib.suppress(OSError):
         Path("/proc/sys/vm/drop_caches").write_text("3")

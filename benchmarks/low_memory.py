@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Speed and memory of a model that does not fit, in cgroups of the pool's size (as root; else --poolsize alone limits).
+"""Speed and memory of a model that does not fit in memory.
 
-    python benchmarks/low_memory.py peers    # against llama.cpp at 2 GB and at 1 GB, and against the disk
-    python benchmarks/low_memory.py sizes    # pool sizes from 0.75 to 8 GB, and plain LRU beside the default
+    python benchmarks/low_memory.py peers    # compare with llama.cpp at 2 GB and at 1 GB, and with the disk
+    python benchmarks/low_memory.py sizes    # pool sizes from 0.75 to 8 GB, with the default policy and with plain LRU
     python benchmarks/low_memory.py promise  # prompt 256 + 64 tokens: int4 in 2 GB and in 1 GB, fp16 in 2 GB
-    python benchmarks/low_memory.py lookup   # prompt lookup where the text repeats its input, and where it does not
+    python benchmarks/low_memory.py lookup   # prompt lookup, for text that repeats its input and for new text
 
-Every engine is a process of its own that starts from a cold page cache; in `peers` and `lookup` they are asked in turn,
-round after round, and figures are medians. The first run makes the models (7B: 13 GB, and 4 GB for each of them).
+As root, each engine runs in a cgroup of the pool's size; otherwise --poolsize is the only limit. Every engine runs in
+its own process, which starts with a cold page cache. In `peers` and `lookup` the engines take turns in every round, and
+figures are medians. The first run makes the models (7B: a checkpoint of 13 GB, and 4 GB for each model).
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,44 +25,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import limits
 import numpy as np
 import subjects
-from engine import Engine, random_prompt
+from limited_engine import GIB, engine, ours, prompt_of, say, seconds_per_token
+from lookup import lookup
 from peer_models import installed
-from random_checkpoint import CYCLE_START, SHAPES
+from random_checkpoint import SHAPES
 from report import about, disk_bandwidth, save, table
 
 from llama_onnx.model_directory import read_config
 from llama_onnx.streaming.images import Images
 
-GIB = 1 << 30
 SIZES = (0.75, 1, 1.25, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 8)
-CYCLE = 48  # tokens after which a model made for it begins again
-
-
-@contextlib.contextmanager
-def engine(memory: float | None, ctx: int, **description: Any) -> Iterator[tuple[Engine, limits.Limit | None]]:
-    """Start an engine in `memory` GiB, from a cold page cache."""
-    limits.drop_caches()
-    threads = os.cpu_count()
-    with contextlib.ExitStack() as stack:
-        limit = None
-        if memory and limits.possible():
-            limit = stack.enter_context(limits.limited(int(memory * GIB)))
-        started = Engine(limit.prefix if limit else (), threads=threads, ctx=ctx, **description)
-        yield stack.enter_context(started), limit
-
-
-def ours(path: Path, memory: float, **more: Any) -> dict[str, Any]:
-    """Describe an engine of this project under a pool size."""
-    return {"engine": "ours", "path": str(path), "poolsize": f"{int(memory * 1024)}MB", **more}
-
-
-def prompt_of(options: argparse.Namespace) -> list[int]:
-    """Return a random prompt of the length that was asked for."""
-    return random_prompt(options.prompt, SHAPES[options.shape][-1])
 
 
 def pass_bytes(path: Path) -> int:
-    """Return the bytes of weights that one token needs, as they are computed from: packed layers, and the head."""
+    """Return the bytes of weights that one token reads: the layers, packed, and the head."""
     config = read_config(path)
     images = Images(config)
     return sum(images.get(shard).bytes for shard in config.layers) + config.head.loaded_bytes
@@ -76,13 +51,8 @@ def image_files(path: Path) -> list[Path]:
     return [images.get(shard).path for shard in config.layers]
 
 
-def seconds_per_token(answer: dict[str, Any]) -> float:
-    """Return the seconds of each token after the first."""
-    return float(answer["new_seconds"] / (answer["new"] - 1))
-
-
 def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Compare with llama.cpp in the same memory, and with what the disk allows."""
+    """Compare with llama.cpp in the same memory, and with the speed that the disk allows."""
     source = subjects.checkpoint(work, options.shape)
     path = subjects.model_directory(work, source, "int4")
     images = image_files(path)
@@ -103,7 +73,7 @@ def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                 disk.append(disk_bandwidth(images[:12]))
                 for name, (side, _) in sides.items():
                     answers[name].append(side.ask(prompt=prompt, new=options.new))
-                    _say(f"{memory} GB, {name}: {seconds_per_token(answers[name][-1]):.2f} s/token")
+                    say(f"{memory} GB, {name}: {seconds_per_token(answers[name][-1]):.2f} s/token")
             bandwidth = float(np.median(disk))
             for name, (_, limit) in sides.items():
                 row: dict[str, Any] = {
@@ -123,7 +93,7 @@ def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                 rows.append(row)
     print(
         table(
-            ("memory", "", "s/token", "to llama.cpp", "to the disk's floor", "read a token", "disk", "peak"),
+            ("memory", "", "s/token", "vs llama.cpp", "vs the disk's floor", "read per token", "disk", "peak"),
             [
                 (
                     f"{row['memory']} GB",
@@ -142,7 +112,7 @@ def peers(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def bytes_per_token(answers: list[dict[str, Any]]) -> float:
-    """Return the median of what was loaded per pass after the first round, which loads the residents."""
+    """Return the median bytes loaded per pass, without the first round, which loads the residents."""
     return float(np.median([answer["loaded_bytes"] / answer["new"] for answer in answers[1:] or answers]))
 
 
@@ -155,7 +125,7 @@ def _beside(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 def sizes(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Go through pool sizes, then through some of them with plain LRU."""
+    """Measure all pool sizes with the default policy, then some of them with plain LRU."""
     path = subjects.model_directory(work, subjects.checkpoint(work, options.shape), "int4")
     prompt = prompt_of(options)
     rows = []
@@ -165,7 +135,7 @@ def sizes(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                 first = side.ask(prompt=prompt, new=2)
                 answers = [side.ask(prompt=prompt, new=options.new) for _ in range(options.rounds)]
         except RuntimeError as error:
-            _say(f"{policy}, {memory} GB: {error}")
+            say(f"{policy}, {memory} GB: {error}")
             continue
         last = answers[-1]
         rows.append(
@@ -181,10 +151,10 @@ def sizes(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "cgroup_peak": limit.peak() if limit else None,
             }
         )
-        _say(f"{policy}, {memory} GB: {rows[-1]['seconds_per_token']:.2f} s/token")
+        say(f"{policy}, {memory} GB: {rows[-1]['seconds_per_token']:.2f} s/token")
     print(
         table(
-            ("policy", "poolsize", "tokens/s", "hits", "read a token", "first token", "peak"),
+            ("policy", "poolsize", "tokens/s", "hits", "read per token", "first token", "peak"),
             [
                 (
                     row["policy"],
@@ -205,7 +175,7 @@ def sizes(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def plot(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Draw seconds a token over the pool size."""
+    """Plot seconds per token over the pool size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -219,17 +189,17 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
             axis.plot(*zip(*points, strict=True), "o-", color=colour, label=policy)
             axis.annotate(policy, points[-1], (8, 0), textcoords="offset points", color=colour, va="center")
     axis.set_xlabel("poolsize, GB")
-    axis.set_ylabel("seconds a token")
+    axis.set_ylabel("seconds per token")
     axis.set_ylim(0)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title("7B int4: seconds a token over the memory it may use", loc="left", fontsize=11)
+    axis.set_title("7B int4: seconds per token over the memory it may use", loc="left", fontsize=11)
     axis.margins(x=0.1)
     figure.savefig(path, dpi=130)
 
 
 def promise(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run prompt 256 + 64 tokens where memory is what the pool was told."""
+    """Run prompt 256 + 64 tokens in a cgroup of exactly the pool size."""
     source = subjects.checkpoint(work, options.shape)
     rows = []
     for dtype, memory in (("int4", 2.0), ("int4", 1.0), ("fp16", 2.0)):
@@ -250,7 +220,7 @@ def promise(work: Path, options: argparse.Namespace) -> dict[str, Any]:
                     "cgroup_peak": limit.peak() if limit else None,
                 }
             )
-            _say(json.dumps(rows[-1]))
+            say(json.dumps(rows[-1]))
     print(
         table(
             ("", "poolsize", "prompt + new", "first token", "s/token", "peak of the process", "peak of the cgroup"),
@@ -271,90 +241,28 @@ def promise(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def lookup(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Compare with and without prompt lookup, and with llama.cpp, where text repeats its input and where it does not.
-
-    The model has the same shape and does the same work as any other; its weights are such that its greedy text goes
-    round a cycle. A prompt that holds the cycle is repeated, with every tenth word of the prompt replaced: an edit.
-    """
-    rows: list[dict[str, Any]] = []
-    rng = np.random.default_rng(1)
-    for text, cycle in (("repeats", CYCLE), ("edits", CYCLE), ("is new", None)):
-        source = subjects.checkpoint(work, options.shape, cycle)
-        path = subjects.model_directory(work, source, "int4")
-        prompt = prompt_of(options)
-        if cycle:
-            prompt = [CYCLE_START + i % cycle for i in range(2 * cycle)]
-            if text == "edits":
-                for place in range(5, len(prompt) - 8, 10):
-                    prompt[place] = int(rng.integers(3000, 30000))
-        with contextlib.ExitStack() as stack:
-            description = ours(path, options.memory[0]) if options.memory else {"engine": "ours", "path": str(path)}
-            memory = options.memory[0] if options.memory else None
-            side, _ = stack.enter_context(engine(memory, options.ctx, **description))
-            sides = {"without": (side, 0), "with": (side, 8)}
-            if installed("llama_cpp") and options.peer:
-                gguf = str(subjects.gguf(work, source, "Q4_0"))
-                theirs = engine(memory, options.ctx, engine="llama.cpp", path=gguf, repack=memory is None)
-                sides["llama.cpp Q4_0"] = (stack.enter_context(theirs)[0], 0)
-            seconds: dict[str, list[float]] = {name: [] for name in sides}
-            tokens = {}
-            for done in range(options.rounds + 1):
-                for name, (one, most) in sides.items():
-                    new = options.new if name != "llama.cpp Q4_0" else min(options.new, 12)
-                    answer = one.ask(prompt=prompt, new=new, lookup=most)
-                    tokens[name] = answer["tokens"]
-                    if done or memory:
-                        seconds[name].append(seconds_per_token(answer))
-                        _say(f"{text}, {name}: {seconds[name][-1]:.3f} s/token")
-        if tokens["with"] != tokens["without"]:
-            raise SystemExit("prompt lookup changed the text")
-        medians = {name: float(np.median(times)) for name, times in seconds.items()}
-        rows.append({"text": text, "memory": memory, "seconds_per_token": medians})
-    names = list(medians)
-    print(
-        table(
-            ("the text", *(f"{name}, s/token" for name in names), "with is faster by"),
-            [
-                (row["text"], *(f"{times[name]:.3f}" for name in names), f"{times['without'] / times['with']:.2f} x")
-                for row in rows
-                for times in [row["seconds_per_token"]]
-            ],
-        )
-    )
-    return {"rows": rows}
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def main() -> None:
-    """Measure what is asked for and print it."""
+    """Measure what was asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("peers", "sizes", "promise", "lookup"))
-    parser.add_argument(
-        "--shape", choices=SHAPES, default="llama-7b", help="of benchmarks/random_checkpoint.py (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--work", type=Path, default=subjects.WORK, metavar="DIR", help="where models are made and kept"
-    )
-    parser.add_argument("--prompt", type=int, metavar="N", help="tokens (default: 16; promise: 256)")
-    parser.add_argument("--new", type=int, metavar="N", help="tokens (default: 9; promise and lookup: 64)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default: %(default)s")
+    parser.add_argument("--shape", choices=SHAPES, default="llama-7b", help="shape of the model (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=subjects.WORK, metavar="DIR", help="folder for the models")
+    parser.add_argument("--prompt", type=int, metavar="N", help="prompt tokens (default: 16; promise: 256)")
+    parser.add_argument("--new", type=int, metavar="N", help="new tokens (default: 9; promise and lookup: 64)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds (default: %(default)s)")
     parser.add_argument("--ctx", type=int, default=512, metavar="N", help="context (default: %(default)s)")
-    parser.add_argument("--memory", type=float, nargs="*", default=[2, 1], metavar="GB", help="of peers and lookup")
-    parser.add_argument("--sizes", type=float, nargs="*", default=SIZES, metavar="GB", help="of sizes")
-    parser.add_argument("--lru", type=float, nargs="*", default=[2, 4], metavar="GB", help="sizes for plain LRU")
-    parser.add_argument("--dtype", nargs="*", default=["int4", "fp16"], help="of promise")
-    parser.add_argument("--no-peer", dest="peer", action="store_false", help="lookup without llama.cpp")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw sizes (needs matplotlib)")
+    parser.add_argument("--memory", type=float, nargs="*", default=[2, 1], metavar="GB", help="for peers and lookup")
+    parser.add_argument("--sizes", type=float, nargs="*", default=SIZES, metavar="GB", help="pool sizes for sizes")
+    parser.add_argument("--lru", type=float, nargs="*", default=[2, 4], metavar="GB", help="pool sizes for plain LRU")
+    parser.add_argument("--dtype", nargs="*", default=["int4", "fp16"], help="precisions for promise")
+    parser.add_argument("--no-peer", dest="peer", action="store_false", help="leave llama.cpp out of lookup")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot sizes to FILE (needs matplotlib)")
     options = parser.parse_args()
     options.prompt = options.prompt or (256 if options.what == "promise" else 16)
     options.new = options.new or (64 if options.what in ("promise", "lookup") else 9)
     if not limits.possible():
-        _say("not root: --poolsize is the only limit, and the page cache is warm")
+        say("not root: --poolsize is the only limit, and the page cache is warm")
     measure = {"peers": peers, "sizes": sizes, "promise": promise, "lookup": lookup}[options.what]
     result = measure(options.work, options)
     save(options.json, {"about": about(), "shape": options.shape, **result})

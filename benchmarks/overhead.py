@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What the loop itself costs: everything of a decode step that is not ONNX Runtime computing.
+"""The overhead of the loop: the part of a decode step in which ONNX Runtime does not compute.
 
     python benchmarks/overhead.py models/demo models/tinyllama-int4
 
-Text is generated as a user gets it, streamed, sampled (top-k 40, top-p 0.95) and detokenized, with every run of a
-session timed; the rest of the time is the loop's. Medians over the steps. What the matrix products take of the others'
-time is told by ONNX Runtime's profiler, in a run of its own: no loop makes a step shorter than that.
+Text is generated as for a user: streamed, sampled (top-k 40, top-p 0.95) and detokenized. Every run of a session is
+timed; the rest of the step is overhead. Figures are medians over the steps. In a second run, ONNX Runtime's profiler
+measures the time of the matrix products, which is a lower bound for the time of a step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PRODUCTS = ("MatMulNBits", "MatMul", "FusedMatMul", "Gemm")
 
 
 class Timed:
-    """An ONNX Runtime session that adds up the time it computes."""
+    """An ONNX Runtime session that adds up the time of its runs, over all sessions."""
 
     seconds = 0.0
 
@@ -44,7 +44,7 @@ class Timed:
         self._session = session
 
     def run_with_iobinding(self, binding: Any) -> None:
-        """Run and take the time."""
+        """Run, and add the time to `Timed.seconds`."""
         began = time.perf_counter()
         self._run(binding)
         Timed.seconds += time.perf_counter() - began
@@ -55,7 +55,7 @@ class Timed:
 
 @contextlib.contextmanager
 def sessions_made_by(make: Callable[..., Any]) -> Iterator[None]:
-    """Have `make(load, path, options, …)` stand for what loads an ONNX Runtime session: `load(path, options, …)`."""
+    """Make all ONNX Runtime sessions with `make(load, path, options, …)` instead of `load(path, options, …)`."""
     load = session.open_session
     session.open_session = partial(make, load)
     try:
@@ -65,7 +65,7 @@ def sessions_made_by(make: Callable[..., Any]) -> Iterator[None]:
 
 
 def measure(directory: Path, new: int, threads: int | None) -> dict[str, Any]:
-    """Return the median seconds of a step and of what the loop takes of it, in one model."""
+    """Return the median seconds of a step, and of the overhead in it, for one model."""
     with sessions_made_by(lambda load, *what: Timed(load(*what))):
         lm = llama_onnx.load(directory, threads=threads)
         params = llama_onnx.SamplingParams(temperature=1.0, top_k=40, top_p=0.95, max_tokens=new, seed=1)
@@ -75,7 +75,7 @@ def measure(directory: Path, new: int, threads: int | None) -> dict[str, Any]:
             began, Timed.seconds = time.perf_counter(), 0.0
             for place, _ in enumerate(lm.stream_generate(PROMPT, params)):
                 now = time.perf_counter()
-                if place > 1:  # the prompt's pass, and the step that makes the bindings
+                if place > 1:  # skip the prompt's pass, and the step that makes the bindings
                     steps.append(now - began)
                     loops.append(now - began - Timed.seconds)
                 began, Timed.seconds = now, 0.0
@@ -93,7 +93,7 @@ def measure(directory: Path, new: int, threads: int | None) -> dict[str, Any]:
 
 
 def products(directory: Path, new: int, threads: int | None) -> float:
-    """Return the seconds that the matrix products of one step take in ONNX Runtime: the sum of the nodes' medians."""
+    """Return the seconds that the matrix products of one step take: the sum of the medians of all nodes."""
     made: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
 
@@ -116,7 +116,7 @@ def _medians(profile: Path) -> Iterator[float]:
         if event.get("cat") == "Node" and event["args"].get("op_name") in PRODUCTS and "_kernel_time" in event["name"]:
             runs[event["name"]].append(event["dur"])
     for durations in runs.values():
-        yield float(np.median(durations[2:]))  # after the prompt's pass and the first step
+        yield float(np.median(durations[2:]))  # without the prompt's pass and the first step
 
 
 def main() -> None:
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("-n", "--new", type=int, default=100, metavar="N", help="steps (default: %(default)s)")
     parser.add_argument("-t", "--threads", type=int, metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     rows = [
         {
@@ -136,7 +136,7 @@ def main() -> None:
     ]
     print(
         table(
-            ("model", "layers", "step", "products", "loop", "share", "a layer"),
+            ("model", "layers", "step", "products", "loop", "share", "per layer"),
             [
                 (
                     row["model"],

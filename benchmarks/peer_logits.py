@@ -1,4 +1,4 @@
-"""The logits of the peers' models, all positions of a text at once."""
+"""The logits of the peers' models, for all positions of a text at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llama_onnx.export.families import DecoderSpec
 
 
 def genai_logits(path: Path, spec: DecoderSpec) -> Logits:
-    """Return a function that runs a model of the builder with ONNX Runtime."""
+    """Return a function that runs a model made by onnxruntime-genai's builder with ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.use_per_session_threads = False  # ours share one pool of threads, set up before
+    options.use_per_session_threads = False  # this project's sessions share one thread pool, made before
     session = onnxruntime.InferenceSession(str(path), options)
     size = -(-spec.head_dim // HEAD_SIZE) * HEAD_SIZE
     empty = np.zeros((1, spec.num_kv_heads, 0, size), np.float32)

@@ -1,4 +1,4 @@
-"""The same checkpoint as the peers read it: GGUF files for llama.cpp, a model folder for onnxruntime-genai."""
+"""Convert a checkpoint for the peers: GGUF files for llama.cpp, a model folder for onnxruntime-genai."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sentencepiece import SentencePieceProcessor
 
 from llama_onnx.export.readers import Checkpoint, open_checkpoint
 
-# What llama.cpp calls its file types, from llama.h.
+# Numbers of llama.cpp's file types, from llama.h.
 GGUF_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}
 GGUF_NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -29,11 +29,11 @@ GGUF_NAMES = {
     "post_attention_layernorm": "ffn_norm",
 }
 
-HEAD_SIZE = 16  # the attention kernel of ONNX Runtime takes multiples of it
+HEAD_SIZE = 16  # ONNX Runtime's attention kernel needs heads of a multiple of this size
 
 
 def installed(package: str, name: str = "") -> bool:
-    """Return whether a peer's package can be imported; with its `name`, say so if it cannot."""
+    """Return whether a peer's package can be imported. If not, and `name` is given, print that the peer is left out."""
     found = importlib.util.find_spec(package) is not None
     if name and not found:
         print(f"{name}: not installed, left out", file=sys.stderr)
@@ -81,7 +81,7 @@ def write_gguf(source: str | Path, out: Path, half: bool = True) -> None:
 
 
 def quantize_gguf(source: Path, out: Path, kind: str) -> None:
-    """Quantise a GGUF file with llama.cpp itself to one of `GGUF_TYPES`."""
+    """Quantise a GGUF file to one of `GGUF_TYPES` with llama.cpp itself."""
     import llama_cpp
 
     options = llama_cpp.llama_model_quantize_default_params()
@@ -92,9 +92,9 @@ def quantize_gguf(source: Path, out: Path, kind: str) -> None:
 
 
 def build_genai(checkpoint: Path, out: Path, threads: int, **options: str | int) -> None:
-    """Build a 4-bit CPU model with onnxruntime-genai's own builder and have it compute with `threads` threads.
+    """Build a 4-bit CPU model with onnxruntime-genai's own builder, and configure it to use `threads` threads.
 
-    Left to itself it took one thread of two.
+    By default, it used only one thread on two cores.
     """
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", str(checkpoint), "-i", str(checkpoint)]
     command += ["-o", str(out), "-p", "int4", "-e", "cpu", "-c", str(out) + ".cache"]
@@ -146,9 +146,10 @@ def _add_tokens(writer, checkpoint: Checkpoint) -> None:  # type: ignore[no-unty
 
 
 def write_hugging_face(checkpoint: Checkpoint, folder: Path) -> str:
-    """Write the checkpoint in float32 for the builder, heads widened with zeros to what the attention kernel takes.
+    """Write the checkpoint in float32 for the builder, with heads padded to a size that the attention kernel supports.
 
-    Returns what was done to it.
+    Returns:
+        A note on what was changed.
     """
     config = dict(checkpoint.config)
     heads, keys = config["num_attention_heads"], config["num_key_value_heads"]
@@ -159,7 +160,7 @@ def write_hugging_face(checkpoint: Checkpoint, folder: Path) -> str:
     if wide != size:
         config["head_dim"] = wide
         for name, array in tensors.items():
-            if name.endswith("q_proj.weight"):  # scores are divided by the root of the head size
+            if name.endswith("q_proj.weight"):  # attention divides the scores by the square root of the head size
                 tensors[name] = widened(array, heads, size, wide, True) * np.float32((wide / size) ** 0.5)
             elif name.endswith("k_proj.weight"):
                 tensors[name] = widened(array, keys, size, wide, True)
@@ -171,12 +172,15 @@ def write_hugging_face(checkpoint: Checkpoint, folder: Path) -> str:
     (folder / "config.json").write_text(json.dumps(config))
     content = checkpoint.files["tokenizer.model"]
     (folder / "tokenizer.model").write_bytes(content.read_bytes() if isinstance(content, Path) else content)
-    return f"heads of {size} widened to {wide} with zeros, which are not counted" if wide != size else ""
+    return f"heads of {size} padded to {wide} with zeros, which are not counted" if wide != size else ""
 
 
 def widened(array: np.ndarray, heads: int, size: int, wide: int, rotary: bool) -> np.ndarray:
-    """Widen the heads of [heads · size, …] with zeros. Where they are turned by rotary embedding, each pair goes where
-    the wider head has the same frequency: there are wide / size as many."""
+    """Pad the heads of [heads · size, …] with zeros to `wide`.
+
+    With `rotary`, the heads are rotated by position: each pair moves to where the wider head has the same frequency,
+    among wide / size times as many frequencies.
+    """
     split = array.reshape(heads, size, *array.shape[1:])
     result = np.zeros((heads, wide, *array.shape[1:]), array.dtype)
     if rotary:

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""What each precision costs: bytes, perplexity, KL divergence from float32 and speed of a model, as a Markdown table.
+"""Compare precisions: bytes, perplexity, KL divergence from float32 and speed of a model, as a Markdown table.
 
     python benchmarks/precision_table.py [models/demo]
 
-The text is what the float32 model writes at temperature 1; methods that read a text read other samples. Blocks are of
-32 weights, embedding and lm_head have 8 bits (one table where they are tied). Every model computes in a process of its
-own for the speed; they take turns, and the medians of the rounds are shown. The last column has the same integers
-multiplied in float32, which is what the weights alone cost: the difference to KL is what activations in int8 do.
+The text is sampled from the float32 model at temperature 1; methods that need calibration text use other samples.
+Blocks have 32 weights; embedding and lm_head have 8 bits (one table if they are tied). For the speed, each model runs
+in its own process, the processes take turns, and figures are medians over the rounds. The last column is the KL
+divergence with activations left in float32, which is the loss from the weights alone; the rest of the KL comes from
+int8 activations.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from llama_onnx.model_directory import read_config
 
 BLOCK_SIZE = 32
 METHODS = ("rtn", "hqq", "k_quant", "awq_lite", "awq_clip", "awq_full", "gptq")
-PROMPTS, PROMPT, NEW = 6, 64, 129  # beginnings of samples, their tokens, and those of an answer
+PROMPTS, PROMPT, NEW = 6, 64, 129  # number of prompts (starts of samples), tokens per prompt, tokens per answer
 IN_FLOATS = 1  # accuracy_level of MatMulNBits: activations stay in float32
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model directory and what was found of it; `weights_only` where it is quantised."""
+    """A model directory and its scores; `weights_only` are those with float32 activations, if it is quantised."""
 
     name: str
     folder: Path
@@ -52,12 +53,12 @@ class Row:
 
     @property
     def bytes(self) -> int:
-        """Of its shards."""
+        """Bytes of the shards."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.suffix in (".bin", ".onnx"))
 
 
 def make(source: Path, work: Path, reference: Reference) -> list[Row]:
-    """Return every precision of a model."""
+    """Make every precision of a model and score it."""
     rows = [_row(reference, "fp32", reference.folder)]
     export(source, work / "fp16", "fp16")
     rows.append(_row(reference, "fp16", work / "fp16"))
@@ -79,7 +80,7 @@ def _row(reference: Reference, name: str, folder: Path) -> Row:
 
 
 def in_floats(folder: Path, out: Path) -> Path:
-    """Copy a quantised model to `out` and have it leave the activations in float32."""
+    """Copy a quantised model to `out`, and change it to leave activations in float32."""
     shutil.copytree(folder, out)
     for path in out.glob("*.onnx"):
         model = onnx.load(str(path), load_external_data=False)
@@ -92,9 +93,9 @@ def in_floats(folder: Path, out: Path) -> Path:
 
 
 def speeds(rows: list[Row], samples: np.ndarray, rounds: int, threads: int) -> list[float]:
-    """Return the median tokens per second of every model while it goes on with the beginnings of samples.
+    """Return the median tokens per second of every model while it continues the starts of samples.
 
-    An answer may be short: that of a round are the tokens of all its answers over their seconds.
+    Answers may be short, so the speed of a round is the tokens of all its answers over their seconds.
     """
     prompts = [ids[:PROMPT].tolist() for ids in samples[:PROMPTS]]
     with ExitStack() as stack:
@@ -113,10 +114,10 @@ def main() -> None:
     """Make the models, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path, default=Path("models/demo"), help="default: %(default)s")
-    parser.add_argument("--samples", type=int, default=32, metavar="N", help="of 256 tokens (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of the speeds (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=32, metavar="N", help="256 tokens each (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds of speed (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="default: one per core")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         reference = Reference(options.model, Path(work), options.samples)
@@ -140,7 +141,7 @@ def main() -> None:
 
 
 def _loss(scores: Scores) -> str:
-    """Return mean and standard error, which says how many digits mean something."""
+    """Return mean and standard error as text, with as many digits as are significant."""
     if scores.loss < 1e-5:
         return f"{scores.loss:.0e}" if scores.loss > 1e-9 else "0"
     digits = -int(np.floor(np.log10(scores.error)))

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What 4 bits cost: KL divergence from float32 over bits a weight, llama.cpp and onnxruntime-genai beside ours.
+"""Quality of 4-bit quantisation: KL divergence from float32 over bits per weight, compared with the peers.
 
     python benchmarks/quantisation_quality.py models/demo CHECKPOINT --json docs/quantisation.json
 
-Every tool quantises the same weights and is scored on the same text: samples of the float32 model at temperature 1.
-Methods of ours that read a text read other samples. Bits are those of everything that is stored, scales, zero points,
-embedding, lm_head and norms among it, over the number of weights. Peers that are not installed are left out.
+The peers are llama.cpp and onnxruntime-genai; those that are not installed are left out. Every tool quantises the same
+weights and is scored on the same text: samples of the float32 model at temperature 1. Our methods that need calibration
+text use other samples. Bits per weight count everything that is stored, including scales, zero points, embedding,
+lm_head and norms.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from divergence import LENGTH, Reference, Scores, open_decoder, standard_error
+from divergence import LENGTH, Reference, Scores, open_decoder
 from peer_logits import genai_logits, gguf_logits
 from peer_models import build_genai, installed, quantize_gguf, write_gguf, write_hugging_face
 from report import OURS, THEIRS, about, save, table
 from stored_bits import genai_bits, gguf_bits, norm_weights, our_bits
 
+from llama_onnx.export.compare.metrics import standard_error
 from llama_onnx.export.families import read_spec
 from llama_onnx.export.quantize.bits import matrix_sizes
 from llama_onnx.export.quantize.layer import Settings
 from llama_onnx.export.quantize.quantizer import Options, quantize
 from llama_onnx.export.readers import open_checkpoint
 
-BUDGETS = (5.0, 5.5, 6.0, 6.5, 7.0)  # of `auto`, up to what llama.cpp's mixed format takes in models as small as these
+# Bits per weight for `auto`, up to those of llama.cpp's mixed format in models as small as these.
+BUDGETS = (5.0, 5.5, 6.0, 6.5, 7.0)
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,10 @@ class Point:
 
     Attributes:
         tool: 'ours', 'genai' or 'llama.cpp'.
-        method: what it was asked for.
-        bits: of a weight, everything that is stored counted.
+        method: the quantisation method and its options.
+        bits: stored bits per weight, everything counted.
         scores: KL divergence from float32.
-        note: what else must be known.
+        note: what else a reader must know.
     """
 
     tool: str
@@ -61,7 +64,7 @@ class Point:
         return self.scores.loss
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what goes into the JSON file."""
+        """Return the entry for the JSON file."""
         return {
             "tool": self.tool, "method": self.method, "bits": round(self.bits, 4), "kl": self.loss,
             "standard_error": self.scores.error, "note": self.note,
@@ -69,7 +72,7 @@ class Point:
 
 
 class Subject(Reference):
-    """A model all tools quantise."""
+    """A model that all tools quantise."""
 
     def __init__(self, source: Path, work: Path, count: int) -> None:
         """See `Reference`."""
@@ -80,7 +83,7 @@ class Subject(Reference):
 
     @property
     def weights(self) -> int:
-        """How many weights the model has, a tied table counted once."""
+        """The number of weights; a tied table counts once."""
         spec = self.spec
         table = 0 if spec.tied_embeddings else spec.vocab_size * spec.hidden_size
         return sum(matrix_sizes(spec).values()) + table + norm_weights(spec)
@@ -90,7 +93,7 @@ class Subject(Reference):
 
 
 def ours(subject: Subject) -> Iterator[Point]:
-    """Yield methods of ours: what reads no text, and gptq, which was the best of those that do."""
+    """Yield our methods: those that need no calibration text, and gptq, the best of those that do."""
     spec = subject.spec
     blocks = [size for size in (32, 64, 128) if spec.hidden_size % size == 0]
     for algo in ("rtn", "k_quant", "gptq"):
@@ -121,7 +124,7 @@ def _ours(subject: Subject, settings: Settings, options: Options, what: str) -> 
 
 
 def genai(subject: Subject) -> Iterator[Point]:
-    """Yield what onnxruntime-genai's model builder makes."""
+    """Yield the models that onnxruntime-genai's model builder makes."""
     if not installed("onnxruntime_genai", "onnxruntime-genai"):
         return
     folder = subject.work / "hugging-face"
@@ -133,7 +136,7 @@ def genai(subject: Subject) -> Iterator[Point]:
                 zero = ", zero points" if algo == "rtn" and symmetric == "false" else ""
                 try:
                     build_genai(folder, out, 1, algo_config=algo, block_size=block_size, is_symmetric=symmetric)
-                except subprocess.CalledProcessError:  # an odd number of blocks in a row with zero points, for one
+                except subprocess.CalledProcessError:  # e.g. with zero points and an odd number of blocks in a row
                     print(f"genai {algo}, block {block_size}{zero}: its builder fails", file=sys.stderr)
                     continue
                 yield Point(
@@ -149,7 +152,7 @@ def genai(subject: Subject) -> Iterator[Point]:
 
 
 def llama_cpp(subject: Subject) -> Iterator[Point]:
-    """Yield what llama.cpp makes of the same weights in float32."""
+    """Yield the models that llama.cpp makes from the same float32 weights."""
     if not installed("llama_cpp", "llama.cpp"):
         return
     floats = subject.work / "float.gguf"
@@ -161,11 +164,11 @@ def llama_cpp(subject: Subject) -> Iterator[Point]:
         yield Point("llama.cpp", kind, bits / subject.weights, subject.score(gguf_logits(out)), note)
 
 
-# --- what came out ---
+# --- results ---
 
 
 def rivals(points: list[Point]) -> list[tuple[Point, Point]]:
-    """Return each point of a peer with the best of ours that takes no more bits."""
+    """Return each point of a peer with our best point that has no more bits."""
     ours_ = [point for point in points if point.tool == "ours"]
     found = []
     for point in points:
@@ -176,7 +179,7 @@ def rivals(points: list[Point]) -> list[tuple[Point, Point]]:
 
 
 def frontier(points: list[Point]) -> list[Point]:
-    """Return the points that none with as few bits is better than, by their bits."""
+    """Return the Pareto-optimal points, by bits: no point with as few bits has a lower loss."""
     best: list[Point] = []
     for point in sorted(points, key=lambda point: (point.bits, point.loss)):
         if not best or point.loss < best[-1].loss:
@@ -185,7 +188,7 @@ def frontier(points: list[Point]) -> list[Point]:
 
 
 def plot(path: Path, results: dict[str, list[Point]]) -> None:
-    """Draw KL divergence over bits a weight, a panel for each model."""
+    """Plot KL divergence over bits per weight, with one panel per model."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,7 +212,7 @@ def plot(path: Path, results: dict[str, list[Point]]) -> None:
                 panel.annotate(point.method, (point.bits, point.loss), (6, 4), textcoords="offset points", fontsize=8)
         panel.set_yscale("log")
         panel.set_title(name, loc="left", fontsize=11)
-        panel.set_xlabel("bits a weight, everything counted")
+        panel.set_xlabel("bits per weight, everything counted")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", which="both", alpha=0.25)
     first = np.atleast_1d(panels)[0]
@@ -224,7 +227,7 @@ def report(points: list[Point]) -> str:
         [p.tool, p.method, f"{p.bits:.2f}", f"{p.loss:.4f} ± {p.scores.error:.4f}", p.note]
         for p in sorted(points, key=lambda point: (point.tool, point.bits))
     ]
-    text = table(["tool", "method", "bits a weight", "KL, nats", ""], rows)
+    text = table(["tool", "method", "bits per weight", "KL, nats", ""], rows)
     rows = []
     for point, own in rivals(points):
         gap = point.scores.losses - own.scores.losses
@@ -232,7 +235,7 @@ def report(points: list[Point]) -> str:
             f"{point.tool} {point.method}", f"{point.bits:.2f}", f"{point.loss:.4f}", own.method, f"{own.bits:.2f}",
             f"{own.loss:.4f}", f"{gap.mean():+.4f} ± {standard_error(gap):.4f}",
         ])  # fmt: skip
-    header = ["peer", "bits", "KL", "ours with no more bits", "bits", "KL", "the peer's loss over ours"]
+    header = ["peer", "bits", "KL", "ours with no more bits", "bits", "KL", "peer's KL minus ours"]
     return f"{text}\n\n{table(header, rows)}"
 
 
@@ -240,9 +243,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="checkpoints, or model directories")
-    parser.add_argument("--samples", type=int, default=32, metavar="N", help="of 256 tokens (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them (needs matplotlib)")
+    parser.add_argument("--samples", type=int, default=32, metavar="N", help="256 tokens each (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the figures to FILE (needs matplotlib)")
     options = parser.parse_args()
     results: dict[str, list[Point]] = {}
     for model in options.models:

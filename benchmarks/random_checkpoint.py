@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a Llama checkpoint of a real model's shape with random weights: real speed and memory, text that is noise."""
+"""Write a Llama checkpoint with the shape of a real model and random weights: real speed and memory, random text."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ SHAPES = {
     "mistral-7b": (4096, 14336, 32, 32, 8, 32000),
 }
 CONTEXT = 2048
-SPREAD = 0.02  # of the weights
+SPREAD = 0.02  # standard deviation of the weights
 CYCLE_START = 300  # the first token of a cycle
-LOUD = 64.0  # how large the vectors of a cycle are: far larger than what the layers add to them
+LOUD = 64.0  # size of the embedding vectors of a cycle: far larger than what the layers add to them
 
 
 def write_checkpoint(shape: str, out: Path, seed: int = 0, cycle: int | None = None) -> None:
     """Write `config.json`, `tokenizer.model` and float16 safetensors, one file per layer, into the directory `out`.
 
-    With `cycle`, greedy text goes round the tokens 300 … 300 + cycle - 1 for ever: a text that repeats itself, for
-    measuring what guessing from the text is worth. All layers are computed as ever, what they add is drowned.
+    With `cycle`, greedy text repeats the tokens 300 … 300 + cycle - 1 forever, to measure the gain of prompt lookup.
+    All layers are computed as usual, but their contribution is too small to change the text.
 
     Raises:
         RequestError: the vocabulary is too small for the cycle.
     """
     hidden, wide, layers, heads, kv_heads, vocab = SHAPES[shape]
     if cycle is not None and not 1 <= cycle <= vocab - CYCLE_START:
-        raise RequestError(f"a cycle of {shape} has 1 to {vocab - CYCLE_START} tokens, not {cycle}")
+        raise RequestError(f"--cycle must be 1 to {vocab - CYCLE_START} for {shape}, not {cycle}")
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     noise = (rng.standard_normal(1 << 24, dtype=np.float32) * SPREAD).astype(np.float16)
     ones = np.ones(hidden, np.float16)
     file_of: dict[str, str] = {}
 
-    def matrix(rows: int, columns: int) -> np.ndarray:  # drawing every weight anew would take minutes
+    def matrix(rows: int, columns: int) -> np.ndarray:  # drawing every weight separately would take minutes
         return np.resize(np.roll(noise, int(rng.integers(noise.size))), (rows, columns))
 
     def save(file: str, tensors: dict[str, np.ndarray]) -> None:
@@ -106,7 +106,7 @@ def _config(shape: str) -> dict[str, object]:
 
 
 def _pieces(count: int) -> list[Piece]:
-    """A vocabulary of bytes and made-up words."""
+    """Return a vocabulary of bytes and made-up words."""
     special = [Piece("<unk>", 0, UNKNOWN), Piece("<s>", 0, CONTROL), Piece("</s>", 0, CONTROL)]
     octets = [Piece(f"<0x{i:02X}>", 0, BYTE) for i in range(256)]
     octets.append(Piece("\u2581", 0, NORMAL))
@@ -129,7 +129,7 @@ def main() -> int:
         description=__doc__,
         epilog="example: python benchmarks/random_checkpoint.py tinyllama-1.1b checkpoints/1.1b",
     )
-    parser.add_argument("shape", choices=SHAPES, help="whose shape")
+    parser.add_argument("shape", choices=SHAPES, help="the shape to use")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to write")
     parser.add_argument("--cycle", type=int, metavar="N", help="make greedy text repeat itself every N tokens")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What every benchmark says of itself: machine, versions, command; tables for people, JSON, and plots."""
+"""What all benchmarks report: machine, versions and command; tables and JSON; bandwidth of memory and disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OURS, THEIRS = "#2a78b5", ("#c06a2b", "#7d8a96", "#8a5fa8")
 
 
 def about() -> dict[str, Any]:
-    """Return where and how the figures came about."""
+    """Return how the figures were measured: command, date, machine and versions."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -44,14 +44,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def save(path: Path | None, figures: dict[str, Any]) -> None:
-    """Write JSON, if a path is given."""
+    """Write the figures as JSON if a path is given."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def memory_bandwidth(size: int = 1 << 28, repeats: int = 5) -> float:
-    """Return bytes per second that all cores together read from memory: every sum of a part, the best of a few."""
+    """Return the bytes per second that all cores together read from memory: the best of `repeats` measurements."""
     data = np.ones(size // 4, np.float32)
     parts = np.array_split(data, os.cpu_count() or 1)
     best = np.inf
@@ -67,11 +67,11 @@ def memory_bandwidth(size: int = 1 << 28, repeats: int = 5) -> float:
 
 
 def disk_bandwidth(paths: Sequence[Path], readers: int = 2, piece: int = 8 << 20) -> float:
-    """Return bytes per second of direct reads through files in large pieces, `readers` of them at a time."""
+    """Return the bytes per second of direct reads of whole files in large pieces, `readers` files at a time."""
 
     def read(path: Path) -> int:
         memory = mmap.mmap(-1, piece)
-        memory.write(bytes(piece))  # pages that are there
+        memory.write(bytes(piece))  # so that the pages exist before the measurement
         descriptor, place = os.open(path, os.O_RDONLY | os.O_DIRECT), 0
         try:
             while count := os.preadv(descriptor, [memory], place):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Speed with everything in memory, with llama.cpp and onnxruntime-genai beside it where they are installed.
+"""Speed with the whole model in memory, compared with llama.cpp and onnxruntime-genai if they are installed.
 
     python benchmarks/speed.py --json docs/speed.json --plot docs/speed.png
 
-Every engine has the same random checkpoint in a process of its own; they are asked in turn, round after round, and are
-stopped while others compute. Figures are medians over the rounds. The first run makes the models (about 20 GB).
+Every engine runs the same random checkpoint in its own process. The engines take turns in every round, and each is
+suspended while others run. Figures are medians over the rounds. The first run makes the models (about 20 GB).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llama_onnx.files.onnx_file import read_graph
 OURS_BY_DTYPE = ("int4", "int8", "fp32")
 PEERS = (("llama.cpp", "Q4_K_M"), ("llama.cpp", "Q8_0"), ("genai", "int4"))
 PACKAGES = {"llama.cpp": "llama_cpp", "genai": "onnxruntime_genai"}
-# figure, ours, the other's, the factor it is meant to be ahead by
+# figure, our engine, the peer, the speedup to aim for
 RATIOS = (
     ("decode", "ours int4", "llama.cpp Q4_K_M", 1.25),
     ("decode", "ours int4", "genai int4", 1.35),
@@ -40,7 +40,7 @@ RATIOS = (
 
 
 def engines(work: Path, shape: str, threads: int) -> dict[str, dict[str, Any]]:
-    """Return what to start by name, with the bytes of weights that a token needs, making models that are missing."""
+    """Return the descriptions of the engines by name, and make the models that are missing."""
     source = subjects.checkpoint(work, shape)
     found: dict[str, dict[str, Any]] = {}
     for dtype in OURS_BY_DTYPE:
@@ -54,7 +54,7 @@ def engines(work: Path, shape: str, threads: int) -> dict[str, dict[str, Any]]:
 
 
 def weight_bytes(description: dict[str, Any]) -> int:
-    """Return the bytes of weights one token reads: all files of layers and head, of the embedding a row only."""
+    """Return the bytes of weights that one token reads: all layers and the head, but only a row of the embedding."""
     path = Path(description["path"])
     if path.is_file():
         import gguf
@@ -68,9 +68,9 @@ def weight_bytes(description: dict[str, Any]) -> int:
 
 
 def measure(started: dict[str, Engine], prompt: list[int], new: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Return prefill and decode tokens per second of every round, after one to warm up.
+    """Return the prefill and decode tokens per second of every round, after one round to warm up.
 
-    Who begins changes from round to round.
+    A different engine starts each round.
     """
     figures: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "decode": []} for name in started}
     names = list(started)
@@ -85,7 +85,7 @@ def measure(started: dict[str, Engine], prompt: list[int], new: int, rounds: int
 
 
 def plot(path: Path, result: dict[str, Any]) -> None:
-    """Draw decode and prefill speed of every engine as bars."""
+    """Plot decode and prefill speed of every engine as bars."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -120,18 +120,16 @@ def main() -> None:
         "--shape",
         choices=SHAPES,
         default="tinyllama-1.1b",
-        help="of random_checkpoint.py (default: %(default)s)",
+        help="shape of the model (default: %(default)s)",
     )
-    parser.add_argument(
-        "--work", type=Path, default=subjects.WORK, metavar="DIR", help="where models are made and kept"
-    )
-    parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens (default: %(default)s)")
-    parser.add_argument("--new", type=int, default=33, metavar="N", help="tokens (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="default: %(default)s")
+    parser.add_argument("--work", type=Path, default=subjects.WORK, metavar="DIR", help="folder for the models")
+    parser.add_argument("--prompt", type=int, default=128, metavar="N", help="prompt tokens (default: %(default)s)")
+    parser.add_argument("--new", type=int, default=33, metavar="N", help="new tokens (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="rounds (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="default: %(default)s")
     parser.add_argument("--prepare", action="store_true", help="only make the models")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them (needs matplotlib)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the figures to FILE (needs matplotlib)")
     options = parser.parse_args()
     descriptions = engines(options.work, options.shape, options.threads)
     if options.prepare:
@@ -179,7 +177,7 @@ def main() -> None:
     print(f"memory bandwidth {bandwidth / 1e9:.1f} GB/s\n")
     print(
         table(
-            ("", "prefill tok/s", "decode tok/s", "from … to", "GB a token", "of the bandwidth"),
+            ("", "prefill tok/s", "decode tok/s", "from … to", "GB per token", "of the bandwidth"),
             [
                 (
                     row["name"],

@@ -1,4 +1,4 @@
-"""What a quantised model stores, in bits: scales, zero points, norms and tables among it, ours and the peers'."""
+"""Count all bits that a quantised model stores, ours or a peer's, including scales, zero points, norms and tables."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ FLOAT_BITS = 32
 
 
 def norm_weights(spec: DecoderSpec) -> int:
-    """Return how many weights the norms have."""
+    """Return the number of weights in the norms."""
     return (2 * spec.num_layers + 1) * spec.hidden_size
 
 
 def matrix_bits(rows: int, columns: int, bits: int, block_size: int, zero_point: bool, zeros: int = 0) -> int:
-    """Return what a matrix in blocks takes with float32 scales; `zeros` of its columns only pad heads: their values
-    are not counted, their scales are."""
+    """Return the bits of a matrix in blocks with float32 scales.
+
+    `zeros` of its columns only pad heads: their values are not counted, but their scales are.
+    """
     blocks = -(-columns // block_size)
     return rows * (blocks * (block_size * bits + 32 + (bits if zero_point else 0)) - zeros * bits)
 
 
 def our_bits(spec: DecoderSpec, out: Path, settings: Settings) -> int:
-    """Return the bits a model directory stores, by its quant table."""
+    """Return the bits that a model directory stores, according to its quant table."""
     sizes = {name: (p.rows, p.columns) for name, p in spec.projections.items()}
     tied = spec.tied_embeddings
     total = FLOAT_BITS * norm_weights(spec)
     for row in read_table(out / FILE):
         if row.layer == "" and row.tensor == HEAD and tied:
-            continue  # it is the embedding's
+            continue  # the embedding is counted already
         rows, columns = sizes[row.tensor] if row.layer else (spec.vocab_size, spec.hidden_size)
         zeros = 0
         if row.tensor.endswith("o_proj"):
@@ -43,8 +45,10 @@ def our_bits(spec: DecoderSpec, out: Path, settings: Settings) -> int:
 
 
 def genai_bits(path: Path, spec: DecoderSpec) -> int:
-    """Return the bits a model of the builder stores: its quantised matrices, norms, and the embedding where it is not
-    lm_head's."""
+    """Return the bits that a model of onnxruntime-genai's builder stores.
+
+    Counted are its quantised matrices, the norms, and the embedding if it is not shared with lm_head.
+    """
     import onnx
 
     size = -(-spec.head_dim // HEAD_SIZE) * HEAD_SIZE
@@ -68,7 +72,7 @@ def genai_bits(path: Path, spec: DecoderSpec) -> int:
 
 
 def gguf_bits(path: Path) -> tuple[int, str]:
-    """Return the bits of all tensors of a GGUF file, and how many matrices are of which type."""
+    """Return the bits of all tensors of a GGUF file, and the number of matrices of each type."""
     import gguf
 
     total, kinds = 0, dict[str, int]()

@@ -1,4 +1,4 @@
-"""The models that are measured: random weights in real shapes, made once, for us and for the peers."""
+"""The models to measure: random weights in real shapes, made once, for this project and for the peers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORK = Path("build/benchmarks")
 
 
 def checkpoint(work: Path, shape: str, cycle: int | None = None) -> Path:
-    """Return a checkpoint of a shape of `benchmarks/random_checkpoint.py`."""
+    """Return a random checkpoint of a shape that `benchmarks/random_checkpoint.py` defines."""
     name = shape if cycle is None else f"{shape}-cycle{cycle}"
     return _made(work / name, "model.safetensors.index.json", lambda out: write_checkpoint(shape, out, cycle=cycle))
 

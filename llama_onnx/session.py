@@ -20,6 +20,7 @@ import numpy as np
 
 from .config import Shard
 from .errors import ModelDirectoryError, ModelStateError, RequestError
+from .files.fork import exit_without_destructors
 from .memory import return_what_is_freed
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def start_runtime(threads: int | None = None) -> None:
     _threads, _process = threads or cores, os.getpid()
     ort.set_global_thread_pool_sizes(_threads, 1)
     ort.set_default_logger_severity(4)  # errors are raised, and reported once
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=exit_without_destructors)
 
 
 class Session:

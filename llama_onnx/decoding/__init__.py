@@ -1,1 +1,1 @@
-"""More than one token a pass: drafts that the model checks."""
+"""Generate more than one token per pass: draft tokens, which the model then checks."""

@@ -1,41 +1,41 @@
-"""Prompt lookup: guess the next tokens from where the last ones occurred before, in the prompt or the output.
+"""Prompt lookup: draft the tokens that followed when the last few tokens occurred before, in the prompt or the output.
 
-No second model: text that repeats its input (a summary, an edit, code) is full of stretches that were seen already. The
-model checks a guess of several tokens in one pass; what it would have said itself is kept (Saxena 2023, prompt lookup
-decoding; Leviathan et al. 2023 for why checking loses nothing).
+It needs no second model: text that repeats its input (a summary, an edit, code) contains many passages that were seen
+before. The model checks a draft of several tokens in one pass and keeps the tokens it would have chosen itself (Saxena
+2023, prompt lookup decoding; Leviathan et al. 2023 show why checking does not change the output distribution).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-LONGEST, SHORTEST = 5, 3  # how many tokens must match: the longest match there is decides
+LONGEST, SHORTEST = 5, 3  # how many tokens must match; the longest match is used
 FIRST_DRAFT = 4
 TABLE_BYTES = 640  # of the table for each token (measured: 590)
-LONGEST_PAUSE = 16
+LONGEST_PAUSE = 16  # tokens
 
 
 class PromptLookup:
-    """Drafts for one generation. Turns itself off while its drafts are wrong, and comes back to try now and then."""
+    """Drafts for one generation. While the drafts are wrong, it pauses, and retries after longer and longer pauses."""
 
-    def __init__(self, most: int) -> None:
-        """`most` tokens at a time are drafted; 0 drafts nothing."""
+    def __init__(self, max_draft: int) -> None:
+        """Draft up to `max_draft` tokens at a time; 0 turns drafting off."""
         self.drafted = 0
         self.accepted = 0
-        self._most = most
-        self._size = min(FIRST_DRAFT, most)
-        self._pause = 0  # tokens to wait before the next draft, and how many to wait after the next failure
-        self._penalty = 1
-        self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> where the token after it stands
+        self._max_draft = max_draft
+        self._size = min(FIRST_DRAFT, max_draft)
+        self._pause = 0  # tokens to wait before the next draft
+        self._penalty = 1  # tokens to wait after the next draft that is entirely wrong
+        self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> index of the token after its last occurrence
         self._seen = SHORTEST
 
     def bytes_for(self, length: int) -> int:
         """Return the bytes the table takes for a history of `length` tokens, in whole pages."""
-        return -(-length * TABLE_BYTES >> 12) << 12 if self._most else 0
+        return -(-length * TABLE_BYTES >> 12) << 12 if self._max_draft else 0
 
     def draft(self, history: Sequence[int], room: int) -> list[int]:
-        """Return up to `room` tokens that followed when the end of `history` last occurred, perhaps none."""
-        if not self._most:
+        """Return up to `room` tokens that followed the previous occurrence of the end of `history`, perhaps none."""
+        if not self._max_draft:
             return []
         place = self._find(history)
         if self._pause:
@@ -43,25 +43,25 @@ class PromptLookup:
             return []
         if not place:
             return []
-        span = len(history) - place  # a loop shorter than the draft goes round in it
+        span = len(history) - place  # if the draft is longer than the repeated part, it repeats that part
         return [history[place + i % span] for i in range(min(self._size, room))]
 
     def learn(self, drafted: int, accepted: int) -> None:
-        """Take note of how many of the drafted tokens were right: more are drafted next time, or fewer, or none."""
+        """Record how many of the drafted tokens were accepted, and choose the size of the next draft accordingly."""
         if not drafted:
             return
         self.drafted += drafted
         self.accepted += accepted
         if accepted:
             self._penalty = 1
-            self._size = min(self._most, 2 * drafted if accepted == drafted else accepted + 1)
+            self._size = min(self._max_draft, 2 * drafted if accepted == drafted else accepted + 1)
         else:
             self._pause = self._penalty
             self._penalty = min(2 * self._penalty, LONGEST_PAUSE)
-            self._size = min(2, self._most)
+            self._size = min(2, self._max_draft)
 
     def _find(self, history: Sequence[int]) -> int:
-        """Return where the text goes on after the last occurrence of its own end, 0 if it has none."""
+        """Return the index after the previous occurrence of the last few tokens; 0 if there is none."""
         for place in range(self._seen, len(history)):
             for size in range(SHORTEST, min(LONGEST, place) + 1):
                 self._ends[tuple(history[place - size : place])] = place

@@ -1,1 +1,1 @@
-"""ONNX files as bytes, and locks on files: the floor that everything may stand on."""
+"""ONNX files as bytes, and locks on files. This package imports nothing but `errors`, so everything may import it."""

@@ -1,4 +1,4 @@
-"""Locks between processes: one holds for as long as its file is open, and goes with a process that is killed."""
+"""Locks between processes. A lock is held while its file is open; the system releases it if the process is killed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import IO
 
 
 def lock(file: IO[bytes] | IO[str] | int, wait: bool = False) -> bool:
-    """Lock an open file, or a descriptor, against everybody else who does.
+    """Lock an open file, or a file descriptor, against every other process that locks it.
 
     Args:
-        file: to be kept open while the lock is wanted.
-        wait: until it is free, however long that takes.
+        file: keep it open while the lock is needed.
+        wait: wait until the lock is free, however long that takes.
 
     Returns:
-        Whether it is ours now. Where the system has no such locks, everything is.
+        Whether this process now has the lock; always true on systems without such locks.
     """
     try:
         import fcntl

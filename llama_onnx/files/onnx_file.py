@@ -1,23 +1,22 @@
-"""What an ONNX file says of itself, without the `onnx` package: its nodes, values and initializers, but no weights.
+"""Read the graph of an ONNX file without the `onnx` package: nodes, inputs, outputs and initializers, but no weights.
 
-ONNX files are protocol buffers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto has the field numbers used here,
-https://protobuf.dev/programming-guides/encoding/ the encoding. The file is mapped and what is not asked for is skipped,
-so a shard of gigabytes costs no more than one with its weights outside. It may come from anywhere: every length is
-checked against the part of the file it lies in.
+ONNX files are protocol buffers; https://github.com/onnx/onnx/blob/main/onnx/onnx.proto has the field numbers used here.
+The file is mapped, and weights inside it are skipped, so a shard of several gigabytes takes no longer to read than one
+with external weights.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import ModelDirectoryError
+from .protobuf import BYTES, VARINT, DamagedError, Reader, encode_bytes
 
 # Name, bits of one value and numpy type (where it has one) by TensorProto.DataType.
 DTYPES: dict[int, tuple[str, int, type | None]] = {
@@ -29,15 +28,11 @@ DTYPES: dict[int, tuple[str, int, type | None]] = {
     21: ("uint4", 4, None), 22: ("int4", 4, None), 23: ("float4e2m1", 4, None), 25: ("uint2", 2, None),
     26: ("int2", 2, None),
 }  # fmt: skip
-MOST_FIELDS = 4_000_000  # of all messages read in one file; the largest graphs of single layers have a few thousand
-MOST_TEXT = 1 << 16
-
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operator. `domain` is '' for the standard ones; of its attributes the numbers are kept."""
+    """One operator. `domain` is '' for the standard ones; `numbers` holds its integer attributes, by name."""
 
     op_type: str
     name: str
@@ -45,12 +40,11 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     numbers: dict[str, int]
-    floats: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output of a graph: an ONNX type, and sizes; a str (perhaps '') is a free dimension."""
+    """An input or output of a graph: its ONNX type and its shape, in which a str (perhaps '') is a free dimension."""
 
     name: str
     dtype: int
@@ -62,11 +56,11 @@ class Initializer:
     """A weight or constant.
 
     Attributes:
-        name: of the tensor.
+        name: the name of the tensor.
         dtype: its ONNX type; see `DTYPES`.
-        shape: its sizes.
-        external_data: where it is outside the file (`location`, `offset`, `length`, `prepacked_0` … as the file has
-            them), else empty.
+        shape: its dimensions.
+        external_data: the entries that say where external data is (`location`, `offset`, `length`, `prepacked_0` …),
+            as the file has them; empty for a tensor inside the file.
     """
 
     name: str
@@ -81,7 +75,7 @@ class Initializer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values (0 for types that are not known here)."""
+        """Bytes of the values (0 for types that are not in `DTYPES`)."""
         return -(-self.size * DTYPES.get(self.dtype, ("", 0, None))[1] // 8)
 
     @property
@@ -98,7 +92,7 @@ class Initializer:
 
 @dataclass(frozen=True)
 class Graph:
-    """The outer graph of a file. Bodies of loops and branches are left out."""
+    """The main graph of a file, without the bodies of loops and branches."""
 
     nodes: tuple[Node, ...]
     initializers: tuple[Initializer, ...]
@@ -107,10 +101,10 @@ class Graph:
 
 
 def read_graph(path: str | Path) -> Graph:
-    """Read what an ONNX file says of itself.
+    """Read the graph of an ONNX file.
 
     Raises:
-        ModelDirectoryError: the file is missing, truncated or no ONNX model.
+        ModelDirectoryError: the file is missing, truncated or not an ONNX model.
 
     Example:
         >>> [tensor.external_data["location"] for tensor in read_graph("models/alpaca/head.onnx").initializers]
@@ -118,9 +112,9 @@ def read_graph(path: str | Path) -> Graph:
     path = Path(path)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(data).model()
-    except _DamagedError as error:
-        raise ModelDirectoryError(f"{path}: not a whole ONNX file ({error}); copy or export the model again") from None
+            return _ModelReader(data).model()
+    except DamagedError as error:
+        raise ModelDirectoryError(f"{path}: not a valid ONNX file ({error}); copy or export the model again") from None
     except ValueError:  # mmap: nothing to map
         raise ModelDirectoryError(f"{path}: is empty; copy or export the model again") from None
     except OSError as error:
@@ -128,49 +122,31 @@ def read_graph(path: str | Path) -> Graph:
 
 
 def relocate(path: Path, places: Mapping[str, tuple[str, int, int]]) -> None:
-    """Rewrite an ONNX file so that the initializers named lie in other files.
+    """Rewrite an ONNX file so that it takes the data of some initializers from other files.
 
     Args:
-        path: of the ONNX file.
-        places: by initializer, a file beside the ONNX file, and offset and length in it, in bytes.
+        path: the ONNX file.
+        places: for each of these initializers, by name: a file beside the ONNX file, and the offset and length of the
+            data in it, in bytes.
 
     Raises:
-        ModelDirectoryError: the file is missing or no ONNX model.
+        ModelDirectoryError: the file is missing or not an ONNX model.
     """
-    read_graph(path)  # it is whole
+    read_graph(path)  # raises if the file is damaged
     data = path.read_bytes()
     path.write_bytes(_Relocation(data, places).model())
 
 
-class _DamagedError(Exception):
-    """What is wrong with the bytes."""
-
-
-@dataclass(frozen=True)
-class _Field:
-    """One field of a message: its number and wire type, and a number, or the place of its bytes."""
-
-    number: int
-    wire: int
-    value: int = 0
-    start: int = 0
-    end: int = 0
-
-
-class _Reader:
-    """Walks the messages in a mapped file. Each method reads the message at [start, end)."""
-
-    def __init__(self, data: mmap.mmap | bytes) -> None:
-        self._data = data
-        self._left = MOST_FIELDS
+class _ModelReader(Reader):
+    """Reads the messages of a model. Each method reads the message at [start, end)."""
 
     def model(self) -> Graph:
-        fields = list(self._messages(0, len(self._data)))
+        fields = list(self.messages(0, len(self.data)))
         graphs = [field for field in fields if field.number == 7]
         if len(graphs) != 1:
-            raise _DamagedError("no graph in it" if not graphs else f"{len(graphs)} graphs in it")
-        if not any(field.number == 8 for field in fields):  # it comes last: a file cut after its graph lacks it
-            raise _DamagedError("no operator set in it")
+            raise DamagedError("it has no graph" if not graphs else f"it has {len(graphs)} graphs")
+        if not any(field.number == 8 for field in fields):  # written last: missing if the file is cut after the graph
+            raise DamagedError("it has no operator set")
         return self._graph(graphs[0].start, graphs[0].end)
 
     def _graph(self, start: int, end: int) -> Graph:
@@ -178,7 +154,7 @@ class _Reader:
         initializers: list[Initializer] = []
         inputs: list[Value] = []
         outputs: list[Value] = []
-        for field in self._messages(start, end):
+        for field in self.messages(start, end):
             if field.number == 1:
                 nodes.append(self._node(field.start, field.end))
             elif field.number == 5:
@@ -192,47 +168,44 @@ class _Reader:
         outputs: list[str] = []
         texts = {3: "", 4: "", 7: ""}
         numbers: dict[str, int] = {}
-        floats: dict[str, float] = {}
-        for field in self._messages(start, end):
+        for field in self.messages(start, end):
             if field.number in (1, 2):
-                (inputs if field.number == 1 else outputs).append(self._text(field))
+                (inputs if field.number == 1 else outputs).append(self.text(field))
             elif field.number in texts:
-                texts[field.number] = self._text(field)
+                texts[field.number] = self.text(field)
             elif field.number == 5:
-                parts = {part.number: part for part in self._fields(field.start, field.end)}
+                parts = {part.number: part for part in self.fields(field.start, field.end)}
                 if {1, 3} <= parts.keys():
                     number = parts[3].value
-                    numbers[self._text(parts[1])] = number - (1 << 64) if number >> 63 else number
-                if {1, 2} <= parts.keys() and parts[2].wire == FIXED32:
-                    floats[self._text(parts[1])] = struct.unpack_from("<f", self._data, parts[2].start)[0]
-        return Node(texts[4], texts[3], texts[7], tuple(inputs), tuple(outputs), numbers, floats)
+                    numbers[self.text(parts[1])] = number - (1 << 64) if number >> 63 else number
+        return Node(texts[4], texts[3], texts[7], tuple(inputs), tuple(outputs), numbers)
 
     def _initializer(self, start: int, end: int) -> Initializer:
         name, dtype = "", 0
         shape: list[int] = []
         external: dict[str, str] = {}
-        for field in self._fields(start, end):
+        for field in self.fields(start, end):
             if field.number == 1:
-                shape += [field.value] if field.wire == VARINT else self._packed(field)
+                shape += [field.value] if field.wire == VARINT else self.packed(field)
             elif field.number == 2:
                 dtype = field.value
             elif field.number == 8:
-                name = self._text(field)
+                name = self.text(field)
             elif field.number == 13 and field.wire == BYTES:
-                entry = {part.number: self._text(part) for part in self._messages(field.start, field.end)}
+                entry = {part.number: self.text(part) for part in self.messages(field.start, field.end)}
                 external[entry.get(1, "")] = entry.get(2, "")
         if any(size >= 1 << 40 for size in shape) or math.prod(shape) >= 1 << 48:
-            raise _DamagedError(f"tensor {name[:80]!r} has the shape {shape[:8]}")
+            raise DamagedError(f"tensor {name[:80]!r} has the shape {shape[:8]}")
         return Initializer(name, dtype, tuple(shape), external)
 
     def _value(self, start: int, end: int) -> Value:
         name, dtype = "", 0
         shape: tuple[int | str, ...] = ()
-        for field in self._messages(start, end):
+        for field in self.messages(start, end):
             if field.number == 1:
-                name = self._text(field)
+                name = self.text(field)
             elif field.number == 2:
-                for kind in self._messages(field.start, field.end):
+                for kind in self.messages(field.start, field.end):
                     if kind.number == 1:
                         dtype, shape = self._tensor_type(kind.start, kind.end)
         return Value(name, dtype, shape)
@@ -240,79 +213,21 @@ class _Reader:
     def _tensor_type(self, start: int, end: int) -> tuple[int, tuple[int | str, ...]]:
         dtype = 0
         shape: list[int | str] = []
-        for field in self._fields(start, end):
+        for field in self.fields(start, end):
             if field.number == 1 and field.wire == VARINT:
                 dtype = field.value
             elif field.number == 2 and field.wire == BYTES:
-                for dimension in self._messages(field.start, field.end):
+                for dimension in self.messages(field.start, field.end):
                     size: int | str = ""
-                    for part in self._fields(dimension.start, dimension.end):
+                    for part in self.fields(dimension.start, dimension.end):
                         if part.number in (1, 2):
-                            size = part.value if part.wire == VARINT else self._text(part)
+                            size = part.value if part.wire == VARINT else self.text(part)
                     shape.append(size)
         return dtype, tuple(shape)
 
-    def _messages(self, start: int, end: int) -> Iterator[_Field]:
-        return (field for field in self._fields(start, end) if field.wire == BYTES)
 
-    def _fields(self, start: int, end: int) -> Iterator[_Field]:
-        """Yield the fields of the message at [start, end)."""
-        place = start
-        while place < end:
-            self._left -= 1
-            if self._left < 0:
-                raise _DamagedError(f"more than {MOST_FIELDS} fields")
-            tag, place = self._varint(place, end)
-            number, wire = tag >> 3, tag & 7
-            if number == 0:
-                raise _DamagedError(f"field 0 at byte {place}")
-            if wire == VARINT:
-                value, place = self._varint(place, end)
-                yield _Field(number, wire, value)
-                continue
-            if wire == BYTES:
-                size, place = self._varint(place, end)
-            elif wire in (FIXED64, FIXED32):
-                size = 8 if wire == FIXED64 else 4
-            else:
-                raise _DamagedError(f"wire type {wire} at byte {place}")
-            if size > end - place:
-                raise _DamagedError(f"{size} bytes announced at byte {place}, {end - place} are there")
-            yield _Field(number, wire, 0, place, place + size)
-            place += size
-
-    def _varint(self, place: int, end: int) -> tuple[int, int]:
-        value = 0
-        for shift in range(0, 70, 7):
-            if place >= end:
-                raise _DamagedError(f"ends within a number at byte {place}")
-            byte = self._data[place]
-            place += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value & (1 << 64) - 1, place
-        raise _DamagedError(f"a number of more than 10 bytes at byte {place}")
-
-    def _packed(self, field: _Field) -> list[int]:
-        if field.end - field.start > 1024:
-            raise _DamagedError(f"a shape of {field.end - field.start} bytes")
-        values, place = [], field.start
-        while place < field.end:
-            value, place = self._varint(place, field.end)
-            values.append(value)
-        return values
-
-    def _text(self, field: _Field) -> str:
-        if field.wire != BYTES or field.end - field.start > MOST_TEXT:
-            raise _DamagedError(f"no text where one belongs, at byte {field.start}")
-        try:
-            return self._data[field.start : field.end].decode()
-        except UnicodeDecodeError:
-            raise _DamagedError(f"text that is not UTF-8 at byte {field.start}") from None
-
-
-class _Relocation(_Reader):
-    """Copies a model field by field, with other external data for some of its initializers."""
+class _Relocation(_ModelReader):
+    """Copies a model field by field, and replaces the external data of some initializers."""
 
     def __init__(self, data: bytes, places: Mapping[str, tuple[str, int, int]]) -> None:
         super().__init__(data)
@@ -331,31 +246,21 @@ class _Relocation(_Reader):
             return self._bytes[start:end]
         kept = self._copy(start, end, 13, lambda start, end: None)
         for key, value in zip(("location", "offset", "length"), self._places[name], strict=True):
-            kept += _encoded(13, _encoded(1, key.encode()) + _encoded(2, str(value).encode()))
+            kept += encode_bytes(13, encode_bytes(1, key.encode()) + encode_bytes(2, str(value).encode()))
         return kept
 
     def _copy(self, start: int, end: int, number: int, change: Callable[[int, int], bytes | None]) -> bytes:
-        """Copy the message at [start, end), `change` saying what becomes of the bytes of fields `number`, if any."""
+        """Copy the message at [start, end). `change` gives the new bytes of each field `number`, or None to drop it."""
         parts, place = [], start
-        for field in self._fields(start, end):
-            after = field.end if field.wire != VARINT else self._varint(self._varint(place, end)[1], end)[1]
+        for field in self.fields(start, end):
+            after = field.end if field.wire != VARINT else self.varint(self.varint(place, end)[1], end)[1]
             if field.number == number and field.wire == BYTES:
                 changed = change(field.start, field.end)
-                parts.append(b"" if changed is None else _encoded(number, changed))
+                parts.append(b"" if changed is None else encode_bytes(number, changed))
             else:
                 parts.append(self._bytes[place:after])
             place = after
         return b"".join(parts)
-
-
-def _encoded(number: int, payload: bytes) -> bytes:
-    """Return a field of bytes as a message holds it."""
-
-    def varint(value: int) -> bytes:
-        low, rest = value & 0x7F, value >> 7
-        return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
-
-    return varint(number << 3 | BYTES) + varint(len(payload)) + payload
 
 
 def _whole_number(text: str, what: str) -> int:

@@ -1,1 +1,1 @@
-"""Layers that do not fit into memory: some stay resident, the others are read ahead of the loop."""
+"""Run models whose layers do not all fit in memory: some layers stay, the others are loaded as the loop needs them."""

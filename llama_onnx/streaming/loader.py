@@ -1,11 +1,12 @@
-"""The loader: a thread that fills places with shards ahead of the loop.
+"""The loader: a thread that loads shards before the loop needs them.
 
-A step runs the shards in a circle, so which one is needed when is known: the loader always works on the one that is
-needed soonest, in the place whose shard is needed last.
+Every step runs the shards in the same order, in a circle, so the loader knows which one is needed when. It always loads
+the shard that is needed soonest, into the place whose shard is needed last.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,22 +21,29 @@ from ..session import Session
 
 
 class Place(Protocol):
-    """Where a shard can be loaded, again and again."""
+    """Where shards are loaded, one after another."""
 
     @property
     def kind(self) -> str | None:
-        """The kind of shard it takes; None means any."""
+        """The kind of shard that fits; None means any."""
 
     def fill(self, shard: Shard) -> Session:
-        """Load a shard, in place of the one before it."""
+        """Load a shard, replacing the previous one."""
 
     def clear(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
 
 
 @dataclass
-class Held:
-    """A place and what is in it."""
+class Entry:
+    """A place, what is in it, and what it counts in the budget.
+
+    Attributes:
+        charge: bytes of the budget.
+        resident: whether the place belongs to one shard permanently.
+        users: how many callers have borrowed the session.
+        fresh: whether the shard was loaded and not yet used; its first use is not a hit.
+    """
 
     place: Place
     charge: int
@@ -48,116 +56,119 @@ class Held:
 
 
 class Loader:
-    """Fills places on a thread of its own, always with the shard that the circle reaches first."""
+    """Fills places on a background thread, always with the missing shard that is needed soonest."""
 
     def __init__(self, circle: Sequence[Shard], stats: PoolStats) -> None:
         self._circle = list(circle)
         self._index = {shard.name: i for i, shard in enumerate(circle)}
         self._stats = stats
-        self._held: list[Held] = []
-        # Residents that were used: these are lent without asking the thread.
-        self._staying: dict[str, AbstractContextManager[Session]] = {}
+        self._owner = os.getpid()
+        self._entries: list[Entry] = []
+        # Residents that were used before: they are borrowed without waking the thread.
+        self._used_residents: dict[str, AbstractContextManager[Session]] = {}
         self._cursor = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def add(self, held: Held) -> None:
-        """Give the loader one more place; a resident one is for its `shard` alone."""
+    def add(self, entry: Entry) -> None:
+        """Add a place. A resident one is for its `shard` only."""
         with self._changed:
-            self._held.append(held)
+            self._entries.append(entry)
             self._changed.notify_all()
 
-    def places(self) -> list[Held]:
-        """Return all places there are."""
+    def places(self) -> list[Entry]:
+        """Return all places."""
         with self._changed:
-            return list(self._held)
+            return list(self._entries)
 
-    def load(self, held: Held) -> None:
+    def load(self, entry: Entry) -> None:
         """Load the shard of a resident place now, on the caller's thread.
 
         Raises:
-            LlamaOnnxError: it cannot be loaded.
+            LlamaOnnxError: the shard cannot be loaded.
         """
-        if held.session is None and held.shard:
-            held.session = held.place.fill(held.shard)
-            self._count_load(held)
+        if entry.session is None and entry.shard:
+            entry.session = entry.place.fill(entry.shard)
+            self._count_load(entry)
 
-    def take(self, held: Held) -> None:
-        """Take a place away, when what is being loaded into it has come."""
+    def take(self, entry: Entry) -> None:
+        """Remove a place, after waiting for a load into it to finish."""
         with self._changed:
-            self._changed.wait_for(lambda: not held.loading)
-            self._held.remove(held)
+            self._changed.wait_for(lambda: not entry.loading)
+            self._entries.remove(entry)
 
-    def remove(self, name: str) -> Held | None:
-        """Take the place of a resident shard away and return it."""
-        self._staying.pop(name, None)
+    def remove(self, name: str) -> Entry | None:
+        """Remove the place of a resident shard and return it; None if there is none."""
+        self._used_residents.pop(name, None)
         with self._changed:
-            held = next((h for h in self._held if h.resident and h.shard and h.shard.name == name), None)
-            if held:
-                self._changed.wait_for(lambda: not held.loading)
-                self._held.remove(held)
-            return held
+            entry = next((e for e in self._entries if e.resident and e.shard and e.shard.name == name), None)
+            if entry:
+                self._changed.wait_for(lambda: not entry.loading)
+                self._entries.remove(entry)
+            return entry
 
     def use(self, shard: Shard) -> AbstractContextManager[Session]:
-        """Lend the session of a shard, waiting for it where necessary.
+        """Borrow the session of a shard, waiting until it is loaded.
 
         Raises:
-            LlamaOnnxError: it could not be loaded.
+            LlamaOnnxError: the shard could not be loaded.
         """
-        session = self._staying.get(shard.name)
+        session = self._used_residents.get(shard.name)
         if session is None:
-            return self._lend(shard)
+            return self._borrow(shard)
         self._stats.hits += 1
         return session
 
     @contextmanager
-    def _lend(self, shard: Shard) -> Iterator[Session]:
-        held = self._await(shard)
+    def _borrow(self, shard: Shard) -> Iterator[Session]:
+        entry = self._await(shard)
         try:
-            assert held.session is not None
-            yield held.session
+            assert entry.session is not None
+            yield entry.session
         finally:
             with self._changed:
-                held.users -= 1
+                entry.users -= 1
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop the thread and clear all places."""
+        """Stop the thread and clear all places. Does nothing in a forked child, because the places are its parent's."""
+        if os.getpid() != self._owner:
+            return
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._thread:
             self._thread.join()
-        self._staying.clear()
-        for held in self._held:
-            held.session = None
-            held.place.clear()
-        self._held.clear()
+        self._used_residents.clear()
+        for entry in self._entries:
+            entry.session = None
+            entry.place.clear()
+        self._entries.clear()
 
-    def _await(self, shard: Shard) -> Held:
+    def _await(self, shard: Shard) -> Entry:
         with self._changed:
             self._start()
             self._cursor = self._index[shard.name]
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._loaded(shard) or self._error)
-            held = self._loaded(shard)
-            if held is None:
+            entry = self._loaded(shard)
+            if entry is None:
                 error, self._error = self._error, None
                 raise error or AssertionError("neither loaded nor failed")
-            held.users += 1
-            if not held.fresh:
+            entry.users += 1
+            if not entry.fresh:
                 self._stats.hits += 1
-            held.fresh = False
-            if held.resident and held.session:
-                self._staying[shard.name] = nullcontext(held.session)
-            self._cursor = (self._cursor + 1) % len(self._circle)  # load ahead while this one is computed
+            entry.fresh = False
+            if entry.resident and entry.session:
+                self._used_residents[shard.name] = nullcontext(entry.session)
+            self._cursor = (self._cursor + 1) % len(self._circle)  # load the next one while this one computes
             self._changed.notify_all()
-            return held
+            return entry
 
-    def _loaded(self, shard: Shard) -> Held | None:
-        return next((h for h in self._held if h.session and h.shard is shard and not h.loading), None)
+    def _loaded(self, shard: Shard) -> Entry | None:
+        return next((e for e in self._entries if e.session and e.shard is shard and not e.loading), None)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -172,55 +183,58 @@ class Loader:
                     return
                 task = self._next()
                 assert task is not None
-                held, shard = task
-                held.shard, held.session, held.loading = shard, None, True
+                entry, shard = task
+                entry.shard, entry.session, entry.loading = shard, None, True
             session, error = None, None
             try:
-                session = held.place.fill(shard)
+                session = entry.place.fill(shard)
             except LlamaOnnxError as failure:
                 error = failure
-            except BaseException as failure:  # must not die silently: the loop would wait for ever
+            except BaseException as failure:  # if the thread died silently, the loop would wait forever
                 error = LlamaOnnxError(f"{shard.path}: cannot be loaded: {failure}")
             with self._changed:
-                held.loading, held.session, self._error = False, session, error
+                entry.loading, entry.session, self._error = False, session, error
                 if session:
-                    self._count_load(held)
+                    self._count_load(entry)
                 self._changed.notify_all()
 
-    def _count_load(self, held: Held) -> None:
-        held.fresh = True
+    def _count_load(self, entry: Entry) -> None:
+        entry.fresh = True
         self._stats.misses += 1
-        self._stats.loaded_bytes += held.charge
+        self._stats.loaded_bytes += entry.charge
 
-    def _next(self) -> tuple[Held, Shard] | None:
-        """Return the next shard to load and the place to load it into, if there is one."""
-        loaded = {h.shard.name for h in self._held if h.shard and (h.session or h.loading)}
-        residents = {h.shard.name: h for h in self._held if h.resident and h.shard}
+    def _next(self) -> tuple[Entry, Shard] | None:
+        """Return the next shard to load and where to load it; None if there is nothing to load, or no free place."""
+        loaded = {e.shard.name for e in self._entries if e.shard and (e.session or e.loading)}
+        residents = {e.shard.name: e for e in self._entries if e.resident and e.shard}
         for distance in range(len(self._circle)):
             shard = self._circle[(self._cursor + distance) % len(self._circle)]
             if shard.name in loaded:
                 continue
-            held = residents.get(shard.name) or self._free_place(shard, distance)
-            if held:
-                return held, shard
+            entry = residents.get(shard.name) or self._free_place(shard, distance)
+            if entry:
+                return entry, shard
         return None
 
-    def _free_place(self, shard: Shard, distance: int) -> Held | None:
-        """Return the place whose shard is needed last, if that is later than this one is needed."""
+    def _free_place(self, shard: Shard, distance: int) -> Entry | None:
+        """Return an empty place, or the one whose shard is needed last; None if none is needed later than `shard`.
+
+        `distance` is how many shards the loop runs before this one.
+        """
         best, latest = None, distance
-        for held in self._held:
-            if held.resident or held.users or held.loading or held.place.kind not in (None, shard.kind):
+        for entry in self._entries:
+            if entry.resident or entry.users or entry.loading or entry.place.kind not in (None, shard.kind):
                 continue
-            if held.session is None or held.shard is None:
-                return held
-            away = (self._index[held.shard.name] - self._cursor) % len(self._circle)
+            if entry.session is None or entry.shard is None:
+                return entry
+            away = (self._index[entry.shard.name] - self._cursor) % len(self._circle)
             if away > latest:
-                best, latest = held, away
+                best, latest = entry, away
         return best
 
 
 class SessionPlace:
-    """A place that makes a new session for every load."""
+    """A place in which every load makes a new session."""
 
     kind: str | None = None
 
@@ -228,9 +242,9 @@ class SessionPlace:
         self._fold = fold
 
     def fill(self, shard: Shard) -> Session:
-        """Load a shard into a session of its own."""
+        """Make a session of a shard."""
         return Session(shard, fold=self._fold)
 
     def clear(self) -> None:
-        """Give the heap of the sessions that were here back."""
+        """Return the heap memory of earlier sessions to the system."""
         trim()

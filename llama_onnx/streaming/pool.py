@@ -20,7 +20,7 @@ from ..memory import format_size
 from ..pool import PoolStats, Reservation, Reservations
 from ..session import SESSION_BYTES, Session
 from .images import Images, Progress
-from .loader import Held, Loader, Place, SessionPlace
+from .loader import Entry, Loader, Place, SessionPlace
 from .slots import SlotFolder, SlotPlace
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class StreamingPool:
         self._plan = Plan(frozenset(), ())
         self._prepared = False
         self._unused = {shard.name for shard in config.shards}  # until the first pass is through
-        self._window: list[Held] = []
+        self._window: list[Entry] = []
         self._at_exit = weakref.finalize(self, self._loader.close)  # at the end of the process at the latest
         self._apply(self._make_plan(0))
 
@@ -238,7 +238,7 @@ class StreamingPool:
             if shard.name in plan.residents - self._plan.residents:
                 in_slot = self._slots if self._stays_in_slot(shard) else None
                 place: Place = SlotPlace(in_slot, shard) if in_slot else SessionPlace(self._fold)
-                self._loader.add(Held(place, self._charge(shard), resident=True, shard=shard))
+                self._loader.add(Entry(place, self._charge(shard), resident=True, shard=shard))
         self._plan = plan
         self.stats.resident_bytes = sum(held.charge for held in self._loader.places())
         self.stats.peak_resident_bytes = max(self.stats.peak_resident_bytes, self.stats.resident_bytes)
@@ -274,16 +274,16 @@ class StreamingPool:
             if held:
                 self._forget(held)
 
-    def _forget(self, held: Held) -> None:
+    def _forget(self, held: Entry) -> None:
         held.session = None
         held.place.clear()
         self.stats.evictions += held.resident
 
-    def _make_places(self, kind: str, count: int) -> Iterator[Held]:
+    def _make_places(self, kind: str, count: int) -> Iterator[Entry]:
         shard = next(shard for shard in self._config.layers if shard.kind == kind)
         for _ in range(count):
             place: Place = SlotPlace(self._slots, shard) if self._slots else SessionPlace(self._fold)
-            yield Held(place, self._place_charge(shard), resident=False)
+            yield Entry(place, self._place_charge(shard), resident=False)
 
     def _try_slots(self) -> SlotFolder | None:
         """Return slots if this machine can have them, else None: then every load makes a session.

@@ -1,8 +1,9 @@
-"""Slots: a session whose weights are mapped from a file in memory, so that overwriting the file loads another shard.
+"""Slots: sessions whose weights are mapped from a file in memory, so that overwriting the file loads another shard.
 
-ONNX Runtime maps external weights read-only and computes straight from the mapping. When the file lies in a memory
-file system, reading another shard's image into it turns the session into that shard's: no new session, no packing, the
-load is one large read. This leans on how ONNX Runtime maps files on Linux, so `SlotFolder.works` tries it out first.
+ONNX Runtime maps external weights read-only and computes directly from the mapping. If the file is in a memory file
+system, reading the image of another shard into it makes the session compute that shard. A load is then one large read,
+with no new session and no packing. This depends on how ONNX Runtime maps files on Linux, so `SlotFolder.works` tests it
+first.
 """
 
 from __future__ import annotations
@@ -25,19 +26,20 @@ from ..errors import LlamaOnnxError
 from ..files.file_lock import lock
 from ..session import Session
 from . import self_check
-from .images import PAGE, Image, Images, Region, forget_pages, round_up
+from .images import Image, Images
+from .regions import PAGE, Region, forget_pages, round_up
 
 MEMORY = Path("/dev/shm")
 PREFIX = "llama_onnx-"
 LOCK = "lock"
-PIECE = 8 << 20  # bytes of one read: large enough for the disk's full speed
-READERS = 2  # reads at a time
+PIECE = 8 << 20  # bytes per read, large enough for the full speed of the disk
+READERS = 2  # concurrent reads
 
 
 class SlotFolder:
-    """The files of this process's slots, in a folder of the memory file system that goes with it.
+    """The files of this process's slots, in a folder of the memory file system.
 
-    A process that was killed cannot remove its folder: the next one does.
+    The folder is removed when the process ends. A process that is killed cannot do that; the next one does.
     """
 
     def __init__(self, images: Images) -> None:
@@ -47,19 +49,22 @@ class SlotFolder:
             OSError: there is no memory file system.
         """
         if sys.platform != "linux":
-            raise OSError("only Linux is known to map files as slots need it")
+            raise OSError("slots work only on Linux")
         self.images = images
         self.path, descriptor = _memory_folder()
         self._count = 0
         self._spare: list[Slot] = []
-        self.close = weakref.finalize(self, _remove, self.path, descriptor)  # at the end of the process at the latest
+        # Also runs when the process exits, and when a forked child does.
+        self.close = weakref.finalize(self, _remove, self.path, descriptor, os.getpid())
 
     def prepare(self, shard: Shard, count: int) -> None:
-        """Make slots of a shard's kind until `count` are there: making one needs more memory than filling it.
+        """Make slots of a shard's kind until `count` of them are free.
+
+        Making a slot takes more memory than filling it, so all are made before the memory is needed.
 
         Raises:
             OSError: the memory file system is too small.
-            LlamaOnnxError: ONNX Runtime cannot load it.
+            LlamaOnnxError: ONNX Runtime cannot load the shard.
         """
         missing = count - sum(slot.kind == shard.kind for slot in self._spare)
         for _ in range(missing):
@@ -69,46 +74,45 @@ class SlotFolder:
                 forget_pages(file.fileno())
 
     def take(self, shard: Shard) -> Slot:
-        """Return an empty slot for shards of this one's kind, making one if none is left.
+        """Return an empty slot for shards of this kind; make one if none is free.
 
         Raises:
             OSError: the memory file system is too small.
-            LlamaOnnxError: ONNX Runtime cannot load it.
+            LlamaOnnxError: ONNX Runtime cannot load the shard.
         """
         self.prepare(shard, 1)
         return self._spare.pop(next(i for i, slot in enumerate(self._spare) if slot.kind == shard.kind))
 
     def give_back(self, slot: Slot) -> None:
-        """Take a slot back, without what is in it."""
+        """Empty a slot and keep it for later use."""
         slot.empty()
         self._spare.append(slot)
 
     def shared_bytes(self, shard: Shard) -> int:
-        """Return what the files take that slots of this kind share."""
+        """Return the bytes of the files that all slots of this kind share."""
         return sum(round_up(path.stat().st_size) for path in self.images.get(shard).shared)
 
     def free_bytes(self) -> int:
-        """Return how many bytes the memory file system still takes."""
+        """Return the free bytes of the memory file system."""
         return shutil.disk_usage(self.path).free
 
     def making_bytes(self, shard: Shard) -> int:
-        """Return what making one slot takes: the matrices as they were, and packed."""
+        """Return the bytes that making one slot takes: the matrices in their original form and packed."""
         return round_up(self.images.get(shard).data.stat().st_size)
 
     def _make(self, shard: Shard) -> Slot:
-
         image = self.images.get(shard)
         free = self.free_bytes()
         size = image.data.stat().st_size
         if free < size + PIECE:
-            raise OSError(f"{MEMORY} has {free} bytes free, a slot takes {size}")
+            raise OSError(f"{MEMORY} has {free} bytes free, but a slot takes {size}")
         self._count += 1
         folder = self.path / str(self._count)
         folder.mkdir()
         return Slot(shard, image, folder, [self._shared_copy(path) for path in image.shared])
 
     def works(self, one: Shard, other: Shard, config: ModelConfig) -> bool:
-        """Try out whether overwriting a slot made for `one` with `other` computes what a plain session of it does."""
+        """Test whether a slot made for shard `one` and overwritten with `other` computes what a plain session does."""
         expected = self_check.compute(Session(other, fold=False), config)
         slot = self.take(one)
         before = self_check.compute(slot.fill(self.images.get(one)), config)
@@ -117,7 +121,7 @@ class SlotFolder:
         return np.array_equal(followed, expected) and not np.array_equal(followed, before)
 
     def _shared_copy(self, path: Path) -> Path:
-        """Copy a data file that all slots read (rope tables), once."""
+        """Return the one copy of a data file that all slots read (rope tables); make it if needed."""
         copy = self.path / path.name
         if not copy.exists():
             shutil.copyfile(path, copy)
@@ -125,15 +129,16 @@ class SlotFolder:
 
 
 class Slot:
-    """A session and the file its weights are mapped from."""
+    """A session, and the file its weights are mapped from."""
 
     def __init__(self, shard: Shard, image: Image, folder: Path, shared: Sequence[Path]) -> None:
         self.kind = shard.kind
         self._layout = image.regions
+        self._owner = os.getpid()  # a forked child shares the file and must not change it
         graph = Path(shutil.copyfile(image.graph, folder / image.graph.name))
         for path in shared:
             os.link(path, folder / path.name)
-        # ONNX Runtime packs the originals again and takes the packed ones from the file if they are the same.
+        # ONNX Runtime packs the original matrices again, and uses those packed in the file if they are the same.
         data = Path(shutil.copyfile(image.data, folder / image.data.name))
         with data.open("r+b") as file:
             size = round_up(data.stat().st_size)
@@ -143,23 +148,26 @@ class Slot:
         self.empty()
 
     def fill(self, image: Image) -> Session:
-        """Read the image of another shard of this kind into the slot and return its session, which is now that shard's.
+        """Read the image of a shard of this kind into the slot, and return the session, which now computes that shard.
 
         Raises:
-            LlamaOnnxError: the image cannot be read, or is laid out in another way.
+            LlamaOnnxError: the image cannot be read, or has another layout; or this process is a forked child.
         """
+        if os.getpid() != self._owner:
+            raise LlamaOnnxError("a forked process cannot use the layers of its parent; load the model after the fork")
         if image.regions != self._layout:
-            raise LlamaOnnxError(f"{image.path}: laid out in another way than the slot; remove it, it is made anew")
+            raise LlamaOnnxError(f"{image.path}: its layout does not match the slot; remove the file, it is made again")
         _read_regions(image.path, image.regions, self._memory)
         return self.session
 
     def empty(self) -> None:
-        """Give all memory back. What was read only when the session was made never comes again."""
-        self._memory.madvise(mmap.MADV_REMOVE)
+        """Free all memory, including the pages that only making the session reads. Does nothing in a forked child."""
+        if os.getpid() == self._owner:
+            self._memory.madvise(mmap.MADV_REMOVE)
 
 
 class SlotPlace:
-    """A slot as a place that the loader fills; it is taken when the first shard comes."""
+    """A slot as a place for the loader. It takes a slot from the folder when the first shard is loaded."""
 
     def __init__(self, folder: SlotFolder, shard: Shard) -> None:
         self.kind: str | None = shard.kind
@@ -173,14 +181,14 @@ class SlotPlace:
         return self._slot.fill(self._folder.images.get(shard))
 
     def clear(self) -> None:
-        """Give the slot back, and with it its memory."""
+        """Return the slot to the folder, which frees its memory."""
         if self._slot:
             self._folder.give_back(self._slot)
         self._slot = None
 
 
 def _read_regions(path: Path, regions: Sequence[Region], memory: mmap.mmap) -> None:
-    """Read a file's bytes one after another into regions of memory, past the page cache where the system can."""
+    """Read a file sequentially into regions of memory, bypassing the page cache where the system supports that."""
     pieces, place = [], 0
     for region in regions:
         pieces += [
@@ -193,14 +201,14 @@ def _read_regions(path: Path, regions: Sequence[Region], memory: mmap.mmap) -> N
         def read(piece: tuple[int, int, int]) -> None:
             offset, size, place = piece
             _read(descriptor, memory, offset, size, place, path)
-            # The session has a mapping of its own: pages of this one would be counted as ours a second time.
+            # The session has its own mapping. If this one kept its pages, they would count as used memory twice.
             memory.madvise(mmap.MADV_DONTNEED, offset, size)
 
         if sum(size for _, size, _ in pieces) <= PIECE:
             for piece in pieces:
                 read(piece)
             return
-        with ThreadPoolExecutor(READERS) as readers:  # a disk with one request at a time pauses between two
+        with ThreadPoolExecutor(READERS) as readers:  # with one request at a time, the disk idles between two
             for _ in readers.map(read, pieces):
                 pass
 
@@ -213,23 +221,23 @@ def _read(descriptor: int, memory: mmap.mmap, offset: int, size: int, place: int
             if count == 0:
                 break
             view, place = view[count:], place + count
-            if count % PAGE:  # the end of a file that is no whole page
+            if count % PAGE:  # the end of a file whose size is not a multiple of the page size
                 break
         end = os.fstat(descriptor).st_size
         if len(view) and place < end:
-            raise LlamaOnnxError(f"{path}: ended {len(view)} bytes early; it was changed while it was read")
+            raise LlamaOnnxError(f"{path}: the read ended {len(view)} bytes early; the file was changed meanwhile")
         if len(view) and round_up(end) < place + len(view):
             raise LlamaOnnxError(f"{path}: truncated; copy or export the model again")
     except OSError as error:
-        if error.errno == errno.EFAULT:  # the pages it is read into are not to be had
-            raise LlamaOnnxError(f"{MEMORY} is full: {path} cannot be read into it; free some room there") from None
+        if error.errno == errno.EFAULT:  # there is no memory for the pages to read into
+            raise LlamaOnnxError(f"{MEMORY} is full: {path} cannot be read into it; free some space there") from None
         raise LlamaOnnxError(f"{path}: cannot be read ({error.strerror})") from None
     finally:
         view.release()
 
 
 class _Opened:
-    """A file descriptor for direct reads; for ordinary ones where the file system has none."""
+    """A file descriptor for direct reads, or for ordinary reads where the file system does not support direct ones."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -253,12 +261,12 @@ def _open(path: Path) -> int:
 
 
 def _memory_folder() -> tuple[Path, int]:
-    """Make a folder of this process in the memory file system and return it with the descriptor of its lock.
+    """Make a folder for this process in the memory file system, and return it with the descriptor of its lock.
 
-    A process that was killed leaves its folder behind; whoever comes next removes those that nobody holds a lock on.
+    Also remove the folders of processes that were killed: those that nobody holds a lock on.
 
     Raises:
-        OSError: there is no memory file system, or it cannot be written.
+        OSError: there is no memory file system, or it is not writable.
     """
     for folder in MEMORY.glob(f"{PREFIX}*"):
         _remove_if_orphaned(folder)
@@ -268,8 +276,13 @@ def _memory_folder() -> tuple[Path, int]:
     return folder, descriptor
 
 
-def _remove(folder: Path, descriptor: int) -> None:
-    """Remove a folder and let go of its lock; sessions that still map its files stay valid."""
+def _remove(folder: Path, descriptor: int, owner: int) -> None:
+    """Remove a folder and release its lock. Sessions that still map its files stay valid.
+
+    Does nothing in a forked child: the folder belongs to the process `owner`, which made it.
+    """
+    if os.getpid() != owner:
+        return
     shutil.rmtree(folder, ignore_errors=True)
     os.close(descriptor)
 
@@ -277,10 +290,10 @@ def _remove(folder: Path, descriptor: int) -> None:
 def _remove_if_orphaned(folder: Path) -> None:
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR)
-    except OSError:  # just being made, or being removed, or somebody else's
+    except OSError:  # the folder is being made or removed, or belongs to another user
         return
     try:
-        if lock(descriptor):  # else its process lives
+        if lock(descriptor):  # otherwise its process is still running
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(descriptor)

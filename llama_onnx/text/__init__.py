@@ -1,1 +1,1 @@
-"""Text to token ids and back: tokenizers, chat templates, and text as it streams."""
+"""Text to token ids and back: tokenizers, chat templates, and streaming text."""

@@ -1,9 +1,9 @@
-"""The JSON files beside a tokenizer: tokens added to its vocabulary, which of them are special, and the BOS rule.
+"""The JSON files beside a tokenizer: which tokens were added to its vocabulary, which are special, and the BOS rule.
 
-A *special* token controls the model (`<s>`, `<|im_end|>`): it decodes to no text. An added token that is not special
-is an ordinary word with an id of its own. Files of several generations say this, each in its own way:
-`tokenizer_config.json` (`added_tokens_decoder`), `tokenizer.json` (`added_tokens`, read as plain JSON, without the
-`tokenizers` package), `special_tokens_map.json` and `added_tokens.json`.
+A *special* token controls the model (`<s>`, `<|im_end|>`) and decodes to no text. An added token that is not special is
+an ordinary word with its own id. Over the years, different files have listed these tokens: `tokenizer_config.json`
+(`added_tokens_decoder`), `tokenizer.json` (`added_tokens`, read as plain JSON, without the `tokenizers` package),
+`special_tokens_map.json` and `added_tokens.json`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,16 @@ CONFIG, FAST, ADDED, SPECIAL_MAP = (
 
 @dataclass(frozen=True)
 class AddedToken:
-    """One added token. `lstrip`, `rstrip`: it swallows white space on that side; `single_word`: never within a word."""
+    """One added token.
+
+    Attributes:
+        id: the token id.
+        text: the text that is encoded as this token.
+        special: whether it decodes to no text.
+        lstrip: whether it absorbs the white space before it.
+        rstrip: whether it absorbs the white space after it.
+        single_word: whether it is not recognised inside a word.
+    """
 
     id: int
     text: str
@@ -38,12 +47,12 @@ class AddedToken:
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What the files beside a tokenizer say.
+    """The contents of the files beside a tokenizer.
 
     Attributes:
-        config: `tokenizer_config.json`, empty where there is none.
+        config: `tokenizer_config.json`; empty if there is no such file.
         added: the added tokens in the order of their ids.
-        special_texts: the texts of the named special tokens, as {'bos_token': '<s>', …}.
+        special_texts: the texts of the named special tokens: {'bos_token': '<s>', …}.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -52,27 +61,27 @@ class TokenizerFiles:
 
     @property
     def prefixes_every_part(self) -> bool:
-        """Whether the text after a special token gets sentencepiece's leading space too, as `legacy` says."""
+        """Whether text after a special token also gets sentencepiece's leading space: the option `legacy`."""
         return self.config.get("legacy") is True
 
     @property
     def bos_token_id(self) -> int | None:
-        """The id of the tokenizer's BOS, if it is an added token: it goes before the one `config.json` names."""
+        """The id of the tokenizer's BOS, if it is an added token. It takes precedence over the one in `config.json`."""
         text = self.special_texts.get("bos_token")
         return next((token.id for token in self.added if token.text == text), None)
 
     def for_model(self, vocab_size: int, eos_token_ids: Iterable[int]) -> TokenizerFiles:
-        """Return the same without tokens the model has no place for; end tokens are special whatever the files say."""
+        """Return a copy without the tokens beyond the model's vocabulary, and with all end tokens marked as special."""
         ends = set(eos_token_ids)
         kept = (token for token in self.added if token.id < vocab_size)
         return replace(self, added=tuple(replace(t, special=t.special or t.id in ends) for t in kept))
 
 
 def read_tokenizer_files(directory: Path) -> TokenizerFiles:
-    """Read the files beside a tokenizer; each of them may be missing.
+    """Read the files beside a tokenizer. Any of them may be missing.
 
     Raises:
-        ModelDirectoryError: one is damaged, or gives a token in a way that is not understood.
+        ModelDirectoryError: a file is damaged, or lists a token in an unknown form.
     """
     config = read_object(directory / CONFIG)
     named = {**read_object(directory / SPECIAL_MAP), **{k: v for k, v in config.items() if v is not None}}
@@ -92,14 +101,15 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
 
 
 def adds_bos(config: dict[str, Any], fast: dict[str, Any], bos_token_id: int | None) -> bool:
-    """Return whether a prompt begins with BOS: `add_bos_token` if given, else what `tokenizer.json` itself does.
+    """Return whether a prompt starts with BOS: `add_bos_token` if it is set, otherwise what `tokenizer.json` does.
 
-    A lone `tokenizer.model` cannot say; its models (Llama 1 and 2, Mistral, Gemma) begin with BOS if they have one.
+    `tokenizer.model` alone does not say. The models that use it (Llama 1 and 2, Mistral, Gemma) start with BOS if they
+    have one.
 
     Args:
-        config: `tokenizer_config.json`, empty where there is none.
-        fast: `tokenizer.json`, empty where there is none.
-        bos_token_id: of the model.
+        config: `tokenizer_config.json`; empty if there is no such file.
+        fast: `tokenizer.json`; empty if there is no such file.
+        bos_token_id: the model's BOS.
     """
     explicit = config.get("add_bos_token")
     if isinstance(explicit, bool):
@@ -112,32 +122,32 @@ def adds_bos(config: dict[str, Any], fast: dict[str, Any], bos_token_id: int | N
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a missing file is an empty one.
+    """Read a JSON object. A missing file counts as an empty object.
 
     Raises:
-        ModelDirectoryError: it is not a JSON object.
+        ModelDirectoryError: the file cannot be read, or is not a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelDirectoryError(f"{path}: cannot be read ({error}); copy the checkpoint's own again") from None
+        raise ModelDirectoryError(f"{path}: cannot be read ({error}); copy it from the checkpoint again") from None
     if not isinstance(value, dict):
-        raise ModelDirectoryError(f"{path}: not a JSON object; copy the checkpoint's own again")
+        raise ModelDirectoryError(f"{path}: not a JSON object; copy it from the checkpoint again")
     return value
 
 
 def _begins_with_token(post_processor: Any) -> bool:
-    """Tell whether a `TemplateProcessing` puts a special token before the text."""
+    """Return whether a `TemplateProcessing` puts a special token before the text."""
     single = post_processor.get("single") if isinstance(post_processor, dict) else None
     return isinstance(single, list) and bool(single) and isinstance(single[0], dict) and "SpecialToken" in single[0]
 
 
 def _entries(directory: Path, config: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield added tokens as {'id', 'content', …}; where two files give an id, the first counts."""
+    """Yield (file, {'id', 'content', …}) for each added token. If files define an id twice, the first one counts."""
     decoder = config.get("added_tokens_decoder")
-    if isinstance(decoder, dict) and decoder:  # tokenizer.json, perhaps 30 MB, need not be parsed for them
+    if isinstance(decoder, dict) and decoder:  # then there is no need to parse tokenizer.json, which can have 30 MB
         for token_id, entry in decoder.items():
             known = isinstance(entry, dict) and token_id.isdecimal()
             yield directory / CONFIG, {**entry, "id": int(token_id)} if known else {}
@@ -151,7 +161,7 @@ def _entries(directory: Path, config: dict[str, Any]) -> Iterator[tuple[Path, di
 def _added_token(path: Path, entry: dict[str, Any]) -> AddedToken:
     token_id, text = entry.get("id"), entry.get("content")
     if not isinstance(token_id, int) or token_id < 0 or not isinstance(text, str) or not text:
-        raise ModelDirectoryError(f"{path}: an added token without id or text; copy the checkpoint's own again")
+        raise ModelDirectoryError(f"{path}: an added token has no id or no text; copy it from the checkpoint again")
     flags = {name: entry.get(name) is True for name in ("special", "lstrip", "rstrip", "single_word")}
     return AddedToken(token_id, text, **flags)
 
@@ -161,6 +171,6 @@ def _list(value: Any) -> list[Any]:
 
 
 def _text(value: Any) -> str | None:
-    """Return the text of a token that is given as a string or as an object."""
+    """Return the text of a token that is written as a string or as an object."""
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else None

@@ -1,9 +1,9 @@
 """`tokenizer.json` through the optional `tokenizers` package.
 
-Its decoders are pipelines. Those of the Llama family come down to exact bytes per token, which stream without delay:
-`ByteLevel` (GPT-2's alphabet: one printable character per byte; Llama 3, Qwen), and `Replace`, `ByteFallback`, `Fuse`,
-`Strip`, `Metaspace` (as sentencepiece does it; Llama 2, Gemma, Phi-3). Any other pipeline decodes a small window of
-tokens again at each step and prints what was added to its text, as text-generation-inference does.
+Its decoders are pipelines. Those of the Llama family map each token to exact bytes, which stream without delay:
+`ByteLevel` (GPT-2's alphabet, with one printable character per byte; Llama 3, Qwen), and `Replace`, `ByteFallback`,
+`Fuse`, `Strip`, `Metaspace` (which do what sentencepiece does; Llama 2, Gemma, Phi-3). With any other pipeline, every
+step decodes the last few tokens again and returns the text that the new token added, as text-generation-inference does.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     import tokenizers
 
 REPLACEMENT = "\ufffd"
-WINDOW = 8  # tokens of a prompt that give the first new ones their context
+WINDOW = 8  # tokens of the prompt that are context for the first new tokens
 
 
 class JsonTokenizer(Tokenizer):
-    """A `tokenizer.json`. Its own BOS rule (a `TemplateProcessing`) is set aside for the one of the manifest."""
+    """A `tokenizer.json`. The manifest's BOS rule replaces the one in the file (a `TemplateProcessing`)."""
 
     def __init__(self, path: Path, bos_token_id: int | None = None, files: TokenizerFiles | None = None) -> None:
         """Load `tokenizer.json`.
 
         Args:
-            path: of the file.
-            bos_token_id: put before each text; None for none.
-            files: added tokens that may be more than those in the file itself.
+            path: the file `tokenizer.json`.
+            bos_token_id: the token to put before each text; None for no token.
+            files: the added tokens; there may be more than those in `tokenizer.json`.
 
         Raises:
             MissingDependencyError: the package `tokenizers` is not installed.
@@ -62,32 +62,32 @@ class JsonTokenizer(Tokenizer):
         return self._base_size
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of token ids, without that of special ones. Broken UTF-8 becomes U+FFFD."""
+        """Return the text of token ids, without special tokens. Invalid UTF-8 becomes U+FFFD."""
         if self._pieces is None:
             return self.decode_window([token for token in ids if token not in self._special])
         return super().decode(ids)
 
     def detokenizer(self, prompt: Sequence[int] = ()) -> Detokenizer:
-        """Return a decoder of a stream that continues `prompt`: with text before it, a leading space is kept."""
+        """Return a detokenizer for tokens that follow `prompt`. After text, it keeps a leading space."""
         return WindowDetokenizer(self, prompt) if self._pieces is None else super().detokenizer(prompt)
 
     def start_bytes(self, token: int) -> tuple[bytes, bool]:
-        """Return the bytes of a token before which there is no text, and whether there is text after it."""
+        """Return the bytes of a token at the start of a text, and whether any text precedes the next token."""
         data = self.token_bytes(token)
         if self._pieces is None or not data:
             return data, bool(data)
         return self._pieces.at_start(self._backend.id_to_token(token) or ""), True
 
     def decode_window(self, ids: Sequence[int]) -> str:
-        """Return the text of a few ids as the package decodes them."""
+        """Return the text of a few ids as the `tokenizers` package decodes them."""
         return str(self._backend.decode(ids, skip_special_tokens=True))
 
     def is_special(self, token: int) -> bool:
-        """Tell whether a token stands for no text."""
+        """Return whether a token is special, so that it decodes to no text."""
         return token in self._special
 
     def _encode(self, text: str, special: bool) -> list[int]:
-        self._backend.encode_special_tokens = not special  # the package's name for: take them for text
+        self._backend.encode_special_tokens = not special  # true makes the package encode them as text
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def _token_bytes(self, token: int) -> bytes:
@@ -98,22 +98,22 @@ class JsonTokenizer(Tokenizer):
 
 
 class WindowDetokenizer(Detokenizer):
-    """Streams through a decoder of which nothing is known: prints what each token adds to the text of the last few."""
+    """Streams with an unknown decoder: returns what each token adds to the text of the last few tokens."""
 
     def __init__(self, tokenizer: JsonTokenizer, prompt: Sequence[int] = ()) -> None:
         self._json = tokenizer
         self._ids = [token for token in prompt if not tokenizer.is_special(token)][-WINDOW:]
-        self._printed = len(self._ids)  # ids before this place give context
+        self._printed = len(self._ids)  # the ids before this index are only context
 
     def add(self, token: int) -> str:
-        """Return the text that became whole with this token, perhaps none."""
+        """Return the text that this token completed, perhaps none."""
         if self._json.is_special(token):
             return ""
         self._ids.append(token)
         return self._take(whole=False)
 
     def finish(self) -> str:
-        """Return what is left when no more tokens come: U+FFFD for a character that was never completed."""
+        """Return the rest of the text after the last token: U+FFFD for a character that was never completed."""
         return self._take(whole=True)
 
     def _take(self, whole: bool) -> str:
@@ -129,18 +129,18 @@ class WindowDetokenizer(Detokenizer):
 
 @dataclass
 class _Pieces:
-    """A decoder that treats each token by itself: from a piece of the vocabulary to the bytes it stands for."""
+    """A decoder that maps each piece of the vocabulary to bytes, independently of the others."""
 
     byte_level: bool = False
     byte_fallback: bool = False
-    strips_space: bool = False  # one, at the start of the whole text
-    dropped_at_start: str = ""  # a character that the first token loses
+    strips_space: bool = False  # drops one space at the start of the whole text
+    dropped_at_start: str = ""  # a character that is dropped from the first token
     replacements: tuple[tuple[str, str], ...] = ()
 
     def to_bytes(self, piece: str) -> bytes:
         if self.byte_level:
             data = [_BYTE_OF.get(character) for character in piece]
-            return piece.encode() if None in data else bytes(data)  # type: ignore[arg-type]  # an added token's text
+            return piece.encode() if None in data else bytes(data)  # type: ignore[arg-type]  # the text of an added token
         for old, new in self.replacements:
             piece = piece.replace(old, new)
         if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
@@ -158,7 +158,7 @@ class _Pieces:
 
 
 def _compile(decoder: dict[str, Any]) -> _Pieces | None:
-    """Return what a decoder does with each token, or None if that cannot be said."""
+    """Return what a decoder does with each token; None if it does not treat each token independently."""
     steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
     pieces = _Pieces()
     fused = False
@@ -183,7 +183,7 @@ def _compile(decoder: dict[str, Any]) -> _Pieces | None:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return which byte each character of GPT-2's alphabet stands for: itself if printable, else from U+0100 on."""
+    """Return the byte of each character in GPT-2's alphabet: a printable byte is itself, the others start at U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(256)) - set(printable))
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -200,17 +200,17 @@ def _load(path: Path) -> tokenizers.Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelDirectoryError(f"{path}: missing; copy the tokenizer of the checkpoint there") from None
-    except Exception as error:  # the package raises plain Exception for what it cannot parse
+        raise ModelDirectoryError(f"{path}: missing; copy the tokenizer from the checkpoint") from None
+    except Exception as error:  # the package raises plain Exception if it cannot parse a file
         reason = " ".join(str(error).split())[:200]
-        raise ModelDirectoryError(f"{path}: cannot be read ({reason}); copy the checkpoint's own again") from None
+        raise ModelDirectoryError(f"{path}: cannot be read ({reason}); copy it from the checkpoint again") from None
     backend.no_truncation()
     backend.no_padding()
     return backend
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles, path: Path) -> None:
-    """Add what only the files beside `tokenizer.json` know, as older checkpoints have it."""
+    """Add the tokens that only the files beside `tokenizer.json` list, as in older checkpoints."""
     import tokenizers
 
     known = backend.get_added_tokens_decoder()
@@ -223,5 +223,5 @@ def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles, path: Path
         if backend.token_to_id(token.text) != token.id:
             raise ModelDirectoryError(
                 f"{path}: {token.text!r} is token {backend.token_to_id(token.text)} here and {token.id} in the files "
-                "beside it; copy all of the checkpoint's own again"
+                "beside it; copy all these files from the checkpoint again"
             )

@@ -1,13 +1,13 @@
-"""Opens the tokenizer that lies in a directory, whichever kind it is.
+"""Open the tokenizer in a directory, whichever kind it is.
 
-Two kinds share one interface: `tokenizer.model` (sentencepiece) and `tokenizer.json` (the optional `tokenizers`
-package, `fast.py`). Where a directory has both, `tokenizer.model` is taken, which needs no extra; tokens that only the
-JSON files know are put on top of it. A `tokenizer.model` that is of another kind or size (Llama 3 ships a tiktoken file
-under that name) is passed over for `tokenizer.json`.
+Two kinds share one interface: `tokenizer.model` (sentencepiece) and `tokenizer.json` (the optional package
+`tokenizers`, see `fast.py`). If a directory has both, `tokenizer.model` is used, because it needs no optional package;
+tokens that only the JSON files define are added to it. If `tokenizer.model` is not a sentencepiece model (Llama 3 ships
+a tiktoken file under that name), or has another size than the model, `tokenizer.json` is used.
 
-The text of a special token in a prompt is ordinary text, so that no text can pass for a control token; only with
-`special=True`, as for what a chat template rendered, does it become the token's id. Added tokens that are not special
-are words and always become their ids.
+In a prompt, the text of a special token is encoded as ordinary text, so that no text can pass for a control token. Only
+with `special=True`, as for the output of a chat template, is it encoded as the token's id. Added tokens that are not
+special are words and always encoded as their ids.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
 def open_tokenizer(
     directory: Path, vocab_size: int, bos_token_id: int | None, eos_token_ids: Sequence[int] = ()
 ) -> Tokenizer:
-    """Load the tokenizer that lies in a directory and check that it is the model's own.
+    """Load the tokenizer in a directory and check that it belongs to the model.
+
+    Models pad their vocabulary a little, so the tokenizer may have up to 5 % (or 64) fewer tokens than the model, but
+    not more. Added tokens beyond the model's vocabulary are the exception (Gemma 3 lists an image token): they are left
+    out.
 
     Args:
-        directory: with `tokenizer.model` or `tokenizer.json`, and what tells of added tokens.
+        directory: the folder with `tokenizer.model` or `tokenizer.json`, and the JSON files that list added tokens.
         vocab_size: how many tokens the model has.
-        bos_token_id: put before every text, unless the tokenizer's files name another; None means nothing is.
-        eos_token_ids: what ends an answer, special whatever the files say.
-
-    Models pad their vocabulary a little, so the tokenizer may have up to 5 % (or 64) tokens fewer, but none more,
-    except added ones that the model has no place for (Gemma 3 lists a picture token): those are left out.
+        bos_token_id: the token to put before every text, unless the tokenizer's files name another; None for no token.
+        eos_token_ids: the tokens that end an answer. They are special even if the files do not say so.
 
     Raises:
-        ModelDirectoryError: missing, damaged, or of another vocabulary.
-        MissingDependencyError: it is a `tokenizer.json` and `tokenizers` is not installed.
+        ModelDirectoryError: the tokenizer is missing, damaged, or has another vocabulary than the model.
+        MissingDependencyError: there is only a `tokenizer.json`, and `tokenizers` is not installed.
     """
     path, fast = directory / "tokenizer.model", directory / FAST
     files = read_tokenizer_files(directory).for_model(vocab_size, tuple(eos_token_ids))
@@ -66,6 +67,6 @@ def _of_size(tokenizer: Tokenizer, path: Path, vocab_size: int) -> Tokenizer:
     if 0 <= padding <= max(64, vocab_size // 20):
         return tokenizer
     raise ModelDirectoryError(
-        f"{path}: {tokenizer.vocab_size} tokens, but the model has {vocab_size}: it belongs to another model; copy the "
-        "checkpoint's own"
+        f"{path}: it has {tokenizer.vocab_size} tokens, but the model has {vocab_size}: it belongs to another model; "
+        "copy the file from the checkpoint"
     )

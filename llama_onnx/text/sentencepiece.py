@@ -1,4 +1,4 @@
-"""`tokenizer.model`: a sentencepiece model, with added tokens on top of it."""
+"""`tokenizer.model`: a sentencepiece model and its added tokens."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 SPACE = "\u2581"  # how sentencepiece writes a space
-UNKNOWN_TEXT = " \u2047 ".encode()  # what sentencepiece prints for an unknown piece
-# Protobuf for `normalizer_spec { add_dummy_prefix: false }`: put behind a model, it overrides that one field.
+UNKNOWN_TEXT = " \u2047 ".encode()  # how sentencepiece decodes an unknown piece
+# Protobuf for `normalizer_spec { add_dummy_prefix: false }`: appended to a model, it overrides that one field.
 NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A sentencepiece model, with added tokens on top of it."""
+    """A sentencepiece model and its added tokens."""
 
     def __init__(self, path: Path, bos_token_id: int | None = None, files: TokenizerFiles | None = None) -> None:
         """Load `tokenizer.model`.
 
         Args:
-            path: of the sentencepiece model.
-            bos_token_id: put before each text; None for none.
+            path: the file `tokenizer.model`.
+            bos_token_id: the token to put before each text; None for no token.
             files: the added tokens.
 
         Raises:
@@ -38,8 +38,9 @@ class SentencePieceTokenizer(Tokenizer):
         files = files or TokenizerFiles()
         self._path, self._processor = path, _load_sentencepiece(path)
         self._base_size = int(self._processor.get_piece_size())
-        self._added = {t.id: t for t in files.added if t.special or t.id >= self._base_size}  # other pieces it finds
-        for i in range(self._base_size):  # control pieces are special tokens that no file needs to name
+        # Sentencepiece itself finds the tokens that are left out here.
+        self._added = {t.id: t for t in files.added if t.special or t.id >= self._base_size}
+        for i in range(self._base_size):  # control pieces are special tokens even if no file lists them
             if self._processor.is_control(i) and i not in self._added:
                 self._added[i] = AddedToken(i, self._processor.id_to_piece(i), special=True)
         added = self._added.values()
@@ -55,11 +56,11 @@ class SentencePieceTokenizer(Tokenizer):
 
     @property
     def base_size(self) -> int:
-        """How many pieces there are."""
+        """The number of pieces."""
         return self._base_size
 
     def start_bytes(self, token: int) -> tuple[bytes, bool]:
-        """Return the bytes of a token before which there is no text, and whether there is text after it."""
+        """Return the bytes of a token at the start of a text, and whether any text precedes the next token."""
         data = self.token_bytes(token)
         if not self._strip or not data or token in self._added or self._processor.is_byte(token):
             return data, bool(data)
@@ -76,7 +77,7 @@ class SentencePieceTokenizer(Tokenizer):
         return ids
 
     def _continuing(self) -> SentencePieceProcessor:
-        """Return the processor for text after an added token, which as in transformers gets no leading space."""
+        """Return the processor for text after an added token, which gets no leading space (as in transformers)."""
         if self._unprefixed is None:
             self._unprefixed = _load_sentencepiece(self._path, NO_DUMMY_PREFIX)
         return self._unprefixed
@@ -93,7 +94,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 class _Splitter:
-    """Finds added tokens in a text, the leftmost first and the longest of those."""
+    """Finds added tokens in a text. At each position the longest one matches."""
 
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
         self._by_text = {token.text: token for token in tokens}
@@ -101,11 +102,11 @@ class _Splitter:
         self._pattern = re.compile("|".join(map(_pattern, longest_first)) or "(?!)")  # (?!) matches nothing
 
     def split(self, text: str) -> Iterator[str | int]:
-        """Yield the parts of a text: ids of added tokens, and what is between them."""
+        """Yield the parts of a text in order: ids of added tokens, and the text between them."""
         place = 0
         for match in self._pattern.finditer(text):
             token = self._by_text[match.group()]
-            if match.start() < place:  # white space that the token before has swallowed
+            if match.start() < place:  # white space that the previous token absorbed
                 continue
             between = text[place : match.start()]
             yield from filter(None, [between.rstrip() if token.lstrip else between])
@@ -125,17 +126,17 @@ def _load_sentencepiece(path: Path, override: bytes = b"") -> SentencePieceProce
 
     try:
         model = path.read_bytes()
-        if not model:  # which sentencepiece takes for "load nothing yet"
+        if not model:  # sentencepiece would take an empty model to mean "load later"
             raise ValueError("empty")
         return SentencePieceProcessor(model_proto=model + override)
     except FileNotFoundError:
-        raise ModelDirectoryError(f"{path}: missing; copy the tokenizer of the checkpoint there") from None
+        raise ModelDirectoryError(f"{path}: missing; copy the tokenizer from the checkpoint") from None
     except (RuntimeError, OSError, ValueError):
-        raise ModelDirectoryError(f"{path}: not a sentencepiece model; copy the checkpoint's own again") from None
+        raise ModelDirectoryError(f"{path}: not a sentencepiece model; copy it from the checkpoint again") from None
 
 
 def _leading_spaces_stripped(processor: SentencePieceProcessor) -> int:
-    """Return how many of 2 leading spaces a model drops when it decodes (0 to 2), told by trying it out."""
+    """Return how many of 2 leading spaces the model drops when it decodes (0 to 2), by decoding a test."""
     space = processor.piece_to_id(SPACE)
     if not processor.is_unknown(space):
         return 2 - len(processor.decode([space, space]))

@@ -1,4 +1,4 @@
-"""Text out of tokens as they come, up to the first stop text."""
+"""Streaming text: turn tokens into text as they are generated, up to the first stop text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..tokens import Step, Token
 def stream_text(
     tokens: Iterator[Token], tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()
 ) -> Iterator[Step]:
-    """Yield the text of tokens as it becomes whole, ending at the first stop text, which is not part of it."""
+    """Yield the text of tokens as soon as its characters are complete. End before the first stop text."""
     text = TextStream(tokenizer, prompt, stop)
     for token in tokens:
         step = text.add(token)
@@ -21,23 +21,23 @@ def stream_text(
 
 
 class TextStream:
-    """Turns the tokens of one generation into text as they come."""
+    """Turns the tokens of one generation into text, one token at a time."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
         self._detokenizer = tokenizer.detokenizer(prompt)
         self._stop = stop
-        self._held = ""  # text that may be the beginning of a stop text
+        self._held_back = ""  # text that may be the beginning of a stop text
 
     def add(self, token: Token) -> Step:
-        """Return the text that became whole with a token; it ends before the first stop text."""
-        held = self._held + self._detokenizer.add(token.token)
+        """Return the text that this token completed. The text ends before the first stop text."""
+        text = self._held_back + self._detokenizer.add(token.token)
         if token.finish_reason:
-            held += self._detokenizer.finish()
-        found = min((place for place in map(held.find, self._stop) if place >= 0), default=-1)
+            text += self._detokenizer.finish()
+        found = min((place for place in map(text.find, self._stop) if place >= 0), default=-1)
         if found >= 0:
-            return Step(held[:found], token.token, token.logprob, "stop")
-        keep = 0 if token.finish_reason else _partial_stop(held, self._stop)
-        text, self._held = held[: len(held) - keep], held[len(held) - keep :]
+            return Step(text[:found], token.token, token.logprob, "stop")
+        keep = 0 if token.finish_reason else _partial_stop(text, self._stop)
+        text, self._held_back = text[: len(text) - keep], text[len(text) - keep :]
         return Step(text, token.token, token.logprob, token.finish_reason)
 
 

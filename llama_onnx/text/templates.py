@@ -1,13 +1,13 @@
-"""Prompt templates: from a conversation, or one instruction, to the text a model was trained to answer.
+"""Prompt templates: turn a conversation, or one instruction, into the text that a model was trained to answer.
 
 - `plain`: the text as it is, to be continued.
-- `alpaca`: the instruction format of Stanford Alpaca, built in.
-- `chat`: the model's own Jinja template (`chat_template.jinja`, or `chat_template` in `tokenizer_config.json`),
-  rendered as transformers does it by the optional `jinja2`, in its sandbox: templates are code from a download.
+- `alpaca`: the built-in instruction format of Stanford Alpaca.
+- `chat`: the model's own Jinja template (`chat_template.jinja`, or `chat_template` in `tokenizer_config.json`). The
+  optional `jinja2` renders it as transformers does, in its sandbox, because a template is downloaded code.
 
 A chat template writes BOS and the other special tokens as text, so its output is encoded with `add_bos=False,
-special=True`. As in transformers that holds for the texts of the messages too: one that contains `<|im_end|>` ends its
-turn. Texts in the built-in templates can hold no special tokens.
+special=True`. As in transformers, this applies to the messages too: a message that contains `<|im_end|>` ends its turn.
+With the built-in templates, messages cannot contain special tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHAT_FILE = "chat_template.jinja"
 CHOICES = ("auto", *TEMPLATES)
-SAFE_JINJA = (3, 1, 6)  # older ones have known ways out of the sandbox
+SAFE_JINJA = (3, 1, 6)  # earlier versions have known sandbox escapes
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 
 Message = Mapping[str, Any]
@@ -38,12 +38,12 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Template:
-    """How messages become a prompt.
+    """How messages are turned into a prompt.
 
     Attributes:
         name: 'plain', 'alpaca' or 'chat'.
-        source: the Jinja text of a chat template.
-        path: where that was found.
+        source: the Jinja source of a chat template.
+        path: the file that contains it.
         special_texts: {'bos_token': '<s>', …}, variables of the chat template.
     """
 
@@ -54,7 +54,7 @@ class Template:
 
     @property
     def writes_special_tokens(self) -> bool:
-        """Whether the rendered text holds special tokens, BOS among them, instead of having BOS put before it."""
+        """Whether the rendered text already contains special tokens, including BOS."""
         return self.name == "chat"
 
 
@@ -75,13 +75,13 @@ def choose_template(config: ModelConfig, name: str = "auto", has_tools: bool = F
     """Return a template by its name.
 
     Args:
-        config: of the model.
-        name: 'plain', 'alpaca', 'chat', or 'auto': the one the manifest names, else the model's own chat template, else
-            plain.
-        has_tools: models with several chat templates have one for conversations with tools.
+        config: the configuration of the model.
+        name: 'plain', 'alpaca', 'chat' or 'auto': the template that the manifest names, otherwise the model's own chat
+            template, otherwise plain.
+        has_tools: choose the chat template for conversations with tools, if the model has several templates.
 
     Raises:
-        RequestError: an unknown name, or 'chat' for a model without a chat template.
+        RequestError: the name is unknown, or it is 'chat' and the model has no chat template.
         ModelDirectoryError: the files with the chat template are damaged.
     """
     if name not in CHOICES:
@@ -102,19 +102,19 @@ def render(
     Args:
         template: from `choose_template`.
         messages: [{"role": "system" | "user" | "assistant", "content": text}, …], the oldest first.
-        add_generation_prompt: end with what comes before an answer.
-        **variables: more that a chat template may use (`tools`, `documents`, `enable_thinking` …).
+        add_generation_prompt: end with the text that starts an answer.
+        **variables: other variables for the chat template (`tools`, `documents`, `enable_thinking` …).
 
     Raises:
-        RequestError: there are no messages, one is malformed, or the template refuses them.
-        ModelDirectoryError: the chat template is not valid, or tries to leave the sandbox.
-        MissingDependencyError: the model's chat template is asked for and jinja2 is not installed.
+        RequestError: there are no messages, a message is malformed, or the template rejects the messages.
+        ModelDirectoryError: the chat template is not valid, or tries to escape the sandbox.
+        MissingDependencyError: the template is a chat template and jinja2 is not installed.
 
     Example:
         >>> render(choose_template(config), [{"role": "user", "content": "bonjour"}])
     """
     if not messages:
-        raise RequestError("there is no message to answer; give at least one")
+        raise RequestError("there is no message to answer; pass at least one")
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise RequestError(f"a message must be {{'role': …, 'content': …}}, not {str(message)[:80]}")
@@ -125,7 +125,7 @@ def render(
 
 
 def _alpaca(texts: Sequence[tuple[str, str]], add_generation_prompt: bool) -> str:
-    """Return instructions and responses in turns; a system message takes the place of the usual first lines."""
+    """Return alternating instructions and responses. A system message replaces the usual first lines."""
     system = "\n\n".join(text for role, text in texts if role == "system") or ALPACA
     parts = [system]
     for role, text in texts:
@@ -139,12 +139,12 @@ def _alpaca(texts: Sequence[tuple[str, str]], add_generation_prompt: bool) -> st
 def _content(message: Message) -> str:
     content = message.get("content")
     if not isinstance(content, str):
-        raise RequestError(f"the content of a message must be a text, not {str(content)[:80]}")
+        raise RequestError(f"the content of a message must be a string, not {str(content)[:80]}")
     return content
 
 
 def _chat_template(directory: Path, has_tools: bool) -> Template | None:
-    """Return the model's own template; the file of its own goes before the older field of `tokenizer_config.json`."""
+    """Return the model's own template. A template file takes precedence over the field in `tokenizer_config.json`."""
     files = read_tokenizer_files(directory)
     path = directory / CHAT_FILE
     source: Any = None
@@ -154,7 +154,7 @@ def _chat_template(directory: Path, has_tools: bool) -> Template | None:
         path = directory / CONFIG
         source = files.config.get("chat_template")
     except (OSError, ValueError) as error:
-        raise ModelDirectoryError(f"{path}: cannot be read ({error}); copy the checkpoint's own again") from None
+        raise ModelDirectoryError(f"{path}: cannot be read ({error}); copy it from the checkpoint again") from None
     if isinstance(source, list):  # [{'name': 'default', 'template': …}, {'name': 'tool_use', …}]
         source = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
     if isinstance(source, dict):
@@ -162,7 +162,7 @@ def _chat_template(directory: Path, has_tools: bool) -> Template | None:
     if source is None:
         return None
     if not isinstance(source, str):
-        raise ModelDirectoryError(f"{path}: its chat template is not a text; copy the checkpoint's own again")
+        raise ModelDirectoryError(f"{path}: its chat template is not a string; copy the file from the checkpoint again")
     return Template("chat", source, path, files.special_texts)
 
 
@@ -175,10 +175,10 @@ def _render_jinja(template: Template, messages: Sequence[Message], prompt: bool,
     except jinja2.exceptions.TemplateSyntaxError as error:
         raise ModelDirectoryError(f"{template.path}: chat template, line {error.lineno}: {error.message}") from None
     except jinja2.exceptions.SecurityError as error:
-        raise ModelDirectoryError(f"{template.path}: the chat template leaves its sandbox: {error}") from None
+        raise ModelDirectoryError(f"{template.path}: the chat template tries to escape its sandbox: {error}") from None
     except LlamaOnnxError:
         raise
-    except Exception as error:  # whatever the code of a template may come to, and what it raises on purpose
+    except Exception as error:  # template code may fail in any way, or raise an error on purpose
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RequestError(f"the chat template cannot be used with these messages: {reason}") from None
 
@@ -186,7 +186,7 @@ def _render_jinja(template: Template, messages: Sequence[Message], prompt: bool,
 def _import_jinja(path: Path) -> Any:
     need = (
         f"{path}: a chat template needs jinja2 {'.'.join(map(str, SAFE_JINJA))} or newer: pip install -U jinja2 "
-        "(or do without: --template plain)"
+        "(or use --template plain)"
     )
     try:
         import jinja2
@@ -201,7 +201,7 @@ def _import_jinja(path: Path) -> Any:
 
 @lru_cache(maxsize=8)
 def _compile(source: str) -> jinja2.Template:
-    """Return a template in the environment that transformers gives it."""
+    """Compile a template in the same environment as transformers does."""
     from jinja2 import nodes
     from jinja2.exceptions import SecurityError, TemplateError
     from jinja2.ext import Extension, loopcontrols
@@ -209,9 +209,9 @@ def _compile(source: str) -> jinja2.Template:
     from jinja2.utils import Namespace
 
     class Generation(Extension):
-        """`{% generation %}` marks answers for training; here it only stands for what is in it."""
+        """`{% generation %}` marks answers for training; here it just renders its contents."""
 
-        tags = {"generation"}  # noqa: RUF012  as the base class has it
+        tags = {"generation"}  # noqa: RUF012  as in the base class
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
@@ -219,7 +219,7 @@ def _compile(source: str) -> jinja2.Template:
             return nodes.Scope(body, lineno=line)
 
     class PlainNamespace(Namespace):
-        """A namespace that cannot hold what Python itself looks up by name, as `__class__`."""
+        """A namespace that rejects the names Python itself looks up, such as `__class__`."""
 
         def __setitem__(self, name: str, value: Any) -> None:
             if name.startswith("_"):
@@ -244,18 +244,18 @@ def _compile(source: str) -> jinja2.Template:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
-    environment.filters["tojson"] = tojson  # jinja2's own escapes HTML
+    environment.filters["tojson"] = tojson  # the one in jinja2 escapes HTML
     functions = (raise_exception, strftime_now, namespace)
     environment.globals |= {function.__name__: function for function in functions}
     return environment.from_string(source)
 
 
 def _plain(value: Any) -> Any:
-    """Return a copy made of JSON types: a template must get no object with methods of its own."""
+    """Return a copy made of JSON types only, so that a template gets no object with methods of other types."""
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if value is None or type(value) in (str, int, float, bool):
         return value
-    raise RequestError(f"messages hold texts, numbers, lists and objects, not {type(value).__name__}")
+    raise RequestError(f"messages may contain strings, numbers, lists and objects, not {type(value).__name__}")

@@ -26,9 +26,9 @@ from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config
 from llama_onnx.pool import PoolStats, charge_of
-from llama_onnx.streaming import images, slots
+from llama_onnx.streaming import images, regions, slots
 from llama_onnx.streaming.images import Images
-from llama_onnx.streaming.loader import Held, Loader
+from llama_onnx.streaming.loader import Entry, Loader
 from llama_onnx.streaming.pool import StreamingPool, leaving_order, window_places
 from llama_onnx.streaming.promise import POOL_POLICIES
 from llama_onnx.streaming.slots import SlotFolder
@@ -295,7 +295,7 @@ def loader_of(count: int, places: int, log: list[str], broken: set[str] | None =
     circle = [shard(i) for i in range(count)]
     loader = Loader(circle, PoolStats())
     for _ in range(places):
-        loader.add(Held(Recording(log, broken), 1, resident=False))  # type: ignore[arg-type]
+        loader.add(Entry(Recording(log, broken), 1, resident=False))  # type: ignore[arg-type]
     return loader, circle
 
 
@@ -412,12 +412,11 @@ def test_scales_are_in_an_image_only_where_they_are_read(
 ) -> None:
     folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
     config = read_config(folder)
-    scales = images._scales
-    monkeypatch.setattr(images, "PAGE", 16)  # small matrices share their pages with their scales
+    monkeypatch.setattr(regions, "PAGE", 16)  # small matrices share their pages with their scales
     if read:  # a machine whose kernels look at them
         monkeypatch.setattr(Images, "_are_scales_read", lambda *_: True)
     image = Images(config).get(config.layers[0])
-    tensors = scales(images.read_graph(image.graph).initializers)
+    tensors = images.scales_of(images.read_graph(image.graph).initializers)
     assert len(tensors) == 7
     held = [any(r.offset <= t.location[1] < r.offset + r.length for r in image.regions) for t in tensors]
     assert all(held) if read else sum(held) <= 1
@@ -430,7 +429,7 @@ def test_scales_that_are_read_are_found_out(models: dict[str, Path], monkeypatch
     image = Images(config).get(config.layers[0])
     tensors = images.read_graph(image.graph).initializers
     norm = next(tensor for tensor in tensors if tensor.name.endswith("input_layernorm.weight"))
-    monkeypatch.setattr(images, "_scales", lambda _: [norm])
+    monkeypatch.setattr(images, "scales_of", lambda _: [norm])
     copy = models["int4"].parent / "copy"
     copy.mkdir()
     for path in (image.graph, image.data, *image.shared):

@@ -374,7 +374,7 @@ def test_wrong_choices_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no chat template"):
         choose_template(model_config(tmp_path), "chat")
     write_config(tmp_path, chat_template=3)
-    with pytest.raises(ModelDirectoryError, match="not a text"):
+    with pytest.raises(ModelDirectoryError, match="not a string"):
         choose_template(model_config(tmp_path))
 
 
