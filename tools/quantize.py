@@ -18,7 +18,7 @@ from llama_onnx.commands.generate import guard
 from llama_onnx.export.nbits import BITS, BLOCK_SIZES
 from llama_onnx.export.quantize.bits import FLOAT_BITS, RULES
 from llama_onnx.export.quantize.layer import Settings
-from llama_onnx.export.quantize.methods import METHODS
+from llama_onnx.export.quantize.methods.registry import METHODS
 from llama_onnx.export.quantize.quantizer import FORMATS, Options, quantize
 from llama_onnx.export.quantize.table import FILE, check_plot, plot, read_table
 

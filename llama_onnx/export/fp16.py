@@ -14,7 +14,7 @@ from ..errors import ModelDirectoryError
 from .graphs.graph import Graph
 from .half import embedding_bytes, to_half
 from .progress import progress, report
-from .readers import read_json
+from .readers.json_files import read_json
 from .writer import ModelWriter
 
 PRODUCTS = ("FusedMatMul", "MatMul", "Gemm")  # their second input is the matrix

@@ -7,19 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from ..families.spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec, expected_names
+from ..families.spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec
 from ..half import embedding_bytes
 from ..nbits import NBits
-from .activations import activate
+from .activations import activate, softcap
 from .graph import Graph, WeightFile
-from .ops import Heads, Matrix, Ops, StoredNBits, norm_heads
-from .ops_onnx import softcap
-from .weights import Arrange, Precision, Weights, least_bytes, pad_heads
-
-__all__ = [
-    "EMBEDDING", "HEAD", "ROPE_FILE", "Precision", "Weights", "build_embed", "build_head", "build_layer",
-    "expected_names", "least_bytes", "pad_heads", "stored_table", "write_rope",
-]  # fmt: skip
+from .heads import norm_heads, pad_heads
+from .ops import Heads, Matrix, Ops, StoredNBits
+from .weights import Arrange, Weights
 
 ROPE_FILE = "rope.bin"
 FLOAT = np.float32

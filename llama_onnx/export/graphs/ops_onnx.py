@@ -16,9 +16,11 @@ from onnx import TensorProto
 from ...errors import RequestError
 from ..families.spec import DecoderSpec, LayerSpec
 from ..nbits import NBits, pack_bits, unpack_bits
+from .activations import softcap
+from .floats import as_float
 from .graph import Graph
-from .ops import Heads, Matrix, StoredNBits, norm_heads
-from .ops_ort import as_float
+from .heads import norm_heads
+from .ops import Heads, Matrix, StoredNBits
 
 MASKED = float(np.finfo(np.float32).min)
 INTEGERS = {4: TensorProto.INT4, 8: TensorProto.INT8}
@@ -216,13 +218,6 @@ def _rotate(g: Graph, name: str, value: str, turn: Sequence[str], spec: DecoderS
     first = g.node("Sub", f"{name}/first", [product("a_cos", a, cos), product("b_sin", b, sin)])
     second = g.node("Add", f"{name}/second", [product("b_cos", b, cos), product("a_sin", a, sin)])
     return g.node("Concat", name, [first, second, *parts[2:]], axis=-1)
-
-
-def softcap(g: Graph, name: str, value: str, cap: float, outputs: Sequence[str] = ()) -> str:
-    """c · tanh(value / c)."""
-    limit = g.floats(f"{name}/cap", cap)
-    bent = g.node("Tanh", name, [g.node("Div", name, [value, limit])])
-    return g.node("Mul", name, [bent, limit], outputs)
 
 
 def _dequantized(g: Graph, name: str, tensor: str, matrix: NBits) -> str:

@@ -16,7 +16,7 @@ from ...config import Shard
 from ...errors import RequestError
 from ...pool import MemoryPool
 from ...tokenizer import Tokenizer
-from ..families import DecoderSpec
+from ..families.spec import DecoderSpec
 from .methods.common import slices, threaded
 
 BUILT_IN = Path(__file__).with_name("calibration_text.txt")

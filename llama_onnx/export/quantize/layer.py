@@ -15,11 +15,11 @@ import numpy as np
 from onnx import TensorProto
 
 from ...config import Shard
-from ..families import DecoderSpec
-from ..families.spec import FINAL_NORM
-from ..graphs.blocks import ROPE_FILE, Weights, build_head, build_layer
+from ..families.spec import FINAL_NORM, DecoderSpec
+from ..graphs.blocks import ROPE_FILE, build_head, build_layer
 from ..graphs.graph import Graph, WeightFile
-from ..graphs.ops import get_ops
+from ..graphs.styles import get_ops
+from ..graphs.weights import Weights
 from ..nbits import NBits, dequantize
 from ..writer import ModelWriter
 from .bits import FLOAT_BITS, HEAD

@@ -11,19 +11,22 @@ import numpy as np
 
 from ...errors import ModelDirectoryError, RequestError
 from ...text.open import open_tokenizer
+from ..checkpoint import Checkpoint
 from ..exporter import checked_spec, fingerprint, manifest_model, write_shards
-from ..families import DecoderSpec
-from ..graphs.blocks import ROPE_FILE, Precision, Weights, write_rope
+from ..families.spec import DecoderSpec
+from ..graphs.blocks import ROPE_FILE, write_rope
 from ..graphs.graph import WeightFile
-from ..graphs.ops import get_ops
+from ..graphs.styles import get_ops
+from ..graphs.weights import Precision, Weights
 from ..nbits import BITS, check_format
 from ..progress import report
-from ..readers import Checkpoint, open_checkpoint, read_json
+from ..readers.json_files import read_json
+from ..readers.open import open_checkpoint
 from ..writer import ModelWriter, write_json
 from . import auto_bits, calibration
 from .bits import FLOAT_BITS, HEAD, matrix_sizes, mean_bits, plan
 from .layer import LayerQuantizer, Settings
-from .methods import CALIBRATED, check_method
+from .methods.registry import CALIBRATED, check_method
 from .table import FILE
 from .weights import QuantizedWeights
 

@@ -9,16 +9,17 @@ import numpy as np
 from onnx import TensorProto
 
 from ...errors import RequestError
-from ..families import DecoderSpec
-from ..graphs.blocks import EMBEDDING, HEAD, Precision, Weights, pad_heads
-from ..graphs.weights import Arrange, positions_of
+from ..checkpoint import Checkpoint
+from ..families.spec import EMBEDDING, HEAD, DecoderSpec
+from ..graphs.heads import pad_heads, positions_of
+from ..graphs.weights import Arrange, Precision, Weights
 from ..nbits import NBits, dequantize
-from ..readers import Checkpoint
 from .bits import FLOAT_BITS
 from .bits import HEAD as HEAD_NAME
 from .layer import LayerQuantizer, Quantised, Settings
-from .methods import DATA_FREE, k_quant
+from .methods import k_quant
 from .methods.common import Format, slices
+from .methods.registry import DATA_FREE
 from .table import FILE, Row, read_table, write_table
 
 EMBED_NAME = "embed_tokens"

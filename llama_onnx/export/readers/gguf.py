@@ -10,10 +10,10 @@ import numpy as np
 
 from ...errors import ModelDirectoryError
 from ..nbits import NBits, pack_bits, unpack_bits
-from . import write_json
 from .gguf_config import FAMILIES, make_config
 from .gguf_file import GgufFile
 from .gguf_tokenizer import tokenizer_files
+from .json_files import json_bytes
 from .raw import half_rotation, read_array
 
 Q4_0, Q8_0 = 2, 8  # types of blocks that MatMulNBits computes with as they are
@@ -60,7 +60,7 @@ class GgufCheckpoint:
         self._name_of = {self._known_name(name): name for name in self._file.tensors if name not in COMPUTED}
         self.config: dict[str, Any] = make_config(self._file)
         self.files: dict[str, Path | bytes] = {
-            "config.json": write_json(self.config),
+            "config.json": json_bytes(self.config),
             **tokenizer_files(path, metadata, self.config),
         }
         self.source = [path]

@@ -18,7 +18,7 @@ import numpy as np
 from ...errors import ModelDirectoryError
 from ..nbits import BLOCK_SIZES, NBits
 from ..progress import report
-from . import write_json
+from .json_files import json_bytes
 from .raw import DAMAGED, check_sizes, half_rotation, read_array
 from .sentencepiece_model import BYTE, BYTE_PIECE, CONTROL, NORMAL, UNKNOWN, Piece, sentencepiece_model
 
@@ -54,7 +54,7 @@ class Llama2cCheckpoint:
             "eos_token_id": [EOS, BOS],  # run.c stops at BOS: it stands between the stories of the training text
             "tie_word_embeddings": self._tied,
         }
-        self.files: dict[str, Path | bytes] = {"config.json": write_json(self.config)}
+        self.files: dict[str, Path | bytes] = {"config.json": json_bytes(self.config)}
         self.source = [path]
         tokenizer = _find_tokenizer(path.parent, size["vocab_size"])
         if tokenizer:

@@ -12,9 +12,9 @@ import numpy as np
 from ...errors import ModelDirectoryError
 from ..nbits import NBits
 from ..progress import report
-from . import read_json, write_json
 from .byte_level import llama3_tokenizer
 from .hugging_face import AUXILIARY
+from .json_files import json_bytes, read_json
 from .raw import check_sizes, half_rotation
 from .torch_file import TorchFile
 
@@ -59,7 +59,7 @@ class MetaCheckpoint:
         self._params = _read_params(directory / "params.json")
         self.config: dict[str, Any] = self._make_config()
         self.files: dict[str, Path | bytes] = {
-            "config.json": write_json(self.config),
+            "config.json": json_bytes(self.config),
             **_auxiliary_files(directory, self.config["vocab_size"]),
         }
 

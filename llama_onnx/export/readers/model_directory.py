@@ -16,11 +16,12 @@ from onnx import TensorProto, external_data_helper, numpy_helper
 
 from ...config import MANIFEST, read_config
 from ...errors import ModelDirectoryError
+from ..families.registry import read_spec
+from ..families.spec import HEAD, expected_names
+from ..graphs.heads import norm_heads, pad_heads, positions_of
 from ..nbits import NBits
-from . import read_json
 from .hugging_face import AUXILIARY
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+from .json_files import read_json
 
 
 class ModelDirectoryCheckpoint:
@@ -28,9 +29,6 @@ class ModelDirectoryCheckpoint:
 
     def __init__(self, directory: Path) -> None:
         """Raises: ModelDirectoryError: not whole, quantised already, or without a config.json."""
-        from ..families import read_spec
-        from ..families.spec import expected_names
-
         model = read_config(directory)
         if model.weights not in ("fp32", "fp16"):
             raise ModelDirectoryError(
@@ -85,8 +83,6 @@ class ModelDirectoryCheckpoint:
         return array - np.float32(offset) if offset else array
 
     def _head_norm(self, name: str) -> np.ndarray:
-        from ..graphs.ops import norm_heads
-
         gamma = self._read(name) / np.float32(norm_heads(self._spec)[0])
         return self._unpadded(gamma, 1, True) - np.float32(self._spec.norm_offset)
 
@@ -100,8 +96,6 @@ class ModelDirectoryCheckpoint:
         return array
 
     def _unpadded(self, array: np.ndarray, heads: int, rotary: bool) -> np.ndarray:
-        from ..graphs.weights import pad_heads, positions_of
-
         count = heads * self._spec.head_dim
         return array[positions_of(lambda rows: pad_heads(rows, heads, self._spec, rotary), count)]
 
