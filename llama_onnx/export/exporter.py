@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
 from ..errors import MissingDependencyError, ModelDirectoryError
 from ..text.added_tokens import adds_bos
@@ -24,6 +23,7 @@ from .graphs.ops import Ops
 from .graphs.styles import get_ops
 from .graphs.weights import Precision, Weights, least_bytes
 from .nbits import check_format
+from .packages import onnx
 from .progress import progress, report
 from .readers.json_files import auxiliary_json
 from .readers.open import open_checkpoint
@@ -95,7 +95,7 @@ def write_shards(
     model = manifest_model(checkpoint, spec)
     writer.copy(checkpoint.files)
     _check_tokenizer(writer.folder, model)
-    rope: dict[str, list[TensorProto]] = {}
+    rope: dict[str, list[onnx.TensorProto]] = {}
     writer.data_file(ROPE_FILE, lambda file: rope.update(write_rope(file, spec)))
 
     def build(g: Graph, step: str | int) -> None:

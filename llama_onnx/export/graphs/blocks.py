@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
 
 from ..families.spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec
 from ..half import embedding_bytes
 from ..nbits import NBits
+from ..packages import onnx
 from .activations import activate, softcap
 from .graph import Graph, WeightFile
 from .heads import norm_heads, pad_heads
@@ -51,10 +51,10 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None
     g.output("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
 
 
-def stored_table(embed: onnx.ModelProto) -> onnx.TensorProto | StoredNBits:
+def stored_table(embed: onnx.GraphProto) -> onnx.TensorProto | StoredNBits:
     """Return the table of an embedding's graph that is written, floats or quantised, for a head that shares it."""
-    tensors = {tensor.name: tensor for tensor in embed.graph.initializer}
-    lookup = next((node for node in embed.graph.node if node.op_type == "GatherBlockQuantized"), None)
+    tensors = {tensor.name: tensor for tensor in embed.initializer}
+    lookup = next((node for node in embed.node if node.op_type == "GatherBlockQuantized"), None)
     if lookup is None:
         return tensors[EMBEDDING]
     sizes = {attribute.name: attribute.i for attribute in lookup.attribute}

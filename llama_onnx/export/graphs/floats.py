@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-import onnx
-
+from ..packages import onnx
 from .graph import Graph
 
 

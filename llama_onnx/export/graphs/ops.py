@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import onnx
-
 from ..families.spec import DecoderSpec, LayerSpec
 from ..nbits import NBits
+from ..packages import onnx
 from .graph import Graph
 
 

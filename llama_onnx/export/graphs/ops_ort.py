@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import onnx
-
 from ...errors import RequestError
 from ..families.spec import DecoderSpec, LayerSpec
 from ..nbits import ACCURACY_LEVEL, LOADED_BYTES_OF_BLOCK, NBits
+from ..packages import onnx
 from .floats import as_float
 from .graph import MICROSOFT, Graph
 from .heads import norm_heads

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto
 
 from ...errors import ModelDirectoryError
 from ..checkpoint import Checkpoint
 from ..families.spec import DecoderSpec
 from ..half import to_half, widen
 from ..nbits import NBits, quantize_rtn
+from ..packages import onnx
 
 FLOAT = np.float32
 Arrange = Callable[[np.ndarray], np.ndarray]
@@ -49,7 +49,7 @@ class Weights:
         self._precision = precision
         self._report = report
 
-    def begin(self, step: str | int, rope: Mapping[str, Sequence[TensorProto]]) -> None:
+    def begin(self, step: str | int, rope: Mapping[str, Sequence[onnx.TensorProto]]) -> None:
         """Hear that the shard 'embed', 'head' or of a layer is about to be built, with the tables of rope it reads."""
 
     def end(self, step: str | int) -> None:

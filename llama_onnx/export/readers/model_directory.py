@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
 
 from ...config import MANIFEST, read_config
 from ...errors import ModelDirectoryError
 from ..families.registry import read_spec
 from ..families.spec import HEAD, expected_names
 from ..graphs.heads import norm_heads, pad_heads, positions_of
+from ..graphs.stored import read_graph, read_tensor
 from ..nbits import NBits
+from ..packages import onnx
 from .hugging_face import AUXILIARY
 from .json_files import read_json
 
@@ -44,10 +44,10 @@ class ModelDirectoryCheckpoint:
         }
         self.source = [directory / MANIFEST, *(shard.path.with_suffix(".bin") for shard in model.shards)]
         self._directory = directory
-        self._tensors: dict[str, TensorProto] = {}
+        self._tensors: dict[str, onnx.TensorProto] = {}
         for shard in model.shards:
-            for tensor in onnx.load(str(shard.path), load_external_data=False).graph.initializer:
-                if tensor.data_location == TensorProto.EXTERNAL:
+            for tensor in read_graph(shard.path).initializer:
+                if tensor.data_location == onnx.TensorProto.EXTERNAL:
                     self._tensors[tensor.name] = tensor
         spec = read_spec(self.config)
         self._spec = replace(spec, tied_embeddings=HEAD not in self._tensors)
@@ -102,10 +102,4 @@ class ModelDirectoryCheckpoint:
     def _read(self, name: str) -> np.ndarray:
         if name not in self._tensors:
             raise ModelDirectoryError(f"{self._directory}: its shards lack {name}, which config.json asks for")
-        tensor = TensorProto()
-        tensor.CopyFrom(self._tensors[name])
-        try:
-            external_data_helper.load_external_data_for_tensor(tensor, str(self._directory))
-            return numpy_helper.to_array(tensor)
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise ModelDirectoryError(f"{self._directory}: {name} cannot be read ({error})") from None
+        return read_tensor(self._tensors[name], self._directory)
