@@ -8,7 +8,7 @@ import numpy as np
 from divergence import LENGTH, Logits
 from peer_models import HEAD_SIZE
 
-from llama_onnx.export.families import DecoderSpec
+from llama_onnx.export.families.spec import DecoderSpec
 
 
 def genai_logits(path: Path, spec: DecoderSpec) -> Logits:

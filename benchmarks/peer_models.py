@@ -13,7 +13,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from sentencepiece import SentencePieceProcessor
 
-from llama_onnx.export.readers import Checkpoint, open_checkpoint
+from llama_onnx.export.checkpoint import Checkpoint
+from llama_onnx.export.readers.open import open_checkpoint
 
 # Numbers of llama.cpp's file types, from llama.h.
 GGUF_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}

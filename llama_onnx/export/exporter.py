@@ -10,31 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
 from ..errors import MissingDependencyError, ModelDirectoryError
 from ..text.added_tokens import adds_bos
 from ..text.open import open_tokenizer
-from .families import DecoderSpec, read_spec
-from .graphs.blocks import (
-    EMBEDDING,
-    HEAD,
-    ROPE_FILE,
-    Precision,
-    Weights,
-    build_embed,
-    build_head,
-    build_layer,
-    expected_names,
-    least_bytes,
-    stored_table,
-    write_rope,
-)
+from .checkpoint import Checkpoint
+from .families.registry import read_spec
+from .families.spec import EMBEDDING, HEAD, DecoderSpec, expected_names
+from .graphs.blocks import ROPE_FILE, build_embed, build_head, build_layer, stored_table, write_rope
 from .graphs.graph import Graph
-from .graphs.ops import Ops, get_ops
+from .graphs.ops import Ops
+from .graphs.styles import get_ops
+from .graphs.weights import Precision, Weights, least_bytes
 from .nbits import check_format
+from .packages import onnx
 from .progress import progress, report
-from .readers import Checkpoint, auxiliary_json, open_checkpoint
+from .readers.json_files import auxiliary_json
+from .readers.open import open_checkpoint
 from .writer import ModelWriter
 
 IGNORED = (".rotary_emb.inv_freq",)  # a buffer that old checkpoints hold; the tables are computed anew
@@ -103,7 +95,7 @@ def write_shards(
     model = manifest_model(checkpoint, spec)
     writer.copy(checkpoint.files)
     _check_tokenizer(writer.folder, model)
-    rope: dict[str, list[TensorProto]] = {}
+    rope: dict[str, list[onnx.TensorProto]] = {}
     writer.data_file(ROPE_FILE, lambda file: rope.update(write_rope(file, spec)))
 
     def build(g: Graph, step: str | int) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
-
 from ..config import ModelConfig, Shard
 from ..errors import ModelDirectoryError
 from ..model_directory import MANIFEST, read_config
 from .graphs.graph import Graph
+from .graphs.stored import external, read_graph, read_tensor
 from .half import embedding_bytes, to_half
+from .packages import onnx
 from .progress import progress, report
-from .readers import read_json
+from .readers.json_files import read_json
 from .writer import ModelWriter
 
 PRODUCTS = ("FusedMatMul", "MatMul", "Gemm")  # their second input is the matrix
@@ -46,16 +44,16 @@ def convert(source: str | Path, out: str | Path) -> None:
 
 
 def _convert_shard(g: Graph, shard: Shard, config: ModelConfig, writer: ModelWriter) -> None:
-    graph = onnx.load(str(shard.path), load_external_data=False).graph
+    graph = read_graph(shard.path)
     g.inputs, g.outputs = list(graph.input), list(graph.output)
     g.loaded_bytes = shard.loaded_bytes  # what was float32 in memory still is
     tables = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     matrices = {node.input[1] for node in graph.node if node.op_type in PRODUCTS}
     halved = set()
     for tensor in graph.initializer:
-        place = _location(tensor)
+        place = external(tensor, "location")
         if place == f"{shard.name}.bin":
-            array = _read(tensor, config.directory)
+            array = read_tensor(tensor, config.directory)
             if tensor.name in tables | matrices:
                 array = to_half(tensor.name, array, report)
             g.weight(tensor.name, array, loaded_bytes=0)
@@ -65,7 +63,7 @@ def _convert_shard(g: Graph, shard: Shard, config: ModelConfig, writer: ModelWri
             # A tensor of another shard that is converted already (tied embeddings), or of a file that is copied.
             owner = next((other.name for other in config.shards if place == f"{other.name}.bin"), None)
             g.shared(writer.tensors(owner)[tensor.name] if owner else tensor)
-        if g.initializers[-1].data_type == TensorProto.FLOAT16:
+        if g.initializers[-1].data_type == onnx.TensorProto.FLOAT16:
             halved.add(tensor.name)
     for node in graph.node:
         _add_node(g, node, halved)
@@ -75,21 +73,9 @@ def _add_node(g: Graph, node: onnx.NodeProto, halved: set[str]) -> None:
     """Copy a node, with a Cast where it meets a float16 tensor: before a product, after a lookup."""
     place = node.name.removesuffix(f"/{node.op_type}")
     if node.op_type in PRODUCTS and node.input[1] in halved:
-        node.input[1] = g.node("Cast", place, [node.input[1]], to=TensorProto.FLOAT)
+        node.input[1] = g.node("Cast", place, [node.input[1]], to=onnx.TensorProto.FLOAT)
     elif node.op_type == "Gather" and node.input[0] in halved:
         rows = g.node("Gather", place, node.input)
-        g.node("Cast", place, [rows], node.output, to=TensorProto.FLOAT)
+        g.node("Cast", place, [rows], node.output, to=onnx.TensorProto.FLOAT)
         return
     g.nodes.append(node)
-
-
-def _location(tensor: TensorProto) -> str:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-
-
-def _read(tensor: TensorProto, directory: Path) -> np.ndarray:
-    try:
-        external_data_helper.load_external_data_for_tensor(tensor, str(directory))
-        return numpy_helper.to_array(tensor)
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelDirectoryError(f"{directory / _location(tensor)}: cannot be read ({error})") from None

@@ -48,10 +48,7 @@ class NBits:
 
 
 def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: bool = False) -> NBits:
-    """Round a float matrix [out, in] to the nearest of 2^bits values in each block.
-
-    Symmetric: scale = max|w| / (2^(bits-1) - 1). With a zero point: scale = (max - min) / (2^bits - 1) over a range
-    that includes 0.
+    """Round a float matrix [out, in] to the nearest of 2^bits values in each block, spread by `block_ranges`.
 
     Raises:
         RequestError: bits or block size that MatMulNBits does not take.
@@ -76,22 +73,36 @@ def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: boo
     return NBits(packed, scales, None if zeros is None else pack_bits(zeros, bits), bits, columns)
 
 
-def _round_blocks(blocks: np.ndarray, bits: int, zero_point: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | int]:
+def _round_blocks(blocks: np.ndarray, bits: int, zero_point: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return packed values, scales and zero points of blocks float32 [rows, blocks, block_size]."""
-    levels = 1 << bits
-    zeros: np.ndarray | int = levels // 2
-    low, high = blocks.min(-1), blocks.max(-1)
-    if zero_point:
-        low, high = np.minimum(low, 0), np.maximum(high, 0)
-        scales = _nonzero((high - low) / np.float32(levels - 1))
-        zeros = np.clip(np.rint(-low / scales), 0, levels - 1)
-    else:
-        scales = _nonzero(np.maximum(high, -low) / np.float32(levels // 2 - 1))
+    scales, zeros = block_ranges(blocks, bits, zero_point)
     values = blocks / scales[..., None]
     np.rint(values, out=values)
-    values += zeros[..., None] if isinstance(zeros, np.ndarray) else np.float32(zeros)
-    np.clip(values, 0, levels - 1, out=values)
+    values += zeros[..., None]
+    np.clip(values, 0, (1 << bits) - 1, out=values)
     return pack_bits(values.astype(np.uint8), bits), scales, zeros
+
+
+def block_ranges(blocks: np.ndarray, bits: int, zero_point: bool, shrink: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return scales and zero points, float32 [...], that spread 2^bits values over the range of each block.
+
+    Symmetric: scale = max|w| / (2^(bits-1) - 1). With zero points: scale = (max - min) / (2^bits - 1), over a range
+    that includes 0, and zero point = round(-min / scale).
+
+    Args:
+        blocks: float32 [..., block_size].
+        bits: of a value.
+        zero_point: whether blocks have zero points; without, all are 2^(bits-1).
+        shrink: multiplies the range.
+    """
+    levels = 1 << bits
+    low, high = blocks.min(-1), blocks.max(-1)
+    if zero_point:
+        low, high = np.minimum(low, 0) * np.float32(shrink), np.maximum(high, 0) * np.float32(shrink)
+        scales = nonzero((high - low) / np.float32(levels - 1))
+        return scales, np.clip(np.rint(-low / scales), 0, levels - 1)
+    scales = nonzero(np.maximum(high, -low) * np.float32(shrink) / np.float32(levels // 2 - 1))
+    return scales, np.full_like(scales, levels // 2)
 
 
 def dequantize(matrix: NBits) -> np.ndarray:
@@ -150,6 +161,6 @@ def check_format(bits: int, block_size: int) -> None:
         raise RequestError(f"{bits} bits by {block_size}: use 2, 4 or 8 bits and blocks of 16, 32, 64, 128 or 256")
 
 
-def _nonzero(scales: np.ndarray) -> np.ndarray:
+def nonzero(scales: np.ndarray) -> np.ndarray:
     """Blocks of zeros have no scale of their own: 1 serves."""
     return np.where(scales == 0, np.float32(1), scales).astype(np.float32)

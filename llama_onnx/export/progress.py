@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from tqdm import tqdm
+from .packages import tqdm
 
 Item = TypeVar("Item")
 
 
 def progress(items: Sequence[Item], title: str) -> Iterable[Item]:
     """Iterate with a progress bar; none when stderr is not a terminal."""
-    bar: Iterator[Item] = tqdm(items, desc=title, unit="shard", disable=None)
+    bar: Iterator[Item] = tqdm.tqdm(items, desc=title, unit="shard", disable=None)
     return bar
 
 
 def report(text: str) -> None:
     """Print a line without disturbing the progress bar."""
-    import sys
-
-    tqdm.write(text, file=sys.stderr)
+    tqdm.tqdm.write(text, file=sys.stderr)

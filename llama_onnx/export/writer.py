@@ -18,8 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import onnx
-
 from .. import __version__
 from ..config import Shard
 from ..errors import LlamaOnnxError, ModelDirectoryError
@@ -27,6 +25,8 @@ from ..files.file_lock import lock
 from ..memory import format_size
 from ..model_directory import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST
 from .graphs.graph import Graph, WeightFile
+from .graphs.stored import read_graph
+from .packages import onnx
 
 JOURNAL = "progress.json"
 LOCK = "lock"
@@ -154,13 +154,13 @@ class ModelWriter:
                 (self.folder / name).write_bytes(content)
             self._files[name] = file_entry(self.folder / name)
 
-    def graph(self, shard: str) -> onnx.ModelProto:
-        """Return the graph of a shard that is written, its weights left in their file."""
-        return onnx.load(str(self.folder / f"{shard}.onnx"), load_external_data=False)
+    def graph(self, shard: str) -> onnx.GraphProto:
+        """Return the graph of a shard that is written. The weights stay in their data file."""
+        return read_graph(self.folder / f"{shard}.onnx")
 
     def tensors(self, shard: str) -> dict[str, onnx.TensorProto]:
         """Return the initializers of a shard that is written, by name."""
-        return {tensor.name: tensor for tensor in self.graph(shard).graph.initializer}
+        return {tensor.name: tensor for tensor in self.graph(shard).initializer}
 
     def finish(self, architecture: str, model: dict[str, Any], precision: dict[str, str]) -> None:
         """Write the manifest, flush everything to the disk and put the directory in its place."""

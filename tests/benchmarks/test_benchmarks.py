@@ -72,7 +72,7 @@ def test_a_limit_holds_and_is_removed() -> None:
 
 
 def test_rotation_of_a_gguf_is_undone_by_its_reader() -> None:
-    from llama_onnx.export.readers.raw import half_rotation
+    from llama_onnx.export.readers.rotary import half_rotation
 
     matrix = np.arange(48 * 5, dtype=np.float32).reshape(48, 5)
     theirs = peer_models.interleaved_rotation(matrix, 3)

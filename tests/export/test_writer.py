@@ -17,10 +17,10 @@ import llama_onnx
 from llama_onnx.errors import ModelDirectoryError
 from llama_onnx.export import writer as model_writer
 from llama_onnx.export.exporter import export
-from llama_onnx.export.families import read_spec
+from llama_onnx.export.families.registry import read_spec
 from llama_onnx.export.graphs import graph
-from llama_onnx.export.graphs.blocks import Precision, least_bytes
-from llama_onnx.export.readers import open_checkpoint
+from llama_onnx.export.graphs.weights import Precision, least_bytes
+from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.export.writer import ModelWriter
 from llama_onnx.model_directory import read_config
 
@@ -101,8 +101,8 @@ def test_room_asked_for_is_less_than_what_is_written_by_little(dtype: str, tmp_p
     sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8}
     checkpoint = make_checkpoint(tmp_path / "checkpoint", **sizes)
     export(checkpoint, tmp_path / "out", dtype)
-    from llama_onnx.export.families import read_spec
-    from llama_onnx.export.readers import open_checkpoint
+    from llama_onnx.export.families.registry import read_spec
+    from llama_onnx.export.readers.open import open_checkpoint
 
     needed = least_bytes(read_spec(open_checkpoint(checkpoint).config), Precision(dtype))
     written = sum(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from ...errors import RequestError
 from ...scoring.perplexity import check_windows, windows
 from ...text.open import load_tokenizer
+from ..packages import tqdm
 from .models import OnnxModel, Reference, check_match
 from .results import Comparison, labels_of, worst_positions
 from .walk import GROUP_BYTES, compare
@@ -60,7 +60,7 @@ def compare_models(
             raise RequestError(f"{other.path} and {owners[0].path} make different tokens of the text")
     views = windows(ids, ctx, ctx)
 
-    with tqdm(desc="comparing", unit="shard", disable=None, leave=False) as bar:
+    with tqdm.tqdm(desc="comparing", unit="shard", disable=None, leave=False) as bar:
 
         def on_progress(done: int, total: int) -> None:
             bar.total = total

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import RequestError
 from ...memory import format_size
 from . import charts
-from .results import Comparison, decibel, labels_of, logit_table, number
+from .results import Comparison, labels_of, logit_rows, number, shard_rows
 from .weights import RANGE
 
 STYLE = Path(__file__).with_name("page.css")
@@ -129,22 +129,11 @@ def _histograms(c: Comparison) -> str:
 
 
 def _figures(c: Comparison) -> str:
-    rows = [[name, *values] for name, values in logit_table(c)]
-    tables = [_table(["", *c.labels], rows)]
+    tables = [_table(["", *c.labels], logit_rows(c))]
     for label, outcome in zip(c.labels, c.outcomes, strict=True):
         head = ["shard", *(f"{kind}{what}" for kind in ("", "own: ") for what in ("SQNR dB", "max", "mean", "cosine"))]
-        shards = [
-            [shard.name]
-            + [
-                cell
-                for error in (shard.local, shard.accumulated)
-                for cell in (decibel(error.sqnr), number(error.largest), number(error.mean), f"{error.cosine:.6f}")
-            ]
-            for shard in sorted(outcome.shards, key=lambda shard: shard.local.sqnr)
-        ]
-        tables.append(
-            f"<details><summary>{escape(label)}: shards, the worst first</summary>{_table(head, shards)}</details>"
-        )
+        rows = _table(head, shard_rows(outcome))
+        tables.append(f"<details><summary>{escape(label)}: shards, the worst first</summary>{rows}</details>")
     return _section("Figures", "", "".join(tables))
 
 

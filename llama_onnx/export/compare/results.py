@@ -15,7 +15,7 @@ from ...tokenizer import Tokenizer
 from .metrics import PERCENTILES, Error, finite
 from .models import Reference
 from .walk import Outcome
-from .weights import WeightReport
+from .weights import TensorError, WeightReport
 
 WORST_POSITIONS = 12
 CONTEXT_TOKENS = 16
@@ -53,7 +53,8 @@ class Comparison:
             }
             if self.weights:
                 entry["tensors"] = [
-                    {"name": t.name, "shard": t.shard, **t.error.as_dict()} for t in _worst(self.weights[n].tensors)
+                    {"name": t.name, "shard": t.shard, **t.error.as_dict()}
+                    for t in _worst_first(self.weights[n].tensors)
                 ]
             found.append(entry)
         reference = {"path": self.reference.path, "weights": self.reference.kind, "bytes": self.reference.bytes}
@@ -105,37 +106,36 @@ def tables(comparison: Comparison, rows: int = 10) -> str:
         f"reference {c.reference.path} ({c.reference.kind}, {format_size(c.reference.bytes)})",
         f"text {c.text}: {len(c.ids)} tokens in {c.windows} windows of {c.ctx}",
         "",
-        *_columns(["", *c.labels], _logit_rows(c)),
+        *_columns(["", *c.labels], logit_rows(c)),
     ]
     for n, outcome in enumerate(c.outcomes):
         head = ["shard", "SQNR dB", "max", "mean", "cosine", "own input: SQNR dB", "max", "mean", "cosine"]
-        worst = sorted(outcome.shards, key=lambda shard: shard.local.sqnr)[:rows]
-        shards = [[shard.name, *_figures(shard.local), *_figures(shard.accumulated)] for shard in worst]
-        title = f"{c.labels[n]}: shards, {_how_many(len(worst), len(outcome.shards))}"
+        shards = shard_rows(outcome)[:rows]
+        title = f"{c.labels[n]}: shards, {_how_many(len(shards), len(outcome.shards))}"
         lines += ["", title, *_columns(head, shards)]
         if c.weights and c.weights[n].tensors:
-            tensors = [[t.name, *_figures(t.error)] for t in _worst(c.weights[n].tensors)[:rows]]
+            tensors = [[t.name, *_figures(t.error)] for t in _worst_first(c.weights[n].tensors)[:rows]]
             title = f"{c.labels[n]}: weights, {_how_many(len(tensors), len(c.weights[n].tensors))}"
             lines += ["", title, *_columns(["tensor", "SQNR dB", "max", "mean", "cosine"], tensors)]
     return "\n".join(lines)
 
 
-def logit_table(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """Return (name, value of each candidate) of the figures at the logits, as people read them."""
+def logit_rows(comparison: Comparison) -> list[list[str]]:
+    """Return the figures at the logits as rows of cells: a name, then the value for each candidate."""
     summaries = [outcome.distribution.summary() for outcome in comparison.outcomes]
 
-    def row(name: str, value: Callable[[dict[str, Any]], str]) -> tuple[str, list[str]]:
-        return name, [value(summary) for summary in summaries]
+    def row(name: str, value: Callable[[dict[str, Any]], str]) -> list[str]:
+        return [name, *(value(summary) for summary in summaries)]
 
     sizes = [f"{outcome.model.kind}, {format_size(outcome.model.bytes)}" for outcome in comparison.outcomes]
     return [
-        ("weights", sizes),
+        ["weights", *sizes],
         row("perplexity of the reference", lambda s: f"{s['perplexity_reference']:.4f}"),
         row("perplexity", lambda s: f"{s['perplexity']:.4f}"),
         row("perplexity ratio", lambda s: f"{s['perplexity_ratio']:.5f}"),
         row("ln ratio", lambda s: f"{s['ln_perplexity_ratio']:.5f} ± {s['ln_perplexity_ratio_error']:.5f}"),
         row("KL mean", lambda s: f"{number(s['kl']['mean'])} ± {number(s['kl']['mean_error'])}"),
-        *((f"KL {name}", [number(summary["kl"][name]) for summary in summaries]) for name in PERCENTILES),
+        *([f"KL {name}", *(number(summary["kl"][name]) for summary in summaries)] for name in PERCENTILES),
         row("Δp RMS", lambda s: f"{100 * s['delta_p']['rms']:.3f} %"),
         row("same top", lambda s: f"{100 * s['same_top']:.2f} %"),
     ]  # fmt: skip
@@ -153,11 +153,14 @@ def decibel(value: float) -> str:
     return "exact" if value == math.inf else f"{value:.1f}"
 
 
-def _logit_rows(comparison: Comparison) -> list[list[str]]:
-    return [[name, *values] for name, values in logit_table(comparison)]
+def shard_rows(outcome: Outcome) -> list[list[str]]:
+    """Return rows of cells, the worst shard first: its name, then the figures with both inputs."""
+    worst_first = sorted(outcome.shards, key=lambda shard: shard.local.sqnr)
+    return [[shard.name, *_figures(shard.local), *_figures(shard.accumulated)] for shard in worst_first]
 
 
 def _figures(error: Error) -> list[str]:
+    """Return SQNR in dB, max, mean and cosine as they are printed."""
     return [decibel(error.sqnr), number(error.largest), number(error.mean), f"{error.cosine:.6f}"]
 
 
@@ -173,7 +176,7 @@ def _columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def _worst(tensors: Sequence[Any]) -> list[Any]:
+def _worst_first(tensors: Sequence[TensorError]) -> list[TensorError]:
     return sorted(tensors, key=lambda tensor: tensor.error.sqnr)
 
 

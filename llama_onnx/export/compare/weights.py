@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import NodeProto, TensorProto, external_data_helper, helper, numpy_helper
 
 from ...config import ModelConfig, Shard
 from ...errors import ModelDirectoryError
 from ..families.spec import EMBEDDING, HEAD
+from ..graphs.stored import read_graph, read_tensor
 from ..nbits import NBits, dequantize
+from ..packages import onnx
 from .metrics import BLOCK, Error
 
 BINS = 120
 RANGE = 5.0  # of the histograms, in standard deviations of the reference's tensor
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
 @dataclass
@@ -97,10 +97,7 @@ def matrices(shard: Shard) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
         ModelDirectoryError: the file cannot be read.
     """
     folder = shard.path.parent
-    try:
-        graph = onnx.load(str(shard.path), load_external_data=False).graph
-    except Exception as error:  # protobuf has exceptions of its own
-        raise ModelDirectoryError(f"{shard.path}: cannot be read ({' '.join(str(error).split())[:100]})") from None
+    graph = read_graph(shard.path)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     quantized = [node for node in graph.node if node.op_type in ("MatMulNBits", "DequantizeLinear")]
     for node in quantized:
@@ -126,13 +123,13 @@ def _public_name(name: str, shard: Shard) -> str:
     return HEAD if shard.name == "head" and name == EMBEDDING else name
 
 
-def _read_plain(tensor: TensorProto, folder: Path) -> np.ndarray:
-    return _load(tensor, folder).astype(np.float32)
+def _read_plain(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
+    return read_tensor(tensor, folder).astype(np.float32)
 
 
-def _read_nbits(node: NodeProto, tensors: dict[str, TensorProto], folder: Path) -> np.ndarray:
+def _read_nbits(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], folder: Path) -> np.ndarray:
     values = _attributes(node)
-    packed, scales, *points = (_load(tensors[name], folder) for name in node.input if name in tensors)
+    packed, scales, *points = (read_tensor(tensors[name], folder) for name in node.input if name in tensors)
     rows = values["N"]
     if points and points[0].dtype != np.uint8:
         raise ModelDirectoryError(f"{folder}: {node.name}: zero points of {points[0].dtype} are not understood")
@@ -141,9 +138,11 @@ def _read_nbits(node: NodeProto, tensors: dict[str, TensorProto], folder: Path) 
     return dequantize(NBits(packed.reshape(rows, scales.shape[1], -1), scales, zeros, values["bits"], values["K"]))
 
 
-def _read_linear(node: NodeProto, tensors: dict[str, TensorProto], folder: Path, transposed: bool) -> np.ndarray:
+def _read_linear(
+    node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], folder: Path, transposed: bool
+) -> np.ndarray:
     values = _attributes(node)
-    matrix, *others = (_load(tensors[name], folder).astype(np.float32) for name in node.input if name in tensors)
+    matrix, *others = (read_tensor(tensors[name], folder).astype(np.float32) for name in node.input if name in tensors)
     axis, size = values.get("axis", 1), values.get("block_size", 0)
     ends = tuple(slice(length) for length in matrix.shape)
 
@@ -157,16 +156,5 @@ def _read_linear(node: NodeProto, tensors: dict[str, TensorProto], folder: Path,
     return np.ascontiguousarray(matrix.T) if transposed else matrix
 
 
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-
-
-def _load(tensor: TensorProto, folder: Path) -> np.ndarray:
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
-    try:
-        if external_data_helper.uses_external_data(copy):
-            external_data_helper.load_external_data_for_tensor(copy, str(folder))
-        return np.asarray(numpy_helper.to_array(copy))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelDirectoryError(f"{folder}: tensor {tensor.name} cannot be read ({error})") from None
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ModelDirectoryError
-from ..graphs.activations import ACTIVATIONS
 from .fields import check_keys, flag, not_implemented, number, require
 from .rope import Rope, read_rope
-from .spec import DecoderSpec, LayerSpec
+from .spec import ACTIVATIONS, DecoderSpec, LayerSpec
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 

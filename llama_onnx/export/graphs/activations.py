@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .graph import Graph
+from collections.abc import Sequence
 
-ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "relu", "relu2")
+from .graph import Graph
 
 
 def activate(g: Graph, name: str, activation: str, value: str) -> str:
@@ -15,3 +15,10 @@ def activate(g: Graph, name: str, activation: str, value: str) -> str:
         return g.node("Gelu", name, [value], approximate="none" if activation == "gelu" else "tanh")
     value = g.node("Relu", name, [value])
     return g.node("Mul", name, [value, value]) if activation == "relu2" else value
+
+
+def softcap(g: Graph, name: str, value: str, cap: float, outputs: Sequence[str] = ()) -> str:
+    """c · tanh(value / c)."""
+    limit = g.floats(f"{name}/cap", cap)
+    bent = g.node("Tanh", name, [g.node("Div", name, [value, limit])])
+    return g.node("Mul", name, [bent, limit], outputs)

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
 
-from ..families.spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec, expected_names
+from ..families.spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec
 from ..half import embedding_bytes
 from ..nbits import NBits
-from .activations import activate
+from ..packages import onnx
+from .activations import activate, softcap
 from .graph import Graph, WeightFile
-from .ops import Heads, Matrix, Ops, StoredNBits, norm_heads
-from .ops_onnx import softcap
-from .weights import Arrange, Precision, Weights, least_bytes, pad_heads
-
-__all__ = [
-    "EMBEDDING", "HEAD", "ROPE_FILE", "Precision", "Weights", "build_embed", "build_head", "build_layer",
-    "expected_names", "least_bytes", "pad_heads", "stored_table", "write_rope",
-]  # fmt: skip
+from .heads import norm_heads, pad_heads
+from .ops import Heads, Matrix, Ops, StoredNBits
+from .weights import Arrange, Weights
 
 ROPE_FILE = "rope.bin"
 FLOAT = np.float32
@@ -56,10 +51,10 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None
     g.output("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
 
 
-def stored_table(embed: onnx.ModelProto) -> onnx.TensorProto | StoredNBits:
+def stored_table(embed: onnx.GraphProto) -> onnx.TensorProto | StoredNBits:
     """Return the table of an embedding's graph that is written, floats or quantised, for a head that shares it."""
-    tensors = {tensor.name: tensor for tensor in embed.graph.initializer}
-    lookup = next((node for node in embed.graph.node if node.op_type == "GatherBlockQuantized"), None)
+    tensors = {tensor.name: tensor for tensor in embed.initializer}
+    lookup = next((node for node in embed.node if node.op_type == "GatherBlockQuantized"), None)
     if lookup is None:
         return tensors[EMBEDDING]
     sizes = {attribute.name: attribute.i for attribute in lookup.attribute}

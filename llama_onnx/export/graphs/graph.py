@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from ... import __version__
+from ..packages import onnx
 
 ALIGNMENT = 4096  # ONNX Runtime maps an aligned tensor in place; a page is also what direct reads want
 STRETCH = 8 << 20  # bytes written before they are brought to the disk
@@ -42,7 +41,7 @@ class WeightFile:
         self._threads = ThreadPoolExecutor(2)
         self._under_way: list[Future[None]] = []
 
-    def add(self, name: str, array: np.ndarray, kind: int | None = None, shape: Sequence[int] = ()) -> TensorProto:
+    def add(self, name: str, array: np.ndarray, kind: int | None = None, shape: Sequence[int] = ()) -> onnx.TensorProto:
         """Append a tensor and return the initializer that refers to it.
 
         Args:
@@ -56,7 +55,7 @@ class WeightFile:
         """
         array = np.ascontiguousarray(array)
         if kind is None:
-            kind, shape = helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+            kind, shape = onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
         padding = bytes(-self.bytes % ALIGNMENT)
         tensor = external_tensor(name, kind, shape, self.path.name, self.bytes + len(padding), array.nbytes)
         self._wait()
@@ -126,7 +125,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
-        self.initializers: list[TensorProto] = []
+        self.initializers: list[onnx.TensorProto] = []
         self.loaded_bytes = 0
 
     def input(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
@@ -162,10 +161,10 @@ class Graph:
         return self._constant(name, np.array(values, np.float32))
 
     def _constant(self, name: str, array: np.ndarray) -> str:
-        self.initializers.append(numpy_helper.from_array(array, name))
+        self.initializers.append(onnx.numpy_helper.from_array(array, name))
         return name
 
-    def shared(self, tensor: TensorProto, loaded_bytes: int = 0) -> str:
+    def shared(self, tensor: onnx.TensorProto, loaded_bytes: int = 0) -> str:
         """Refer to a tensor that is in a weight file already, and return its name."""
         self.initializers.append(tensor)
         self.loaded_bytes += loaded_bytes
@@ -183,7 +182,7 @@ class Graph:
         """Add the node `name/op` and return its first output, `name/op/output_0` unless given."""
         outputs = outputs or [f"{name}/{op}/output_0"]
         self.nodes.append(
-            helper.make_node(op, list(inputs), list(outputs), f"{name}/{op}", domain=domain, **attributes)
+            onnx.helper.make_node(op, list(inputs), list(outputs), f"{name}/{op}", domain=domain, **attributes)
         )
         return outputs[0]
 
@@ -202,24 +201,26 @@ class Graph:
 
     def save(self, path: Path) -> None:
         """Write the graph; its weights are in their file already."""
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.initializers)
+        graph = onnx.helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.initializers)
         save_model(graph, path)
 
 
 def save_model(graph: onnx.GraphProto, path: Path) -> None:
     """Write a model file of a graph with the opsets and producer of this project."""
-    opsets = [helper.make_opsetid("", OPSET)]
+    opsets = [onnx.helper.make_opsetid("", OPSET)]
     if any(node.domain == MICROSOFT for node in graph.node):
-        opsets.append(helper.make_opsetid(MICROSOFT, 1))
-    model = helper.make_model(
+        opsets.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    model = onnx.helper.make_model(
         graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="llama_onnx", producer_version=__version__
     )
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def external_tensor(name: str, dtype: int, shape: Sequence[int], file: str, offset: int, length: int) -> TensorProto:
+def external_tensor(
+    name: str, dtype: int, shape: Sequence[int], file: str, offset: int, length: int
+) -> onnx.TensorProto:
     """Return an initializer whose data is `length` bytes at `offset` of `file`."""
-    tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
+    tensor = onnx.TensorProto(name=name, data_type=dtype, dims=shape, data_location=onnx.TensorProto.EXTERNAL)
     for key, value in (("location", file), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(value))
     return tensor
@@ -230,4 +231,4 @@ def _unnumbered(name: str) -> str:
 
 
 def _value_info(name: str, dtype: type, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import onnx
-
-from ...errors import RequestError
 from ..families.spec import DecoderSpec, LayerSpec
 from ..nbits import NBits
+from ..packages import onnx
 from .graph import Graph
 
 
@@ -76,27 +74,3 @@ class Ops(Protocol):
         self, g: Graph, name: str, heads: Heads, spec: DecoderSpec, layer: LayerSpec, rope: Sequence[onnx.TensorProto]
     ) -> str:
         """Causal attention with the layer's cache: also computes present_key and present_value."""
-
-
-def norm_heads(spec: DecoderSpec) -> tuple[float, float]:
-    """Return what weights and epsilon of a head norm are multiplied with, heads being padded with zeros.
-
-    The mean of squares over the padded head is the true one times head_dim / padded size.
-    """
-    share = spec.head_dim / spec.cache_head_dim
-    return share**0.5, share
-
-
-def get_ops(style: str) -> Ops:
-    """Return the style 'ort' or 'onnx'.
-
-    Raises:
-        RequestError: another name.
-    """
-    from .ops_onnx import OnnxOps
-    from .ops_ort import OrtOps
-
-    styles: dict[str, type[OrtOps] | type[OnnxOps]] = {"ort": OrtOps, "onnx": OnnxOps}
-    if style not in styles:
-        raise RequestError(f"graph style {style!r} is not known; use one of {', '.join(styles)}")
-    return styles[style]()

@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
-from onnx import TensorProto
 
 from ...errors import RequestError
 from ..families.spec import DecoderSpec, LayerSpec
 from ..nbits import NBits, pack_bits, unpack_bits
+from ..packages import onnx
+from .activations import softcap
+from .floats import as_float
 from .graph import Graph
-from .ops import Heads, Matrix, StoredNBits, norm_heads
-from .ops_ort import as_float
+from .heads import norm_heads
+from .ops import Heads, Matrix, StoredNBits
 
 MASKED = float(np.finfo(np.float32).min)
-INTEGERS = {4: TensorProto.INT4, 8: TensorProto.INT8}
-UNSIGNED = {4: TensorProto.UINT4, 8: TensorProto.UINT8}
+INTEGERS = {4: onnx.TensorProto.INT4, 8: onnx.TensorProto.INT8}
+UNSIGNED = {4: onnx.TensorProto.UINT4, 8: onnx.TensorProto.UINT8}
 
 
 class OnnxOps:
@@ -63,7 +64,7 @@ class OnnxOps:
         def rows(part: str, array: np.ndarray, shape: list[int]) -> str:
             found = g.node("Gather", f"{name}/{part}", [g.weight(stem + part, array), ids])
             if array.dtype != np.float32:
-                found = g.node("Cast", f"{name}/{part}", [found], to=TensorProto.FLOAT)
+                found = g.node("Cast", f"{name}/{part}", [found], to=onnx.TensorProto.FLOAT)
             return g.node("Reshape", f"{name}/{part}", [found, g.ints(f"{name}/{part}/shape", [0, 0, blocks, *shape])])
 
         value = rows("qweight", matrix.packed.reshape(len(matrix.packed), -1), [size])
@@ -158,13 +159,13 @@ class _Places:
         zero, one = g.ints(f"{name}/zero", [0]), g.ints(f"{name}/one", [1])
         self.lengths = g.node("Shape", f"{name}/lengths", ["hidden"], start=0, end=2)
         count = g.node("Shape", f"{name}/count", ["hidden"], start=1, end=2)
-        last = g.node("Cast", f"{name}/last", ["seqlens_k"], to=TensorProto.INT64)
+        last = g.node("Cast", f"{name}/last", ["seqlens_k"], to=onnx.TensorProto.INT64)
         end = g.node("Add", f"{name}/end", [last, one])
         # A prompt shorter than its batch is padded on the right: it starts at 0 as well.
         past = g.node("Max", f"{name}/past", [g.node("Sub", f"{name}/past", [end, count]), zero])
         first = g.node("Unsqueeze", f"{name}/past", [past, one])
         self.positions = g.node("Add", name, [first, self._range("new", zero, count)])
-        total = g.node("Cast", f"{name}/total", ["total_sequence_length"], to=TensorProto.INT64)
+        total = g.node("Cast", f"{name}/total", ["total_sequence_length"], to=onnx.TensorProto.INT64)
         self._seen = (zero, total)
         if window is not None:  # keys before the window of the first new token need not be read
             earliest = g.node("ReduceMin", f"{name}/window", [past], keepdims=1)
@@ -216,13 +217,6 @@ def _rotate(g: Graph, name: str, value: str, turn: Sequence[str], spec: DecoderS
     first = g.node("Sub", f"{name}/first", [product("a_cos", a, cos), product("b_sin", b, sin)])
     second = g.node("Add", f"{name}/second", [product("b_cos", b, cos), product("a_sin", a, sin)])
     return g.node("Concat", name, [first, second, *parts[2:]], axis=-1)
-
-
-def softcap(g: Graph, name: str, value: str, cap: float, outputs: Sequence[str] = ()) -> str:
-    """c · tanh(value / c)."""
-    limit = g.floats(f"{name}/cap", cap)
-    bent = g.node("Tanh", name, [g.node("Div", name, [value, limit])])
-    return g.node("Mul", name, [bent, limit], outputs)
 
 
 def _dequantized(g: Graph, name: str, tensor: str, matrix: NBits) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import onnx
-
 from ...errors import RequestError
 from ..families.spec import DecoderSpec, LayerSpec
 from ..nbits import ACCURACY_LEVEL, LOADED_BYTES_OF_BLOCK, NBits
+from ..packages import onnx
+from .floats import as_float
 from .graph import MICROSOFT, Graph
-from .ops import Heads, Matrix, StoredNBits, norm_heads
+from .heads import norm_heads
+from .ops import Heads, Matrix, StoredNBits
 
 
 class OrtOps:
@@ -97,14 +98,6 @@ class OrtOps:
         split = g.node("Reshape", f"{name}/split", [value, apart])
         normed = self.rms_norm(g, name, split, gamma, spec.norm_epsilon * norm_heads(spec)[1])
         return g.node("Reshape", f"{name}/join", [normed, together])
-
-
-def as_float(g: Graph, name: str, matrix: onnx.TensorProto | str) -> str:
-    """Return a matrix as float32: one that is in the graph by its name, or one of another shard's file."""
-    if isinstance(matrix, onnx.TensorProto):
-        matrix = g.shared(matrix, 4 * math.prod(matrix.dims))
-    half = next(t for t in g.initializers if t.name == matrix).data_type == onnx.TensorProto.FLOAT16
-    return g.node("Cast", name, [matrix], to=onnx.TensorProto.FLOAT) if half else matrix
 
 
 def _nbits_product(g: Graph, name: str, value: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:

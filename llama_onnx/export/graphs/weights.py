@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto
 
 from ...errors import ModelDirectoryError
+from ..checkpoint import Checkpoint
 from ..families.spec import DecoderSpec
 from ..half import to_half, widen
 from ..nbits import NBits, quantize_rtn
-from ..readers import Checkpoint
+from ..packages import onnx
 
 FLOAT = np.float32
 Arrange = Callable[[np.ndarray], np.ndarray]
@@ -49,7 +49,7 @@ class Weights:
         self._precision = precision
         self._report = report
 
-    def begin(self, step: str | int, rope: Mapping[str, Sequence[TensorProto]]) -> None:
+    def begin(self, step: str | int, rope: Mapping[str, Sequence[onnx.TensorProto]]) -> None:
         """Hear that the shard 'embed', 'head' or of a layer is about to be built, with the tables of rope it reads."""
 
     def end(self, step: str | int) -> None:
@@ -115,29 +115,3 @@ def _rearranged(matrix: NBits, rows: slice, arrange: Arrange) -> NBits:
 
 def _as_is(array: np.ndarray) -> np.ndarray:
     return array
-
-
-def pad_heads(array: np.ndarray, heads: int, spec: DecoderSpec, rotary: bool) -> np.ndarray:
-    """Widen the heads of [heads · head_dim, …] with zeros to the size the attention kernel takes.
-
-    The halves that rotary embedding turns against each other are each widened to the columns of its tables; what it
-    leaves alone comes after them.
-    """
-    if spec.cache_head_dim == spec.head_dim:
-        return array
-    split = array.reshape(heads, spec.head_dim, *array.shape[1:])
-    wide = np.zeros((heads, spec.cache_head_dim, *array.shape[1:]), array.dtype)
-    half, columns = (spec.rope.half, spec.rope.columns) if rotary else (0, 0)
-    wide[:, :half] = split[:, :half]
-    wide[:, columns : columns + half] = split[:, half : 2 * half]
-    wide[:, 2 * columns : 2 * columns + spec.head_dim - 2 * half] = split[:, 2 * half :]
-    return wide.reshape(-1, *array.shape[1:])
-
-
-def positions_of(arrange: Arrange, count: int) -> np.ndarray:
-    """Return int64 [count]: where a rearrangement that adds rows of zeros, as `pad_heads` does, puts each row."""
-    marked = arrange(np.arange(1, count + 1))
-    places = np.empty(count, np.int64)
-    there = np.flatnonzero(marked)
-    places[marked[there] - 1] = there
-    return places

@@ -15,15 +15,16 @@ import numpy as np
 from onnx import TensorProto
 
 from ...errors import RequestError
-from ..families import DecoderSpec
-from ..graphs.blocks import EMBEDDING, Weights
+from ..families.spec import EMBEDDING, DecoderSpec
+from ..graphs.weights import Weights
 from ..nbits import NBits, dequantize
 from ..progress import progress
 from .bits import HEAD, matrix_names
 from .calibration import run_shard
 from .layer import FloatLayer, Settings
-from .methods import DATA_FREE, k_quant
+from .methods import k_quant
 from .methods.common import Format
+from .methods.registry import DATA_FREE
 
 MEMORY = 256 << 20  # bytes of hidden states of all variants
 FEWEST, MOST = 64, 1024  # tokens a variant is measured on

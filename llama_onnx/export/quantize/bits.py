@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError
-from ..families import DecoderSpec
+from ..families.spec import DecoderSpec
 from ..nbits import BITS
 
 HEAD = "lm_head"

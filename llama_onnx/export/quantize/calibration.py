@@ -17,7 +17,7 @@ from ...decoder import Stretch, run_layer
 from ...errors import RequestError
 from ...pool import MemoryPool
 from ...tokenizer import Tokenizer
-from ..families import DecoderSpec
+from ..families.spec import DecoderSpec
 from .methods.common import slices, threaded
 
 BUILT_IN = Path(__file__).with_name("calibration_text.txt")

@@ -12,52 +12,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto
 
 from ...config import Shard
-from ..families import DecoderSpec
-from ..families.spec import FINAL_NORM
-from ..graphs.blocks import ROPE_FILE, Weights, build_head, build_layer
+from ..families.spec import FINAL_NORM, DecoderSpec
+from ..graphs.blocks import ROPE_FILE, build_head, build_layer
 from ..graphs.graph import Graph, WeightFile
-from ..graphs.ops import get_ops
+from ..graphs.stored import external
+from ..graphs.styles import get_ops
+from ..graphs.weights import Weights
 from ..nbits import NBits, dequantize
+from ..packages import onnx
 from ..writer import ModelWriter
 from .bits import FLOAT_BITS, HEAD
 from .calibration import HiddenStates, InputStatistics, spread
 from .methods import awq, gptq, rtn
 from .methods.awq import AT_ONCE
-from .methods.common import Format, slices, threaded
+from .methods.common import slices, threaded
+from .settings import Settings
 
 CLIP_TOKENS = 64  # on which a range is judged, as in AWQ's own code
 ERROR_TOKENS = 128  # on which the error in the quant table is measured
 RELU2 = "relu2"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How matrices are quantised.
-
-    Attributes:
-        algo: name of the method.
-        block_size, zero_point: see `Format`.
-        alpha_step: of awq_lite's grid; clip_step, clip_min: of awq_clip's.
-        damp, descending: see `gptq.factorise`.
-        per_matrix: what a matrix reads comes from quantised matrices of its own layer as well.
-    """
-
-    algo: str = "rtn"
-    block_size: int = 128
-    zero_point: bool = False
-    alpha_step: float = 0.1
-    clip_step: float = 0.05
-    clip_min: float = 0.5
-    damp: float = 0.01
-    descending: bool = True
-    per_matrix: bool = False
-
-    def form(self, bits: int) -> Format:
-        """Return the format of a matrix of so many bits."""
-        return Format(bits, self.block_size, self.zero_point)
 
 
 @dataclass(frozen=True)
@@ -124,7 +99,7 @@ class LayerQuantizer:
         self._samples = samples
         self._states: HiddenStates | None = None
 
-    def quantize(self, step: str | int, rope: Mapping[str, Sequence[TensorProto]]) -> Quantised:
+    def quantize(self, step: str | int, rope: Mapping[str, Sequence[onnx.TensorProto]]) -> Quantised:
         """Quantise layer `step`, or the 'head'; all shards before it are written."""
         self._states = self._states or HiddenStates(self._spec, self._samples(), self._writer.folder)
         done = self._spec.num_layers if step == "head" else int(step)
@@ -217,7 +192,7 @@ class FloatLayer:
         spec: DecoderSpec,
         weights: Weights,
         step: str | int,
-        rope: Mapping[str, Sequence[TensorProto]],
+        rope: Mapping[str, Sequence[onnx.TensorProto]],
         folder: Path,
     ) -> None:
         """Write layer `step`, or the 'head', to files in a folder that has the tables of rope."""
@@ -249,8 +224,7 @@ class FloatLayer:
     def matrix(self, name: str) -> np.ndarray:
         """Return a matrix float32 [out, in] as the graph has it; what is written to it goes to the file."""
         tensor = self._tensors[name]
-        offset = next(int(entry.value) for entry in tensor.external_data if entry.key == "offset")
-        return np.memmap(self._data, np.float32, "r+", offset, tuple(tensor.dims))
+        return np.memmap(self._data, np.float32, "r+", int(external(tensor, "offset")), tuple(tensor.dims))
 
     def shard(self, outputs: Mapping[str, int] | None = None) -> Shard:
         """Return the layer with more outputs, by their names and widths."""

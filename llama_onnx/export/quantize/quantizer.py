@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import ModelDirectoryError, RequestError
 from ...text.open import open_tokenizer
+from ..checkpoint import Checkpoint
 from ..exporter import checked_spec, fingerprint, manifest_model, write_shards
-from ..families import DecoderSpec
-from ..graphs.blocks import ROPE_FILE, Precision, Weights, write_rope
+from ..families.spec import DecoderSpec
+from ..graphs.blocks import ROPE_FILE, write_rope
 from ..graphs.graph import WeightFile
-from ..graphs.ops import get_ops
-from ..nbits import BITS, check_format
+from ..graphs.styles import get_ops
+from ..graphs.weights import Precision, Weights
 from ..progress import report
-from ..readers import Checkpoint, open_checkpoint, read_json
+from ..readers.json_files import read_json
+from ..readers.open import open_checkpoint
 from ..writer import ModelWriter, write_json
 from . import auto_bits, calibration
 from .bits import FLOAT_BITS, HEAD, matrix_sizes, mean_bits, plan
-from .layer import LayerQuantizer, Settings
-from .methods import CALIBRATED, check_method
+from .layer import LayerQuantizer
+from .methods.registry import CALIBRATED
+from .settings import FORMATS, PORTABLE, Options, Settings, check
 from .table import FILE
 from .weights import QuantizedWeights
-
-FORMATS = {"nbits": "ort", "qdq": "onnx"}  # and the style of graph that writes each
-FINEST_STEP = 0.001  # of a search: a matrix is quantised at every step
-PORTABLE = "rtn_dq"  # a method by name, in fact rtn written as qdq
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `quantize` is asked for besides the method.
-
-    Attributes:
-        bits: of all matrices that nothing else is said of.
-        head_bits, embedding_bits: of lm_head and embedding; 16 is float16, None is `bits`. Where both are one table of
-            the checkpoint and get the same bits, they are one table here, quantised without looking at inputs.
-        layers_8bit, mixed: see `bits.plan`.
-        budget: mean bits of a weight for `mixed` 'auto'.
-        form: 'nbits' (MatMulNBits) or 'qdq' (DequantizeLinear + MatMul).
-        dataset: text files; the built-in text if there are none.
-        calib_size, calib_length: samples, and tokens of each.
-    """
-
-    bits: int = 4
-    head_bits: int | None = None
-    embedding_bits: int = FLOAT_BITS
-    layers_8bit: str | None = None
-    mixed: str | None = None
-    budget: float = 5.0
-    form: str = "nbits"
-    dataset: tuple[str, ...] = ()
-    calib_size: int = 32
-    calib_length: int = 256
 
 
 def quantize(source: str | Path, out: str | Path, settings: Settings, options: Options | None = None) -> None:
@@ -74,7 +45,7 @@ def quantize(source: str | Path, out: str | Path, settings: Settings, options: O
         RequestError: an option that cannot be used.
     """
     out, options = Path(out), options or Options()
-    _check(settings, options)
+    check(settings, options)
     if settings.algo == PORTABLE:
         settings, options = replace(settings, algo="rtn"), replace(options, form="qdq")
     checkpoint = open_checkpoint(source)
@@ -144,24 +115,6 @@ def _auto_bits(
     bits = auto_bits.spend(costs, lowest, options.budget, fixed)
     write_json(path, bits)
     return bits
-
-
-def _check(settings: Settings, options: Options) -> None:
-    check_method(settings.algo)
-    for bits in (options.bits, options.head_bits):
-        if bits not in (None, FLOAT_BITS):
-            check_format(int(bits or 0), settings.block_size)
-    if options.mixed == "auto" and not BITS[0] <= options.budget < math.inf:
-        raise RequestError(f"a budget of {options.budget} bits a weight: give at least {BITS[0]}")
-    if options.embedding_bits not in (4, 8, FLOAT_BITS):
-        raise RequestError(f"an embedding of {options.embedding_bits} bits: use 4, 8, or 16 for float16")
-    if options.form not in FORMATS:
-        raise RequestError(f"format {options.form!r} is not known; use one of {', '.join(FORMATS)}")
-    for name in ("alpha_step", "clip_step", "clip_min"):
-        if not FINEST_STEP <= getattr(settings, name) <= 1:
-            raise RequestError(f"{name} is {getattr(settings, name)}; use a number from {FINEST_STEP} to 1")
-    if not 0 < settings.damp < math.inf:
-        raise RequestError(f"a damping of {settings.damp}: use a number above 0, such as 0.01")
 
 
 def _samples(checkpoint: Checkpoint, spec: DecoderSpec, folder: Path, text: str, options: Options) -> np.ndarray:

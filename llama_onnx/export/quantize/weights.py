@@ -6,19 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto
 
 from ...errors import RequestError
-from ..families import DecoderSpec
-from ..graphs.blocks import EMBEDDING, HEAD, Precision, Weights, pad_heads
-from ..graphs.weights import Arrange, positions_of
+from ..checkpoint import Checkpoint
+from ..families.spec import EMBEDDING, HEAD, DecoderSpec
+from ..graphs.heads import pad_heads, positions_of
+from ..graphs.weights import Arrange, Precision, Weights
 from ..nbits import NBits, dequantize
-from ..readers import Checkpoint
+from ..packages import onnx
 from .bits import FLOAT_BITS
 from .bits import HEAD as HEAD_NAME
 from .layer import LayerQuantizer, Quantised, Settings
-from .methods import DATA_FREE, k_quant
+from .methods import k_quant
 from .methods.common import Format, slices
+from .methods.registry import DATA_FREE
 from .table import FILE, Row, read_table, write_table
 
 EMBED_NAME = "embed_tokens"
@@ -69,7 +70,7 @@ class QuantizedWeights(Weights):
         """The quant table so far, in the order of the computation."""
         return [self._rows[name] for name in (EMBED_NAME, *self._bits) if name in self._rows]
 
-    def begin(self, step: str | int, rope: Mapping[str, Sequence[TensorProto]]) -> None:
+    def begin(self, step: str | int, rope: Mapping[str, Sequence[onnx.TensorProto]]) -> None:
         """See `Weights`."""
         self._now = Quantised()
         if self._quantizer and step != "embed" and not (step == "head" and self._shared_table):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import ModelDirectoryError
-from . import write_json
+from .json_files import json_bytes
 
 # How a text is cut before merging, by the name that GGUF gives the rule.
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -52,7 +52,7 @@ def byte_level_tokenizer(tokens: Sequence[str], merges: Sequence[str], cut: str,
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": CUTS[cut]}, "behavior": "Isolated", "invert": False}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return write_json(
+    return json_bytes(
         {
             "version": "1.0",
             "truncation": None,

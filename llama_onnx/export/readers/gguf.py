@@ -10,11 +10,12 @@ import numpy as np
 
 from ...errors import ModelDirectoryError
 from ..nbits import NBits, pack_bits, unpack_bits
-from . import write_json
 from .gguf_config import FAMILIES, make_config
 from .gguf_file import GgufFile
 from .gguf_tokenizer import tokenizer_files
-from .raw import half_rotation, read_array
+from .json_files import json_bytes
+from .raw import read_array
+from .rotary import rows_in_halves
 
 Q4_0, Q8_0 = 2, 8  # types of blocks that MatMulNBits computes with as they are
 BLOCK = 32
@@ -60,7 +61,7 @@ class GgufCheckpoint:
         self._name_of = {self._known_name(name): name for name in self._file.tensors if name not in COMPUTED}
         self.config: dict[str, Any] = make_config(self._file)
         self.files: dict[str, Path | bytes] = {
-            "config.json": write_json(self.config),
+            "config.json": json_bytes(self.config),
             **tokenizer_files(path, metadata, self.config),
         }
         self.source = [path]
@@ -74,7 +75,7 @@ class GgufCheckpoint:
         array = self._file.tensor(self._find(name))
         if self._family.startswith("gemma") and name.endswith("norm.weight"):
             return array.astype(np.float32) - np.float32(1)  # llama.cpp has added the 1 of (1 + weight)
-        return self._turn(name, array)
+        return self._reordered(name, array)
 
     def quantized(self, name: str) -> NBits | None:
         """Return a matrix of type Q4_0 or Q8_0 in its blocks of 32: q - 8 or q, times a float16 scale."""
@@ -92,20 +93,18 @@ class GgufCheckpoint:
             halves = unpack_bits(data[:, 2:], 4).reshape(count, -1, 2)
             packed = pack_bits(np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(count, BLOCK), 4)
         packed = packed.reshape(rows, columns // BLOCK, -1)
-        return NBits(self._turn(name, packed), self._turn(name, scales), None, bits, columns)
+        return NBits(self._reordered(name, packed), self._reordered(name, scales), None, bits, columns)
 
     def _find(self, name: str) -> str:
         if name not in self._name_of:
             raise ModelDirectoryError(f"{self._file.path}: the checkpoint has no tensor {name}")
         return self._name_of[name]
 
-    def _turn(self, name: str, array: np.ndarray) -> np.ndarray:
+    def _reordered(self, name: str, array: np.ndarray) -> np.ndarray:
         """Undo the order llama.cpp gives the rows of queries and keys, in the llama family only."""
-        if self._family == "llama" and ".q_proj." in name:
-            return half_rotation(array, self.config["num_attention_heads"])
-        if self._family == "llama" and ".k_proj." in name:
-            return half_rotation(array, self.config["num_key_value_heads"])
-        return array
+        if self._family != "llama":
+            return array
+        return rows_in_halves(name, array, self.config["num_attention_heads"], self.config["num_key_value_heads"])
 
     def _known_name(self, name: str) -> str:
         known = hugging_face_name(self._family, name)

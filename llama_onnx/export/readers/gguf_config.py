@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import ModelDirectoryError
 from .gguf_file import GgufFile
+from .rotary import LLAMA3_ROPE
 
 # GGUF architecture: (model_type, activation)
 FAMILIES = {
@@ -20,7 +21,6 @@ FAMILIES = {
     "gemma2": ("gemma2", "gelu_pytorch_tanh"),
     "gemma3": ("gemma3_text", "gelu_pytorch_tanh"),
 }
-LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 def make_config(file: GgufFile) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import ml_dtypes
 import numpy as np
 
 from ...errors import MissingDependencyError, ModelDirectoryError
+from ..packages import ml_dtypes
 from .raw import DAMAGED, read_array
 
 MAGIC = b"GGUF"

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...errors import ModelDirectoryError
 from ..progress import report
-from . import write_json
 from .byte_level import CUTS, byte_level_tokenizer
+from .json_files import json_bytes
 from .sentencepiece_model import CONTROL, NORMAL, USER_DEFINED, Piece, sentencepiece_model
 
 
@@ -49,7 +49,7 @@ def _tokenizer_config(metadata: dict[str, Any], config: dict[str, Any]) -> bytes
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         fields["chat_template"] = template
-    return write_json(fields)
+    return json_bytes(fields)
 
 
 def _vocabulary(path: Path, metadata: dict[str, Any]) -> tuple[list[str], list[float], list[int]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import ModelDirectoryError
 from ..nbits import NBits
-from . import read_json
+from .json_files import read_json
 
 # Everything that belongs beside the shards: what the runtime and its users look for in a model directory.
 AUXILIARY = (

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelDirectoryError
+from ..checkpoint import Checkpoint
 from ..nbits import BLOCK_SIZES, NBits, pack_bits
 from ..progress import report
-from . import Checkpoint
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which column each place of a word holds
 PARTS = (".qweight", ".qzeros", ".scales", ".g_idx")

@@ -18,8 +18,9 @@ import numpy as np
 from ...errors import ModelDirectoryError
 from ..nbits import BLOCK_SIZES, NBits
 from ..progress import report
-from . import write_json
-from .raw import DAMAGED, check_sizes, half_rotation, read_array
+from .json_files import json_bytes
+from .raw import DAMAGED, check_sizes, read_array
+from .rotary import rows_in_halves
 from .sentencepiece_model import BYTE, BYTE_PIECE, CONTROL, NORMAL, UNKNOWN, Piece, sentencepiece_model
 
 MAGIC = 0x616B3432
@@ -54,7 +55,7 @@ class Llama2cCheckpoint:
             "eos_token_id": [EOS, BOS],  # run.c stops at BOS: it stands between the stories of the training text
             "tie_word_embeddings": self._tied,
         }
-        self.files: dict[str, Path | bytes] = {"config.json": write_json(self.config)}
+        self.files: dict[str, Path | bytes] = {"config.json": json_bytes(self.config)}
         self.source = [path]
         tokenizer = _find_tokenizer(path.parent, size["vocab_size"])
         if tokenizer:
@@ -77,7 +78,7 @@ class Llama2cCheckpoint:
             array = groups.reshape(shape)
         else:
             array = read_array(self._path, offset, count, "<f4").reshape(shape)
-        return self._turn(name, array)
+        return self._reordered(name, array)
 
     def quantized(self, name: str) -> NBits | None:
         """Return the int8 matrix of version 2 where its groups are blocks of a row."""
@@ -88,17 +89,15 @@ class Llama2cCheckpoint:
         values = read_array(self._path, offset, count, np.uint8) ^ np.uint8(128)  # int8 + 128
         scales = read_array(self._path, offset + count, count // self._group, "<f4").reshape(shape[0], -1)
         packed = values.reshape(shape[0], -1, self._group)
-        return NBits(self._turn(name, packed), self._turn(name, scales), None, 8, shape[1])
+        return NBits(self._reordered(name, packed), self._reordered(name, scales), None, 8, shape[1])
 
     def _find(self, name: str) -> tuple[int, tuple[int, ...], bool]:
         if name not in self._place:
             raise ModelDirectoryError(f"{self._path}: the checkpoint has no tensor {name}")
         return self._place[name]
 
-    def _turn(self, name: str, array: np.ndarray) -> np.ndarray:
-        if name.endswith("q_proj.weight"):
-            return half_rotation(array, self._size["n_heads"])
-        return half_rotation(array, self._size["n_kv_heads"]) if name.endswith("k_proj.weight") else array
+    def _reordered(self, name: str, array: np.ndarray) -> np.ndarray:
+        return rows_in_halves(name, array, self._size["n_heads"], self._size["n_kv_heads"])
 
     def _read_header(self) -> dict[str, int]:
         try:

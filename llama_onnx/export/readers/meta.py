@@ -12,10 +12,11 @@ import numpy as np
 from ...errors import ModelDirectoryError
 from ..nbits import NBits
 from ..progress import report
-from . import read_json, write_json
 from .byte_level import llama3_tokenizer
 from .hugging_face import AUXILIARY
-from .raw import check_sizes, half_rotation
+from .json_files import json_bytes, read_json
+from .raw import check_sizes
+from .rotary import LLAMA3_ROPE, rows_in_halves
 from .torch_file import TorchFile
 
 NAMES = {
@@ -33,12 +34,6 @@ NAMES = {
     "feed_forward.w3": "mlp.up_proj",
 }
 SPLIT_BY_COLUMNS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
-LLAMA3_ROPE = {  # what `use_scaled_rope` stands for
-    "rope_type": "llama3",
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
 LLAMA3_VOCABULARY = 128256
 
 
@@ -59,7 +54,7 @@ class MetaCheckpoint:
         self._params = _read_params(directory / "params.json")
         self.config: dict[str, Any] = self._make_config()
         self.files: dict[str, Path | bytes] = {
-            "config.json": write_json(self.config),
+            "config.json": json_bytes(self.config),
             **_auxiliary_files(directory, self.config["vocab_size"]),
         }
 
@@ -73,9 +68,7 @@ class MetaCheckpoint:
             raise ModelDirectoryError(f"{self._directory}: the checkpoint has no tensor {name}")
         parts = [shard.tensor(self._name_of[name]) for shard in self._shards]
         array = _join(parts, self._axis(name, parts[0].shape)) if len(parts) > 1 else parts[0]
-        if name.endswith("q_proj.weight"):
-            return half_rotation(array, self._params["n_heads"])
-        return half_rotation(array, self._params["n_kv_heads"]) if name.endswith("k_proj.weight") else array
+        return rows_in_halves(name, array, self._params["n_heads"], self._params["n_kv_heads"])
 
     def quantized(self, name: str) -> NBits | None:
         """Return None: what is here is not in blocks."""
@@ -137,7 +130,7 @@ class MetaCheckpoint:
         if params.get("use_scaled_rope"):
             # Llama 3.2 (1B and 3B) was published with a factor of 32, Llama 3.1 (8B and up) with 8; the file may say.
             factor = float(params.get("rope_scaling_factor") or (32.0 if params["dim"] < 4096 else 8.0))
-            config["rope_scaling"] = {**LLAMA3_ROPE, "factor": factor}
+            config["rope_scaling"] = {"rope_type": "llama3", **LLAMA3_ROPE, "factor": factor}
         config["max_position_embeddings"] = params.get("max_seq_len") or _context_length(params, theta)
         return config
 

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
 
 from ...errors import ModelDirectoryError
 from ...model_directory import MANIFEST, read_config
+from ..families.registry import read_spec
+from ..families.spec import HEAD, expected_names
+from ..graphs.heads import norm_heads, pad_heads, positions_of
+from ..graphs.stored import read_graph, read_tensor
 from ..nbits import NBits
-from . import read_json
+from ..packages import onnx
 from .hugging_face import AUXILIARY
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+from .json_files import read_json
 
 
 class ModelDirectoryCheckpoint:
@@ -28,9 +29,6 @@ class ModelDirectoryCheckpoint:
 
     def __init__(self, directory: Path) -> None:
         """Raises: ModelDirectoryError: not whole, quantised already, or without a config.json."""
-        from ..families import read_spec
-        from ..families.spec import expected_names
-
         model = read_config(directory)
         if model.weights not in ("fp32", "fp16"):
             raise ModelDirectoryError(
@@ -46,10 +44,10 @@ class ModelDirectoryCheckpoint:
         }
         self.source = [directory / MANIFEST, *(shard.path.with_suffix(".bin") for shard in model.shards)]
         self._directory = directory
-        self._tensors: dict[str, TensorProto] = {}
+        self._tensors: dict[str, onnx.TensorProto] = {}
         for shard in model.shards:
-            for tensor in onnx.load(str(shard.path), load_external_data=False).graph.initializer:
-                if tensor.data_location == TensorProto.EXTERNAL:
+            for tensor in read_graph(shard.path).initializer:
+                if tensor.data_location == onnx.TensorProto.EXTERNAL:
                     self._tensors[tensor.name] = tensor
         spec = read_spec(self.config)
         self._spec = replace(spec, tied_embeddings=HEAD not in self._tensors)
@@ -85,8 +83,6 @@ class ModelDirectoryCheckpoint:
         return array - np.float32(offset) if offset else array
 
     def _head_norm(self, name: str) -> np.ndarray:
-        from ..graphs.ops import norm_heads
-
         gamma = self._read(name) / np.float32(norm_heads(self._spec)[0])
         return self._unpadded(gamma, 1, True) - np.float32(self._spec.norm_offset)
 
@@ -100,18 +96,10 @@ class ModelDirectoryCheckpoint:
         return array
 
     def _unpadded(self, array: np.ndarray, heads: int, rotary: bool) -> np.ndarray:
-        from ..graphs.weights import pad_heads, positions_of
-
         count = heads * self._spec.head_dim
         return array[positions_of(lambda rows: pad_heads(rows, heads, self._spec, rotary), count)]
 
     def _read(self, name: str) -> np.ndarray:
         if name not in self._tensors:
             raise ModelDirectoryError(f"{self._directory}: its shards lack {name}, which config.json asks for")
-        tensor = TensorProto()
-        tensor.CopyFrom(self._tensors[name])
-        try:
-            external_data_helper.load_external_data_for_tensor(tensor, str(self._directory))
-            return numpy_helper.to_array(tensor)
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise ModelDirectoryError(f"{self._directory}: {name} cannot be read ({error})") from None
+        return read_tensor(self._tensors[name], self._directory)

@@ -31,22 +31,6 @@ def read_array(path: Path, offset: int, count: int, dtype: Any) -> np.ndarray:
     return data.view(dtype)
 
 
-def half_rotation(array: np.ndarray, heads: int) -> np.ndarray:
-    """Reorder the rows of a query or key projection from interleaved pairs to halves.
-
-    Meta's code, llama2.c and llama.cpp turn neighbours (0, 1), (2, 3) … against each other; the Hugging Face layout has
-    the first of all pairs in the first half of a head and the second in the other. Works on whole heads.
-
-    Args:
-        array: [heads · head_dim, …].
-        heads: how many there are.
-    """
-    if len(array) % (2 * heads):
-        raise ModelDirectoryError(f"a rotary projection of {len(array)} rows does not make {heads} heads of pairs")
-    pairs = array.reshape(heads, -1, 2, *array.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(array.shape)
-
-
 def check_sizes(path: Path, sizes: dict[str, Any]) -> None:
     """Raise ModelDirectoryError unless every size is a whole number from 1 to 2³¹ - 1."""
     for name, size in sizes.items():

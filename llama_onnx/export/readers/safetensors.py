@@ -7,11 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from ...errors import ModelDirectoryError
+from ..packages import ml_dtypes, safetensors
 from .raw import read_array
 
 # What the format calls types. Others that exist (float8, 4 bits) have no numpy type.
@@ -32,7 +31,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            with safe_open(path, framework="numpy") as file:
+            with safetensors.safe_open(path, framework="numpy") as file:
                 self._names = frozenset(file.keys())
             with path.open("rb") as header:
                 size = int.from_bytes(header.read(8), "little")
@@ -40,7 +39,7 @@ class SafetensorsFile:
                 self._data = 8 + size
         except FileNotFoundError:
             raise ModelDirectoryError(f"{path}: missing; download it, or the whole checkpoint again") from None
-        except (SafetensorError, OSError) as error:
+        except (safetensors.SafetensorError, OSError) as error:
             raise self._unreadable(error) from None
 
     def names(self) -> frozenset[str]:

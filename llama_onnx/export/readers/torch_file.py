@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import ml_dtypes
 import numpy as np
 
 from ...errors import ModelDirectoryError
+from ..packages import ml_dtypes
 from .raw import DAMAGED, read_array
 
 STORAGES = {

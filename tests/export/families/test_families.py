@@ -15,10 +15,10 @@ from helpers import FIXTURES, decoder_of, make_checkpoint
 
 from llama_onnx.errors import ModelDirectoryError, RequestError
 from llama_onnx.export.exporter import export
-from llama_onnx.export.families import FAMILIES
+from llama_onnx.export.families.registry import FAMILIES
 from llama_onnx.export.fp16 import convert
 from llama_onnx.export.graphs.graph import Graph, WeightFile
-from llama_onnx.export.graphs.ops import get_ops
+from llama_onnx.export.graphs.styles import get_ops
 from llama_onnx.export.nbits import dequantize, quantize_rtn
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config

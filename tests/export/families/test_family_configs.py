@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llama_onnx.errors import ModelDirectoryError
-from llama_onnx.export.families import FAMILIES, read_spec
+from llama_onnx.export.families.registry import FAMILIES, read_spec
 from llama_onnx.export.families.spec import LayerSpec
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {

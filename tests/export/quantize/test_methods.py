@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from llama_onnx.errors import RequestError
 from llama_onnx.export.nbits import NBits, dequantize, to_blocks, unpack_bits
-from llama_onnx.export.quantize.methods import DATA_FREE, awq, gptq, hqq, k_quant, rtn
+from llama_onnx.export.quantize.methods import awq, gptq, hqq, k_quant, rtn
 from llama_onnx.export.quantize.methods.common import Format, integers, quantize_with
+from llama_onnx.export.quantize.methods.registry import DATA_FREE
 from llama_onnx.session import start_runtime
 
 FORMATS = [Format(bits, 32, zero) for bits in (2, 4, 8) for zero in (False, True)]

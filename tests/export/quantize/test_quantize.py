@@ -19,14 +19,14 @@ from safetensors.numpy import load_file, save_file
 from llama_onnx.decoder import Decoder, Stretch
 from llama_onnx.errors import LlamaOnnxError, MissingDependencyError, ModelDirectoryError, RequestError
 from llama_onnx.export.exporter import export
-from llama_onnx.export.families import read_spec
+from llama_onnx.export.families.registry import read_spec
 from llama_onnx.export.quantize import auto_bits, calibration
 from llama_onnx.export.quantize.bits import HEAD, matrix_sizes, mean_bits, plan
 from llama_onnx.export.quantize.layer import LayerQuantizer, Settings
-from llama_onnx.export.quantize.methods import METHODS
+from llama_onnx.export.quantize.methods.registry import METHODS
 from llama_onnx.export.quantize.quantizer import Options, quantize
 from llama_onnx.export.quantize.table import Row, plot
-from llama_onnx.export.readers import open_checkpoint
+from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config
 from llama_onnx.text.open import load_tokenizer

@@ -39,7 +39,7 @@ import llama_onnx
 from llama_onnx.errors import LlamaOnnxError, MissingDependencyError, ModelDirectoryError
 from llama_onnx.export.exporter import export
 from llama_onnx.export.nbits import dequantize
-from llama_onnx.export.readers import open_checkpoint
+from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.export.readers.sentencepiece_model import Piece, sentencepiece_model
 from llama_onnx.export.readers.torch_file import TorchFile
 
@@ -924,7 +924,7 @@ def on_hub(hub: Hub, home: Path, *names: str, **environment: str) -> list[str]:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from llama_onnx.errors import LlamaOnnxError\n"
-        "from llama_onnx.export.readers import open_checkpoint\n"
+        "from llama_onnx.export.readers.open import open_checkpoint\n"
         "for name in sys.argv[2:]:\n"
         "    try:\n"
         "        checkpoint = open_checkpoint(name)\n"

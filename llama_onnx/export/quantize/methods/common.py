@@ -91,11 +91,6 @@ def quantize_with(matrix: np.ndarray, scales: np.ndarray, zeros: np.ndarray, for
     return pack(integers(blocks, scales, zeros, form), scales, zeros, form, matrix.shape[1])
 
 
-def nonzero(scales: np.ndarray) -> np.ndarray:
-    """Blocks of zeros have no scale of their own: 1 serves."""
-    return np.where(scales == 0, np.float32(1), scales).astype(np.float32)
-
-
 def threaded(work: Callable[[slice], T], parts: Sequence[slice]) -> list[T]:
     """Return what `work` makes of each part, in order, all cores working on them."""
     if len(parts) < 2:

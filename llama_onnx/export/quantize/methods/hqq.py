@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...nbits import NBits
-from .common import Format, integers, join, nonzero, quantize_with, rounded, slices, threaded, to_blocks
+from ...nbits import NBits, nonzero, to_blocks
+from .common import Format, integers, join, quantize_with, rounded, slices, threaded
 from .rtn import range_of
 
 POWER = 0.7

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...nbits import NBits
-from .common import Format, centred, join, nonzero, quantize_with, rounded, slices, threaded, to_blocks
+from ...nbits import NBits, nonzero, to_blocks
+from .common import Format, centred, join, quantize_with, rounded, slices, threaded
 from .rtn import range_of
 
 STEPS = 16  # ranges tried besides the whole one

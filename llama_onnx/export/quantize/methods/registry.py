@@ -1,0 +1,38 @@
+"""The methods by name. Each takes a matrix float32 [out, in] and a `Format` and returns `NBits`.
+
+| method | reads | idea |
+| --- | --- | --- |
+| `rtn`, `rtn_dq` | weights | nearest of evenly spaced values; `rtn_dq` writes DequantizeLinear + MatMul |
+| `k_quant` | weights | weighted least squares over a grid of ranges |
+| `hqq` | weights | a sparse error norm, solved by alternation |
+| `awq_lite` | inputs | channels that matter are scaled up before rounding |
+| `awq_clip` | inputs | ranges are clipped where products gain from it |
+| `awq_full` | inputs | both |
+| `gptq` | inputs | later weights make up for the errors of earlier ones |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ....errors import RequestError
+from ...nbits import NBits
+from . import hqq, k_quant, rtn
+from .common import Format
+
+DATA_FREE: dict[str, Callable[[np.ndarray, Format], NBits]] = {
+    "rtn": rtn.quantize,
+    "rtn_dq": rtn.quantize,
+    "k_quant": k_quant.quantize,
+    "hqq": hqq.quantize,
+}
+CALIBRATED = ("awq_lite", "awq_clip", "awq_full", "gptq")
+METHODS = (*DATA_FREE, *CALIBRATED)
+
+
+def check_method(name: str) -> None:
+    """Raise RequestError unless a method of this name exists."""
+    if name not in METHODS:
+        raise RequestError(f"quantiser {name!r} is not known; use one of {', '.join(METHODS)}")

@@ -1,0 +1,89 @@
+"""What can be asked of a quantisation. Needs none of the packages that writing a model does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ...errors import RequestError
+from ..nbits import BITS, check_format
+from .bits import FLOAT_BITS
+from .methods.common import Format
+from .methods.registry import check_method
+
+FORMATS = {"nbits": "ort", "qdq": "onnx"}  # and the style of graph that writes each
+FINEST_STEP = 0.001  # of a search: a matrix is quantised at every step
+PORTABLE = "rtn_dq"  # a method by name, in fact rtn written as qdq
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How matrices are quantised.
+
+    Attributes:
+        algo: name of the method.
+        block_size, zero_point: see `Format`.
+        alpha_step: of awq_lite's grid; clip_step, clip_min: of awq_clip's.
+        damp, descending: see `gptq.factorise`.
+        per_matrix: what a matrix reads comes from quantised matrices of its own layer as well.
+    """
+
+    algo: str = "rtn"
+    block_size: int = 128
+    zero_point: bool = False
+    alpha_step: float = 0.1
+    clip_step: float = 0.05
+    clip_min: float = 0.5
+    damp: float = 0.01
+    descending: bool = True
+    per_matrix: bool = False
+
+    def form(self, bits: int) -> Format:
+        """Return the format of a matrix of so many bits."""
+        return Format(bits, self.block_size, self.zero_point)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `quantize` is asked for besides the method.
+
+    Attributes:
+        bits: of all matrices that nothing else is said of.
+        head_bits, embedding_bits: of lm_head and embedding; 16 is float16, None is `bits`. Where both are one table of
+            the checkpoint and get the same bits, they are one table here, quantised without looking at inputs.
+        layers_8bit, mixed: see `bits.plan`.
+        budget: mean bits of a weight for `mixed` 'auto'.
+        form: 'nbits' (MatMulNBits) or 'qdq' (DequantizeLinear + MatMul).
+        dataset: text files; the built-in text if there are none.
+        calib_size, calib_length: samples, and tokens of each.
+    """
+
+    bits: int = 4
+    head_bits: int | None = None
+    embedding_bits: int = FLOAT_BITS
+    layers_8bit: str | None = None
+    mixed: str | None = None
+    budget: float = 5.0
+    form: str = "nbits"
+    dataset: tuple[str, ...] = ()
+    calib_size: int = 32
+    calib_length: int = 256
+
+
+def check(settings: Settings, options: Options) -> None:
+    """Raise RequestError for a value that cannot be used."""
+    check_method(settings.algo)
+    for bits in (options.bits, options.head_bits):
+        if bits not in (None, FLOAT_BITS):
+            check_format(int(bits or 0), settings.block_size)
+    if options.mixed == "auto" and not BITS[0] <= options.budget < math.inf:
+        raise RequestError(f"a budget of {options.budget} bits a weight: give at least {BITS[0]}")
+    if options.embedding_bits not in (4, 8, FLOAT_BITS):
+        raise RequestError(f"an embedding of {options.embedding_bits} bits: use 4, 8, or 16 for float16")
+    if options.form not in FORMATS:
+        raise RequestError(f"format {options.form!r} is not known; use one of {', '.join(FORMATS)}")
+    for name in ("alpha_step", "clip_step", "clip_min"):
+        if not FINEST_STEP <= getattr(settings, name) <= 1:
+            raise RequestError(f"{name} is {getattr(settings, name)}; use a number from {FINEST_STEP} to 1")
+    if not 0 < settings.damp < math.inf:
+        raise RequestError(f"a damping of {settings.damp}: use a number above 0, such as 0.01")

@@ -1,0 +1,51 @@
+"""JSON objects: read from a checkpoint's files, and written for the formats that lack them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import ModelDirectoryError
+from ..checkpoint import Checkpoint
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ModelDirectoryError: the file is missing or not a JSON object.
+    """
+    try:
+        return _parse(path.read_bytes(), path)
+    except FileNotFoundError:
+        raise ModelDirectoryError(f"{path}: missing; is this a Hugging Face checkpoint?") from None
+    except OSError as error:
+        raise ModelDirectoryError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def auxiliary_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """Return an auxiliary file of a checkpoint that is a JSON object, {} if there is none of that name.
+
+    Raises:
+        ModelDirectoryError: the file is not a JSON object.
+    """
+    content = checkpoint.files.get(name)
+    if content is None:
+        return {}
+    return read_json(content) if isinstance(content, Path) else _parse(content, name)
+
+
+def json_bytes(fields: dict[str, Any]) -> bytes:
+    """Return a JSON file for `Checkpoint.files`, such as the config.json a format does not have."""
+    return (json.dumps(fields, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _parse(content: bytes, where: str | Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ModelDirectoryError(f"{where}: cannot be read ({error}); download it again") from None
+    if not isinstance(fields, dict):
+        raise ModelDirectoryError(f"{where}: not a JSON object; download it again")
+    return fields
