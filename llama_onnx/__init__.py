@@ -2,14 +2,12 @@
 
 Example:
     >>> import llama_onnx
-    >>> lm = llama_onnx.load("models/alpaca", poolsize="2GB")
-    >>> for step in lm.stream_generate("bonjour", llama_onnx.SamplingParams(temperature=0.1, seed=7)):
-    ...     print(step.text, end="", flush=True)
+    >>> with llama_onnx.load("models/alpaca", poolsize="2GB") as lm:
+    ...     for step in lm.stream_generate("bonjour", llama_onnx.SamplingParams(temperature=0.1, seed=7)):
+    ...         print(step.text, end="", flush=True)
 """
 
-from __future__ import annotations
-
-from .errors import (
+from .errors import (  # isort: split
     LlamaOnnxError,
     MissingDependencyError,
     ModelDirectoryError,
@@ -17,28 +15,16 @@ from .errors import (
     PoolTooSmallError,
     RequestError,
 )
+
 from .model import Conversation, LanguageModel, load
 from .sampling import SamplingParams
-from .tokens import Step
+from .tokens import Completion, Step
 
 __version__ = "0.1.0"
-
+__all__ = [
+    "Completion", "Conversation", "LanguageModel", "LlamaOnnxError", "MissingDependencyError", "ModelDirectoryError",
+    "ModelStateError", "PoolTooSmallError", "RequestError", "SamplingParams", "Step", "generate", "load",
+    "stream_generate",
+]  # fmt: skip
 
 generate, stream_generate = LanguageModel.generate, LanguageModel.stream_generate
-
-__all__ = [
-    "Completion",
-    "Conversation",
-    "LanguageModel",
-    "LlamaOnnxError",
-    "MissingDependencyError",
-    "ModelDirectoryError",
-    "ModelStateError",
-    "PoolTooSmallError",
-    "RequestError",
-    "SamplingParams",
-    "Step",
-    "generate",
-    "load",
-    "stream_generate",
-]

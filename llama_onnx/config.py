@@ -10,43 +10,33 @@ TEMPLATES = ("plain", "alpaca", "chat")
 
 @dataclass(frozen=True)
 class Shard:
-    """One ONNX file and the weight files beside it.
-
-    `loaded_bytes` is what its weights take in memory, `file_bytes` on disk (without files of other shards);
-    `data_files` may be shared between shards (rope tables, tied embeddings); `quantized` tells that it has
-    block-quantised matrices, which must be packed when they are loaded; `copied` that its weights lie inside the ONNX
-    file, out of which they are copied; shards of one `kind` have the same graph and shapes; `digest` identifies the
-    contents.
-    """
+    """One ONNX file and the weight files beside it."""
 
     name: str
     path: Path
-    data_files: tuple[str, ...]
-    loaded_bytes: int
-    file_bytes: int = 0
-    quantized: bool = False
-    copied: bool = False
-    kind: str = ""
-    digest: str = ""
+    data_files: tuple[str, ...]  # some are shared between shards: rope tables, tied embeddings
+    loaded_bytes: int  # of the weights in memory
+    file_bytes: int = 0  # of its own files
+    quantized: bool = False  # it has block-quantised matrices, which must be packed when they are loaded
+    copied: bool = False  # its weights lie inside the ONNX file and are copied out of it
+    kind: str = ""  # shards of one kind have the same graph and shapes
+    digest: str = ""  # identifies the contents
 
     @property
     def mapped_bytes(self) -> int:
         """Bytes it takes when its float weights stay as they are in the file; packed ones as loaded."""
-        return (
-            self.loaded_bytes
-            if self.quantized
-            else min(self.loaded_bytes, max(self.file_bytes, self.loaded_bytes // 2))
-        )
+        smallest = self.loaded_bytes if self.quantized else max(self.file_bytes, self.loaded_bytes // 2)
+        return min(self.loaded_bytes, smallest)
 
     @property
     def loading_bytes(self) -> int:
-        """Bytes that are needed besides while it is being loaded: its file, unless the weights stay mapped from it."""
+        """Further bytes needed while it is being loaded: its file, unless the weights stay mapped from it."""
         mapped = self.loaded_bytes <= self.file_bytes and not self.quantized and not self.copied
         return 0 if mapped else self.file_bytes
 
     @property
     def casting_bytes(self) -> int:
-        """Bytes a run needs to turn mapped float16 weights into float32, at most."""
+        """Most bytes a run needs to convert mapped float16 weights to float32."""
         return self.loaded_bytes - self.mapped_bytes
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from contextlib import closing
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,13 +19,7 @@ CHUNK = 512
 ATTENTION_BYTES = 6 << 20  # at most, of a kernel that does not write out its scores (measured: 1 to 5 MB)
 
 
-class Shape(Protocol):
-    """What `Stretch` needs to know of a model."""
-
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def rope_switch_length(self) -> int | None: ...
+Arrays = Mapping[str, np.ndarray]
 
 
 class Stretch:
@@ -39,20 +34,20 @@ class Stretch:
         inputs: of each chunk, what a layer wants besides hidden states, keys and values.
     """
 
-    def __init__(self, shape: Shape, ids: np.ndarray, chunk: int, rows: slice | None = None, spare: bool = True):
-        """Make the buffers for ids int64 [rows, count], where rows or count is 1."""
+    def __init__(self, shape: Any, ids: np.ndarray, chunk: int, rows: slice | None = None, spare: bool = True) -> None:
+        """Make the buffers for ids [rows, count], where rows or count is 1; `shape` is a config, or a spec."""
         width, count = ids.shape
         self.rows, self.ids = rows, ids
         self.hidden = np.empty((width, count, shape.hidden_size), np.float32)
         self.spare = np.empty_like(self.hidden) if spare else None
         self._buffers = self.hidden, self.spare
         self.cuts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
-        self.inputs = [
-            {"seqlens_k": np.empty(width, np.int32), "total_sequence_length": np.empty(1, np.int32)} for _ in self.cuts
-        ]
-        if shape.rope_switch_length is not None:  # only then does a graph ask for rows of the rope tables
-            for cut, inputs in zip(self.cuts, self.inputs, strict=True):
+        self.inputs: list[dict[str, np.ndarray]] = []
+        for cut in self.cuts:
+            inputs = {"seqlens_k": np.empty(width, np.int32), "total_sequence_length": np.empty(1, np.int32)}
+            if shape.rope_switch_length is not None:  # only then does a graph ask for rows of the rope tables
                 inputs["rope_rows"] = np.empty((width, cut.stop - cut.start), np.int64)
+            self.inputs.append(inputs)
 
     def start(self, past: Sequence[int], rope_offsets: Sequence[int]) -> Stretch:
         """Begin a pass: `past` tokens of each row are in the cache; position 0 has row `rope_offsets` of the tables."""
@@ -61,17 +56,12 @@ class Stretch:
             inputs["seqlens_k"][:] = [length + cut.stop - 1 for length in past]  # ONNX Runtime counts from 0
             inputs["total_sequence_length"][0] = max(past) + cut.stop
             if "rope_rows" in inputs:
-                first = np.add(rope_offsets, past) + cut.start
-                inputs["rope_rows"][:] = first[:, None] + np.arange(cut.stop - cut.start)
+                inputs["rope_rows"][:] = np.add(rope_offsets, past)[:, None] + np.arange(cut.start, cut.stop)
         return self
 
 
 def run_layer(
-    session: Session,
-    stretch: Stretch,
-    key: np.ndarray,
-    value: np.ndarray,
-    more: Mapping[str, np.ndarray] | None = None,
+    session: Session, stretch: Stretch, key: np.ndarray, value: np.ndarray, more: Arrays | None = None
 ) -> None:
     """Run a layer on a stretch, chunk by chunk. This is the calling convention of a shard.
 
@@ -134,17 +124,9 @@ class Decoder:
     """Runs the shards of a model. Knows nothing about text or sampling."""
 
     def __init__(
-        self,
-        config: ModelConfig,
-        pool: Pool,
-        chunk: int = CHUNK,
-        cache_type: str = "fp32",
-        guard: Guard | None = None,
+        self, config: ModelConfig, pool: Pool, chunk: int = CHUNK, cache_type: str = "fp32", guard: Guard | None = None
     ) -> None:
-        self.config = config
-        self.pool = pool
-        self.chunk = chunk
-        self.cache_type = cache_type
+        self.config, self.pool, self.chunk, self.cache_type = config, pool, chunk, cache_type
         self.guard = guard or Guard()
         self._step = Stretch(config, np.zeros((1, 1), np.int64), chunk)  # the buffers of single tokens
         self._step_logits = np.empty((1, 1, config.vocab_size), np.float32)
@@ -208,9 +190,7 @@ class Decoder:
                     if advance:
                         advance(stretch.ids.size)
 
-    def run_layer(self, session: Session, stretch: Stretch, key: np.ndarray, value: np.ndarray) -> None:
-        """Run a layer on a stretch; see the function of this name."""
-        run_layer(session, stretch, key, value)
+    run_layer = staticmethod(run_layer)
 
     def embed(self, stretch: Stretch) -> None:
         """Turn the ids of a stretch into its hidden states."""
@@ -234,11 +214,8 @@ class Decoder:
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Return float32 [sequence, vocab] for int64 [sequence] in one pass, with a cache of its own."""
-        cache = self.new_cache(len(ids), one_layer=True)
-        try:
+        with closing(self.new_cache(len(ids), one_layer=True)) as cache:
             return self.forward(ids[None], cache, every_position=True)[0]
-        finally:
-            cache.close()
 
     def rope_offset(self, total: int) -> int:
         """Return the row of the rope tables that position 0 of a sequence of `total` tokens takes."""
@@ -252,7 +229,7 @@ class Decoder:
         for row, length in enumerate(cache.lengths):
             offset = self.rope_offset(length + len(tokens[row]))
             if length and offset != cache.rope_offsets[row]:
-                tokens[row] = np.concatenate([cache.ids[row, :length], tokens[row]])
+                tokens[row] = np.concatenate([cache.tokens(row), tokens[row]])
                 cache.truncate(0, row)
             cache.rope_offsets[row] = offset
         return tokens

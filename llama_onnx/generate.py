@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from numbers import Integral
-from typing import Any
 
 import numpy as np
 
 from .config import ModelConfig
 from .decoder import Decoder
 from .decoding.lookup import PromptLookup
-from .errors import RequestError
 from .kv_cache import KVCache
 from .sampling import SamplingParams, sample
 from .tokens import Timing, Token
@@ -68,30 +65,6 @@ def finish_reason(token: int, length: int, limit: int, config: ModelConfig) -> s
     if token in config.eos_token_ids:
         return "stop"
     return "length" if length >= limit else None
-
-
-def check_prompt(prompt: Any, vocab_size: int, context: int) -> list[int]:
-    """Return a prompt's token ids as a list.
-
-    Raises:
-        RequestError: they are no sequence of whole numbers, there are none, one is not in the vocabulary, or they leave
-            no room for one more in the context.
-    """
-    ids = prompt.tolist() if isinstance(prompt, np.ndarray) else prompt
-    if isinstance(ids, (bytes, bytearray)) or not isinstance(ids, Sequence):
-        raise RequestError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
-    if len(ids) == 0:
-        raise RequestError("the prompt is empty; give some text")
-    for token in ids:
-        if not isinstance(token, Integral) or isinstance(token, bool):
-            raise RequestError(f"a prompt is a text or a list of token ids, not of {str(token)[:40]!r}")
-        if not 0 <= int(token) < vocab_size:
-            raise RequestError(f"token id {token} is not in the vocabulary of {vocab_size}")
-    if len(ids) >= context:
-        raise RequestError(
-            f"the prompt has {len(ids)} tokens, the context holds {context} with the answer; shorten the prompt"
-        )
-    return list(map(int, ids))
 
 
 def _draft_room(config: ModelConfig, length: int, limit: int) -> int:

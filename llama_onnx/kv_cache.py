@@ -36,10 +36,9 @@ class KVCache:
             config: of the model.
             capacity: the most tokens of a row.
             rows: how many sequences.
-            cache_type: 'fp32' as attention has them; 'fp16'; or 'int8', each row of head_dim numbers with a float32
+            cache_type: 'fp32' as attention has them; 'fp16'; or 'int8', each vector of head_dim numbers with a float32
                 scale of its own.
-            one_layer: all layers share the arrays of one, for passes that take all sequences through a layer before
-                they go on to the next.
+            one_layer: all layers share the arrays of one, for passes in which nothing is read again.
 
         Raises:
             RequestError: capacity is below 1 or more than the model's context, or a type the model cannot have.
@@ -47,82 +46,80 @@ class KVCache:
         check_cache_type(config, cache_type)
         if not 1 <= capacity <= config.context_length:
             raise RequestError(f"{capacity} tokens do not fit the model's context of {config.context_length}")
-        self._config = config
+        self._config, self.capacity = config, capacity
         self._layers = 1 if one_layer else config.num_layers
         self._stored, self._float = (stored_type(config.head_dim, kind) for kind in (cache_type, "fp32"))
         self._compact = cache_type != "fp32"
         self._page = max(1, mmap.PAGESIZE // self._stored.itemsize)  # tokens of one head
         stored = self._layers * self._stored.itemsize + self._compact * self._float.itemsize
         self.bytes_per_token = 2 * config.num_kv_heads * stored
-        self.capacity = capacity
         self.reservation: Reservation | None = None
         self._allocate(rows)
 
     def _allocate(self, rows: int) -> None:
-        self.lengths = [0] * rows  # tokens whose keys and values all layers have written
-        self.rope_offsets = [0] * rows  # the row of the rope tables that rotated the key at position 0
-        self.ids = np.zeros((rows, self.capacity), np.int64)
+        self.lengths, self.rope_offsets = [0] * rows, [0] * rows  # tokens, and the row of the rope tables of the first
         self._written = [0] * rows  # high water of each row: tokens whose memory is in use
-        self._new = [0] * rows
+        self._ids = np.zeros((rows, 1, self.capacity), np.int64)
         self.keys, self.values = ([self._zeros(rows) for _ in range(self._layers)] for _ in range(2))
         self._share()
 
-    def _share(self) -> None:
-        """Prepare what `layer` hands out: what is stored, or one expanded pair for all layers."""
-        shape = self.keys[0].shape[:3]
-        self._expanded = [zero_rows(shape, self._float) for _ in range(2 * self._compact)]
-        pairs = list(zip(self.keys, self.values, strict=True)) * (self._config.num_layers // self._layers)
-        self._as_stored = [nullcontext(pair) for pair in pairs]
-
     def _zeros(self, rows: int) -> np.ndarray:
-        # Heads begin at page boundaries, so that the pages in use can be counted.
-        pages = -(-self.capacity // self._page)
+        pages = -(-self.capacity // self._page)  # heads begin at page boundaries, so that pages in use can be counted
         return zero_rows((rows, self._config.num_kv_heads, pages * self._page), self._stored)
+
+    def _share(self) -> None:
+        """Prepare what `layer` returns: what is stored, or one expanded pair for all layers."""
+        self._expanded = [zero_rows(self.keys[0].shape[:3], self._float) for _ in range(2 * self._compact)]
+        pairs = list(zip(self.keys, self.values, strict=True)) * (self._config.num_layers // self._layers)
+        self._pairs = [nullcontext(pair) for pair in pairs]
 
     @property
     def length(self) -> int:
-        """Tokens in the only row, or in the longest one."""
-        return max(self.lengths)
+        """Tokens in the only row, or in the longest one, whose keys and values all layers have written."""
+        return max(self.lengths, default=0)
+
+    def tokens(self, row: int = 0) -> np.ndarray:
+        """Return the tokens of a row, int64 [length]."""
+        return self._ids[row, 0, : self.lengths[row]]
 
     def start(self, new: Sequence[np.ndarray]) -> list[int]:
         """Begin a pass that adds tokens int64 [count] to each row; return how long the rows will be.
 
         Raises:
-            RequestError: they do not fit.
+            RequestError: they do not fit, or a row gets none.
         """
-        for row, (ids, length) in enumerate(zip(new, self.lengths, strict=True)):
-            if not len(ids):
-                raise RequestError("a pass needs at least one new token of each row")
-            if length + len(ids) > self.capacity:
-                raise RequestError(f"{length} + {len(ids)} tokens do not fit the cache of {self.capacity}")
-            self.ids[row, length : length + len(ids)] = ids
-        self._new = [len(ids) for ids in new]
-        return [length + count for length, count in zip(self.lengths, self._new, strict=True)]
+        if not all(map(len, new)) or len(new) != len(self.lengths):
+            raise RequestError(f"a pass needs new tokens of each of the {len(self.lengths)} rows of the cache")
+        self._ends = [length + len(ids) for length, ids in zip(self.lengths, new, strict=True)]
+        if max(self._ends) > self.capacity:
+            raise RequestError(f"{max(self._ends)} tokens do not fit the cache of {self.capacity}")
+        for row, ids in enumerate(new):
+            self._ids[row, 0, self.lengths[row] : self._ends[row]] = ids
+        return self._ends
 
     def layer(self, i: int) -> AbstractContextManager[Pair]:
         """Return keys and values of layer `i`, both float32 [rows, kv_heads, capacity, head_dim], for it to extend.
 
-        The arrays are the same every time, so that they stay bound. One layer is handed out at a time; what it wrote
-        is kept when the block ends without an error.
+        The arrays are the same every time, so that they stay bound. One layer is borrowed at a time; what it wrote is
+        kept when the block ends without an error.
         """
-        return self._expand(i) if self._compact else self._as_stored[i]
+        return self._expand(i) if self._compact else self._pairs[i]
 
     @contextmanager
     def _expand(self, i: int) -> Iterator[Pair]:
-        with self._as_stored[i] as stored:
+        with self._pairs[i] as stored:
             pairs = list(zip(stored, self._expanded, strict=True))
         for small, large in pairs:
             for row, length in enumerate(self.lengths):
                 expand(small[row : row + 1, :, :length], large[row : row + 1, :, :length])
         yield self._expanded[0], self._expanded[1]
         for small, large in pairs:
-            for row, (length, count) in enumerate(zip(self.lengths, self._new, strict=True)):
-                new = np.s_[row : row + 1, :, length : length + count]
-                compress(large[new], small[new])
+            for row, (length, end) in enumerate(zip(self.lengths, self._ends, strict=True)):
+                compress(large[row : row + 1, :, length:end], small[row : row + 1, :, length:end])
 
     def finish(self) -> None:
         """End a pass: every layer has written the tokens that `start` named."""
-        self.lengths = [length + count for length, count in zip(self.lengths, self._new, strict=True)]
+        self.lengths = list(self._ends)
         self._written = list(map(max, self._written, self.lengths))
 
     def truncate(self, length: int, row: int = 0) -> None:
@@ -133,36 +130,39 @@ class KVCache:
 
     def common_prefix(self, ids: Sequence[int], row: int = 0) -> int:
         """Return how many first tokens a row has in common with `ids`."""
-        count = min(len(ids), self.lengths[row])
-        different = self.ids[row, :count] != np.asarray(ids[:count], np.int64)
-        return int(different.argmax()) if different.any() else count
+        cached = self.tokens(row)[: len(ids)]
+        different = cached != np.asarray(ids[: len(cached)], np.int64)
+        return int(different.argmax()) if different.any() else len(cached)
 
     def rearrange(self, order: Sequence[int | None]) -> None:
         """Make row i of what is row order[i] now; None makes it empty.
 
-        Without a change of the number of rows, each stays where it is or becomes empty.
+        While the number of rows stays, each row stays where it is or becomes empty.
         """
-        ids, lengths, rope_offsets = self.ids, self.lengths, self.rope_offsets
-        kept = [(row, old) for row, old in enumerate(order) if old is not None and lengths[old]]
-        if len(order) != len(lengths):
+        lengths, offsets = (
+            [0 if old is None else of[old] for old in order] for of in (self.lengths, self.rope_offsets)
+        )
+
+        def moved(array: np.ndarray, new: np.ndarray) -> np.ndarray:
+            for row, (old, length) in enumerate(zip(order, lengths, strict=True)):
+                if length:
+                    new[row, :, :length] = array[old, :, :length]
+            return new
+
+        if len(order) != len(self.lengths):
+            self._pairs = []  # one array at a time: the old one is freed before the next is made
             for arrays in (self.keys, self.values):
-                for i, array in enumerate(arrays):  # one at a time: the old one is freed before the next is made
-                    arrays[i] = self._zeros(len(order))
-                    for row, old in kept:
-                        arrays[i][row, :, : lengths[old]] = array[old, :, : lengths[old]]
-            self._written = [0] * len(order)
-            self.ids = np.zeros((len(order), self.capacity), np.int64)
+                for i in range(self._layers):
+                    arrays[i] = moved(arrays[i], self._zeros(len(order)))
+            self._ids = moved(self._ids, np.zeros((len(order), *self._ids.shape[1:]), np.int64))
+            self._written = list(lengths)
             self._share()
-        self.lengths, self.rope_offsets = [0] * len(order), [0] * len(order)
-        for row, old in kept:
-            self.ids[row], self.lengths[row], self.rope_offsets[row] = ids[old], lengths[old], rope_offsets[old]
-        self._new = [0] * len(order)
-        self._written = list(map(max, self._written, self.lengths))
+        self.lengths, self.rope_offsets = lengths, offsets
 
     def bytes_with(self, lengths: Sequence[int]) -> int:
-        """Return the bytes in use when rows hold so many tokens; with another number of rows, when newly arranged.
+        """Return the bytes in use when rows hold so many tokens; with another number of rows, when rearranged.
 
-        Several rows take one layer more: while they are rearranged, one layer is there twice.
+        Several rows take one layer more: while they are rearranged, one layer exists twice.
         """
         written = self._written if len(lengths) == len(self._written) else [0] * len(lengths)
         pages = sum(-(-max(pair) // self._page) + self._compact for pair in zip(lengths, written, strict=True))
@@ -170,16 +170,16 @@ class KVCache:
         return size + size // self._layers * (len(lengths) > 1)
 
     def reserve(self, pool: Pool, size: int) -> None:
-        """Hold so many bytes of the pool's budget, until `close` or until nobody uses this cache any more.
+        """Hold so many bytes of the pool's budget, until `close`, or until nobody uses this cache any more.
 
         Raises:
             PoolTooSmallError: there is no room.
         """
-        if self.reservation is None:
-            self.reservation = pool.reserved()
+        self.reservation = self.reservation or pool.reserved()
         self.reservation.hold(size)
 
     def close(self) -> None:
-        """Return the reserved bytes to the pool."""
-        if self.reservation is not None:
+        """Free the arrays, and return the reserved bytes to the pool."""
+        self._allocate(0)
+        if self.reservation:
             self.reservation.close()

@@ -17,7 +17,7 @@ from .errors import RequestError
 MIB = 1 << 20
 GIB = 1 << 30
 M_MMAP_THRESHOLD = -3  # of malloc.h
-UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": MIB, "GB": GIB, "TB": 1 << 40}
+UNITS = {"b": 1, "kb": 1 << 10, "mb": MIB, "gb": GIB, "tb": 1 << 40}
 
 
 def parse_size(size: str | float) -> int:
@@ -27,12 +27,8 @@ def parse_size(size: str | float) -> int:
         RequestError: the text is not a positive size.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgt]?i?b?)\s*", str(size).lower())
-    number = float(match[1]) if match else math.nan
-    if match and match[2]:
-        unit = match[2].upper().replace("I", "")
-        number *= UNITS[unit if unit.endswith("B") else unit + "B"]
-    else:
-        number *= GIB
+    unit = match[2].replace("i", "").removesuffix("b") + "b" if match and match[2] else "gb"
+    number = float(match[1]) * UNITS[unit] if match else math.nan
     if not (math.isfinite(number) and number >= 1):
         raise RequestError(f"'{size}' is not a memory size: write GiB as a number (2, 0.5) or a unit ('512MB', '2GB')")
     return int(number)
@@ -47,7 +43,7 @@ def format_size(size: float) -> str:
 
 
 def process_bytes() -> int:
-    """Return the resident memory of this process now, in bytes (where /proc is missing: the peak so far)."""
+    """Return the resident memory of this process, in bytes (where /proc is missing: the peak so far)."""
     return _status_bytes("VmRSS") or peak_bytes()
 
 
@@ -64,14 +60,12 @@ def peak_bytes() -> int:
 
 
 def return_what_is_freed() -> None:
-    """Let glibc map every large block on its own, so that freeing it gives it back to the system at once.
+    """Make glibc map every large block separately, so that the system has it back as soon as it is freed.
 
-    Left to itself glibc raises the threshold to 32 MB as blocks come and go, and keeps them: a process that casts
-    float16 weights as it runs then holds several times what it uses.
+    By itself glibc raises the threshold to 32 MB as blocks come and go, and keeps them: a process that casts float16
+    weights as it runs then holds several times what it uses.
     """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # not glibc
-            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MIB)
+    _glibc("mallopt", M_MMAP_THRESHOLD, MIB)
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
@@ -91,18 +85,19 @@ def lazy_zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
 
 def trim() -> None:
     """Give freed heap back to the system (glibc keeps it otherwise)."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *arguments: int) -> None:
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # not glibc
-            ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 def _status_bytes(field: str) -> int:
     """Return a field of /proc/self/status in bytes, 0 where there is none."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith(field + ":"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
     return 0

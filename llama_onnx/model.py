@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .batching.scheduler import BATCH, Report, generate_many, requests_of
 from .config import ModelConfig
 from .decoder import Decoder
 from .errors import ModelStateError, RequestError
-from .generate import check_prompt, generate_tokens
+from .generate import generate_tokens
 from .kv_types import check_cache_type
 from .memory import peak_bytes, process_bytes
 from .model_directory import read_config
@@ -24,28 +24,26 @@ from .session import Guard, start_runtime
 from .streaming.images import Progress
 from .streaming.promise import open_pool, promised
 from .text.open import load_tokenizer
+from .text.prompts import check_prompt, encode_prompt
 from .text.stream import stream_text
-from .text.templates import Message, encode_prompt
+from .text.templates import Message
 from .tokenizer import Tokenizer
 from .tokens import Completion, Step, Timing
 
 Prompt = str | Sequence[int]
 
 
-class LanguageModel:
+class LanguageModel(AbstractContextManager["LanguageModel"]):
     """A model ready to generate. It belongs to one thread at a time, and to the process that loaded it.
 
-    After `close()` (or at the end of a `with` block), in a second thread while another is inside, and in a forked
-    process, every use raises a `ModelStateError`.
+    After `close()` (or the end of a `with` block), in a second thread while another is inside, and in a forked process,
+    every use raises a `ModelStateError`.
     """
 
     def __init__(
         self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int, promise: Any = None
     ) -> None:
-        self.config = config
-        self.tokenizer = tokenizer
-        self.decoder = decoder
-        self.context = context
+        self.config, self.tokenizer, self.decoder, self.context = config, tokenizer, decoder, context
         self.timing = Timing()
         self._promise = promise
 
@@ -84,7 +82,7 @@ class LanguageModel:
 
         Args:
             prompts: texts, or token ids taken as they are.
-            params: for all prompts, which then have the seeds `seed`, `seed + 1` …; or one for each. Their
+            params: one for each prompt, or one for all, which then have the seeds `seed`, `seed + 1` …; their
                 `prompt_lookup` is not used.
             batch: how many are under way at a time, at most; fewer where the memory does not hold them.
             report: called with a `Report` after every pass.
@@ -93,21 +91,17 @@ class LanguageModel:
             RequestError: a prompt cannot be used (see `stream_generate`), batch is below 1, or there are not as many
                 params as prompts.
             PoolTooSmallError: the memory that the pool size leaves does not hold one sequence.
-
-        Example:
-            >>> for completion in lm.generate_many(["bonjour", "The old man"], SamplingParams(max_tokens=50)):
-            ...     print(completion.index, completion.text)
         """
         if batch < 1:
             raise RequestError(f"batch must be at least 1, not {batch}")
-        with self.decoder.guard:
-            requests = requests_of(prompts, params, self.check)
+        requests = requests_of(prompts, params, self.check)
         self.timing = Timing()
         return generate_many(self.decoder, self.tokenizer, requests, self.context, batch, self.timing, report)
 
     def conversation(self) -> Conversation:
         """Return a `Conversation`, which keeps its KV cache from one prompt to the next."""
-        return Conversation(self, self.context)
+        with self.decoder.guard:
+            return Conversation(self, self.context)
 
     def format(self, prompt: str | Sequence[Message], template: str = "auto") -> list[int]:
         """Return the token ids of an instruction, or of a conversation, in the form the model was trained on.
@@ -128,9 +122,8 @@ class LanguageModel:
     def check(self, prompt: Any, room: int = 1) -> list[int]:
         """Return the token ids of a prompt that leaves room for so many more, or raise a `RequestError`."""
         with self.decoder.guard:
-            if isinstance(prompt, str) and prompt:
-                prompt = self.tokenizer.encode(prompt)
-            return check_prompt(prompt, self.config.vocab_size, self.context + 1 - room)
+            ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) and prompt else prompt
+            return check_prompt(ids, self.config.vocab_size, self.context + 1 - room)
 
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return float32 [S, vocab] for int64 [S]: the scores for the token after each position, in one pass.
@@ -150,22 +143,20 @@ class LanguageModel:
     def close(self) -> None:
         """Unload everything; its share of the memory goes to the other models of this process."""
         guard = self.decoder.guard
-        if not guard.closed and guard.process == os.getpid():
-            with guard:
-                guard.closed = True
-                self.decoder.pool.close()
-                if self._promise is not None:
-                    self._promise.leave(self.decoder.pool)
-
-    def __enter__(self) -> LanguageModel:
-        return self
+        if guard.closed or guard.process != os.getpid():
+            return
+        with guard:
+            guard.closed = True
+            self.decoder.pool.close()
+            if self._promise is not None:
+                self._promise.leave(self.decoder.pool)
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class Conversation:
-    """One KV cache, and the memory reserved for it: what two prompts begin with in common is computed once.
+class Conversation(AbstractContextManager["Conversation"]):
+    """What two prompts begin with in common is computed once. Close it to give its memory back.
 
     Example:
         >>> with lm.conversation() as chat:
@@ -177,12 +168,13 @@ class Conversation:
     def __init__(self, lm: LanguageModel, capacity: int) -> None:
         self._lm = lm
         self._cache = lm.decoder.new_cache(capacity)
-        self._turn = 0  # a stream ends when another one, or a change, has come between
+        self._turn = 0  # counts whatever changes the cache: a stream of an earlier turn cannot go on
+        self._closed = False
 
     @property
     def ids(self) -> list[int]:
         """The tokens whose keys and values are in the cache."""
-        return [int(token) for token in self._cache.ids[0, : self._cache.length]]
+        return list(map(int, self._cache.tokens()))
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, last: bool = False) -> Iterator[Step]:
         """Yield a `Step` for each token that continues `prompt`, the whole of what was said so far.
@@ -191,6 +183,8 @@ class Conversation:
         closed afterwards. See `LanguageModel.stream_generate`.
         """
         lm, cache, params = self._lm, self._cache, params or SamplingParams()
+        if not isinstance(params, SamplingParams):
+            raise RequestError(f"params must be SamplingParams, not {type(params).__name__}")
         ids, turn = lm.check(prompt), self._next_turn()
         lm.timing = timing = Timing()
         limit = min(cache.capacity, len(ids) + params.max_tokens)
@@ -215,27 +209,26 @@ class Conversation:
             self._cache.truncate(length)
 
     def close(self) -> None:
-        """Return the memory; the conversation can still be used and then begins anew."""
-        self._cache.truncate(0)
+        """Free the cache and return its memory to the pool."""
+        self._closed = True
         self._cache.close()
-
-    def __enter__(self) -> Conversation:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _next_turn(self) -> int:
+        if self._closed:
+            raise ModelStateError("this conversation is closed; begin another one")
         self._turn += 1
         return self._turn
 
     def _guarded(self, tokens: Any, steps: Iterator[Step], turn: int, last: bool) -> Iterator[Step]:
         """Yield the steps, each computed under the guard, and end the token loop when the caller stops early."""
-        with closing(self) if last else closing(tokens), closing(tokens):
+        with closing(self if last else tokens), closing(tokens):
             while True:
                 with self._lm.decoder.guard:
-                    if turn != self._turn:
-                        raise ModelStateError("this conversation has gone on with another prompt; begin a new stream")
+                    if turn != self._turn or self._closed:
+                        raise ModelStateError("this conversation has gone on or is closed; begin a new stream")
                     step = next(steps, None)
                 if step is None:
                     return
@@ -256,9 +249,9 @@ def load(
 
     Args:
         directory: made by `llama-onnx export`, or one of the original llama.onnx.
-        poolsize: what the whole process may use: a number of GiB, a text ('2GB', '512MB'), 'min' (one shard at a time,
-            as little as possible), or None for 80 % of the memory that is available. The first model fixes it, others
-            share it and name the same or none.
+        poolsize: what the whole process may use: a number of GiB, a text ('512MB'), 'min' (one shard at a time), or
+            None for 80 % of the available memory. The first model fixes it; later ones share it, and name the same or
+            none.
         ctx_size: the most tokens of prompt and output together; None means the model's own context length.
         threads: how many threads compute; None means one per core. Fixed by the first model a process loads.
         pool_policy: 'resident' keeps the layers that fit and streams the others ahead of the loop; 'lru' loads a shard

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .config import TEMPLATES, ModelConfig, Shard
 from .errors import ModelDirectoryError
@@ -12,8 +12,11 @@ from .original.layout import is_legacy, read_legacy_config
 
 MANIFEST = "manifest.json"
 ASIDE = ".{}.replaced"  # where a model waits while its successor takes its place
-FORMAT = "llama_onnx"
-FORMAT_VERSION = 1
+FORMAT, FORMAT_VERSION = "llama_onnx", 1
+COUNTS = (
+    "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size",
+    "context_length",
+)  # fmt: skip
 SOFT_CAPPED = ("gemma2",)  # architectures whose attention scores the fused kernel has to write out, for a soft cap
 STANDARD_SCORES = 3  # copies of the scores that standard operators make
 
@@ -21,7 +24,7 @@ STANDARD_SCORES = 3  # copies of the scores that standard operators make
 def read_config(directory: str | Path) -> ModelConfig:
     """Read `manifest.json` of a model directory and check that every file it lists is there in full size.
 
-    The one kind of directory that has no manifest is that of the original llama.onnx; see `original/`.
+    A directory of the original llama.onnx has no manifest; see `original/`.
 
     Raises:
         ModelDirectoryError: not a model directory, an unreadable or wrong manifest, a missing or truncated file.
@@ -33,28 +36,17 @@ def read_config(directory: str | Path) -> ModelConfig:
     _check_files(directory, _field(manifest, "files", dict))
     model, precision = (_field(manifest, name, dict) for name in ("model", "precision"))
     architecture = _field(manifest, "architecture", str)
-    number: dict[str, Any] = {
-        name: _count(model, name)
-        for name in (
-            "hidden_size num_layers num_heads num_kv_heads head_dim intermediate_size vocab_size context_length"
-        ).split()
-    }
+    counts: dict[str, Any] = {name: _count(model, name) for name in COUNTS}
     shards = {shard.name: shard for shard in (_shard(directory, manifest, s) for s in _field(manifest, "shards", list))}
-    wanted = ["embed", *(f"decoder-{i:02d}" for i in range(number["num_layers"])), "head"]
-    if sorted(shards) != sorted(wanted):
-        odd = sorted(set(shards) ^ set(wanted))
-        raise ModelDirectoryError(
-            f"{directory / MANIFEST}: {number['num_layers']} layers do not match the shards listed "
-            f"(look at {', '.join(odd[:3])}); export the model again"
-        )
-    eos = _field(model, "eos_token_ids", list)
-    bos = model.get("bos_token_id")
+    wanted = ["embed", *(f"decoder-{i:02d}" for i in range(counts["num_layers"])), "head"]
+    if odd := sorted(set(shards) ^ set(wanted)):
+        _refuse(MANIFEST, f"its {counts['num_layers']} layers do not match the shards listed (look at {odd[0]})")
+    bos, eos, template = model.get("bos_token_id"), _field(model, "eos_token_ids", list), model.get("template")
     for token in [*eos, *([] if bos is None else [bos])]:
-        if not isinstance(token, int) or not 0 <= token < number["vocab_size"]:
-            raise ModelDirectoryError(f"{directory / MANIFEST}: special token id {token!r} is not in the vocabulary")
-    template = model.get("template")
+        if not isinstance(token, int) or not 0 <= token < counts["vocab_size"]:
+            _refuse(MANIFEST, f"special token id {token!r} is not in the vocabulary")
     if template not in (None, *TEMPLATES):
-        raise ModelDirectoryError(f"{directory / MANIFEST}: template {str(template)[:40]!r} is not one of {TEMPLATES}")
+        _refuse(MANIFEST, f"template {str(template)[:40]!r} is not one of {TEMPLATES}")
     return ModelConfig(
         directory=directory,
         architecture=architecture,
@@ -68,7 +60,7 @@ def read_config(directory: str | Path) -> ModelConfig:
         rope_switch_length=_count(model, "rope_switch_length") if "rope_switch_length" in model else None,
         template=template,
         score_copies=STANDARD_SCORES if precision.get("ops") == "onnx" else int(architecture in SOFT_CAPPED),
-        **number,
+        **counts,
     )
 
 
@@ -78,74 +70,64 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     Raises:
         ModelDirectoryError: there is none, or it cannot be read.
     """
-    path = directory / MANIFEST
-    aside = directory.with_name(ASIDE.format(directory.name))
+    path, aside = directory / MANIFEST, directory.with_name(ASIDE.format(directory.name))
     if aside.is_dir() and not directory.exists():
-        raise ModelDirectoryError(
-            f"{directory}: was being replaced when that was interrupted; the model that was there is {aside}: "
-            "rename it back, or run the same export again"
-        )
+        _refuse(directory, f"was being replaced when that was interrupted; the model that was there is {aside}",
+                "rename it back, or run the same export again")  # fmt: skip
     if not directory.is_dir():
-        raise ModelDirectoryError(f"{directory}: no such directory; give one made by tools/export_onnx.py")
+        _refuse(directory, "no such directory", "give one made by llama-onnx export")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelDirectoryError(
-            f"{directory}: not a model directory, or an export that did not finish (no {MANIFEST}); "
-            "make one with tools/export_onnx.py"
-        ) from None
+        _refuse(directory, f"not a model directory, or an export that did not finish (no {MANIFEST})",
+                "make one with llama-onnx export")  # fmt: skip
     except (OSError, ValueError) as error:
-        raise ModelDirectoryError(f"{path}: cannot be read ({error}); export the model again") from None
+        _refuse(path, f"cannot be read ({error})")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ModelDirectoryError(f"{path}: not a {FORMAT} manifest; export the model again")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise ModelDirectoryError(
-            f"{path}: format version {manifest.get('format_version')!r}, this program reads version {FORMAT_VERSION}; "
-            "export the model again, or use the program that made it"
-        )
+        _refuse(path, f"not a {FORMAT} manifest")
+    if (version := manifest.get("format_version")) != FORMAT_VERSION:
+        _refuse(path, f"format version {version!r}, this program reads version {FORMAT_VERSION}",
+                "export the model again, or use the program that made it")  # fmt: skip
     return manifest
+
+
+def _refuse(where: str | Path, what: str, advice: str = "export the model again") -> NoReturn:
+    raise ModelDirectoryError(f"{where}: {what}; {advice}") from None
 
 
 def _field(fields: dict[str, Any], name: str, kind: type) -> Any:
     value = fields.get(name)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         found = "is missing" if value is None else f"is {str(value)[:40]!r}"
-        raise ModelDirectoryError(f"{MANIFEST}: '{name}' {found}, a {kind.__name__} is needed; export the model again")
+        _refuse(MANIFEST, f"'{name}' {found}, a {kind.__name__} is needed")
     return value
 
 
 def _count(fields: dict[str, Any], name: str) -> int:
-    value = _field(fields, name, int)
+    value = int(_field(fields, name, int))
     if value < 1:
-        raise ModelDirectoryError(f"{MANIFEST}: '{name}' is {value}, it must be at least 1; export the model again")
-    return int(value)
+        _refuse(MANIFEST, f"'{name}' is {value}, it must be at least 1")
+    return value
 
 
 def _check_files(directory: Path, files: dict[str, Any]) -> None:
+    copy = "copy or export the model again"
     for name, entry in files.items():
-        path = directory / name
-        size = _field(entry if isinstance(entry, dict) else {}, "bytes", int)
-        if not _is_plain_name(name):
-            raise ModelDirectoryError(f"{directory / MANIFEST}: file name {name!r} points outside the directory")
+        path, size = directory / name, _field(entry if isinstance(entry, dict) else {}, "bytes", int)
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            _refuse(directory / MANIFEST, f"file name {name!r} points outside the directory")
         if not path.is_file():
-            raise ModelDirectoryError(f"{path}: missing, though the manifest lists it; copy or export the model again")
-        if path.stat().st_size != size:
-            raise ModelDirectoryError(
-                f"{path}: {path.stat().st_size} bytes where the manifest says {size}: truncated or replaced; "
-                "copy or export the model again"
-            )
-
-
-def _is_plain_name(name: str) -> bool:
-    return name not in ("", ".", "..") and "/" not in name and "\\" not in name
+            _refuse(path, "missing, though the manifest lists it", copy)
+        if (found := path.stat().st_size) != size:
+            _refuse(path, f"{found} bytes where the manifest says {size}: truncated or replaced", copy)
 
 
 def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
-    entry = entry if isinstance(entry, dict) else {}
+    entry, listed = entry if isinstance(entry, dict) else {}, manifest["files"]
     name, file, data_files = _field(entry, "name", str), _field(entry, "file", str), _field(entry, "data_files", list)
     for needed in (file, *data_files):
-        if needed not in manifest["files"]:
-            raise ModelDirectoryError(f"{directory / MANIFEST}: shard {name} needs {needed!r}, which is not listed")
+        if needed not in listed:
+            _refuse(directory / MANIFEST, f"shard {name} needs {needed!r}, which is not listed")
     return Shard(
         name=name,
         path=directory / file,
@@ -154,5 +136,5 @@ def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
         file_bytes=_count(entry, "file_bytes"),
         quantized=_field(entry, "quantized", bool),
         kind=_field(entry, "kind", str),
-        digest=" ".join(_field(manifest["files"][needed], "sha256", str) for needed in (file, *data_files)),
+        digest=" ".join(_field(listed[needed], "sha256", str) for needed in (file, *data_files)),
     )

@@ -72,8 +72,7 @@ class Reservation:
         """Return all bytes to the pool."""
         self._holders.end(self)
 
-    def __del__(self) -> None:
-        self.close()
+    __del__ = close
 
     def __enter__(self) -> Reservation:
         return self
@@ -86,12 +85,11 @@ class Reservations:
     """What all holders of a pool have reserved; `changed(total, high water)` makes room for it, or raises.
 
     High water stays set aside when a holder closes, so that the next one, which most likely needs as much, does not
-    evict layers that were loaded in between. When a holder closes it falls to what that one needed.
+    evict layers that were loaded in between. When a holder closes, high water falls to what that one needed.
     """
 
     def __init__(self, changed: Callable[[int, int], None]) -> None:
-        self.total = 0
-        self.high_water = 0
+        self.total = self.high_water = 0
         self._changed = changed
 
     def change(self, holder: Reservation, size: int) -> None:
@@ -124,13 +122,10 @@ class MemoryPool:
         fixed_bytes: int = 0,
         loading_bytes: int = 0,
     ) -> None:
-        """Make an empty pool.
+        """Make an empty pool for `shards`, whose sessions `load` makes.
 
         Args:
-            shards: all shards that will be asked for.
-            budget: bytes the loaded shards and the reserved bytes may take together; None for the largest shard alone,
-                with what is reserved on top.
-            load: makes a session of a shard.
+            budget: bytes; None for the largest shard alone, with what is reserved on top.
             fixed_bytes: what the rest of the process takes; only named in error messages.
             loading_bytes: what a shard takes besides while it is loaded; set aside once.
 
@@ -140,32 +135,33 @@ class MemoryPool:
         self.stats = PoolStats()
         self.reservations = Reservations(self._reserve)
         self._charges = {shard.name: charge_of(shard) for shard in shards}
+        self._largest = max(self._charges.values())
         self._loaded: OrderedDict[str, Session] = OrderedDict()
         self._in_use: Counter[str] = Counter()
         self._load, self._fixed_bytes, self._loading_bytes = load, fixed_bytes, loading_bytes
         self._smallest = budget is None
-        self._budget = max(self._charges.values()) if budget is None else budget - loading_bytes
-        self._check_room(0)
+        self._budget = self._largest if budget is None else budget - loading_bytes
+        self._reserve(0)
 
     @property
     def budget(self) -> int:
         """Bytes that loaded shards and reserved bytes may take together."""
-        return self._budget + (self.reservations.total if self._smallest else 0)
+        return self._budget + self.reservations.total * self._smallest
 
     @contextmanager
     def use(self, shard: Shard) -> Iterator[Session]:
         """Borrow the session of a shard, loading it (and evicting others) first where needed."""
-        name = shard.name
+        name, stats = shard.name, self.stats
         if name in self._loaded:
-            self.stats.hits += 1
+            stats.hits += 1
             self._loaded.move_to_end(name)
         else:
-            self.stats.misses += 1
+            stats.misses += 1
             self._make_room(self.reservations.total + self._charges[name])
             self._loaded[name] = self._load(shard)
-            self.stats.loaded_bytes += self._charges[name]
-            self.stats.resident_bytes += self._charges[name]
-            self.stats.peak_resident_bytes = max(self.stats.peak_resident_bytes, self.stats.resident_bytes)
+            stats.loaded_bytes += self._charges[name]
+            stats.resident_bytes += self._charges[name]
+            stats.peak_resident_bytes = max(stats.peak_resident_bytes, stats.resident_bytes)
         self._in_use[name] += 1
         try:
             yield self._loaded[name]
@@ -173,11 +169,7 @@ class MemoryPool:
             self._in_use[name] -= 1
 
     def reserved(self, size: int = 0) -> Reservation:
-        """Set `size` bytes of the budget aside for the caller, evicting shards if needed.
-
-        Raises:
-            PoolTooSmallError: the largest shard would not fit any more; nothing has changed then.
-        """
+        """Set `size` bytes of the budget aside for the caller, evicting shards if needed; see `Reservation.hold`."""
         return Reservation(self.reservations, size)
 
     def resident(self, shard: Shard) -> bool:
@@ -187,12 +179,12 @@ class MemoryPool:
     def needs(self) -> tuple[int, int]:
         """Return the least bytes this pool works with, and the most it has use for; see `streaming.promise`."""
         beside = self._loading_bytes + self.reservations.total
-        return max(self._charges.values()) + beside, sum(self._charges.values()) + beside
+        return self._largest + beside, sum(self._charges.values()) + beside
 
     def resize(self, budget: int) -> None:
         """Take another budget from now on, evicting shards if needed; see `streaming.promise`."""
         self._budget = budget - self._loading_bytes
-        self._reserve(self.reservations.total, 0)
+        self._reserve(self.reservations.total)
 
     def close(self) -> None:
         """Unload every shard that is not in use."""
@@ -203,11 +195,19 @@ class MemoryPool:
         """Return the counts, with the budget, for people and JSON."""
         return {"budget": self.budget, "reserved": self.reservations.total, **asdict(self.stats)}
 
-    def _reserve(self, total: int, _: int) -> None:
+    def _reserve(self, total: int, high_water: int = 0) -> None:
         # High water needs no care here: nothing is loaded early, so free bytes go to whichever shard is used next.
-        if not self._smallest:
-            self._check_room(total)
-            self._make_room(total)
+        if self._smallest:
+            return
+        if self._largest + total > self.budget:
+            name = max(self._charges, key=self._charges.__getitem__)
+            raise PoolTooSmallError(
+                f"the pool is too small: shard {name} needs {format_size(self._largest)}"
+                + (f" beside {format_size(total)} of KV cache" if total else "")
+                + f", {format_size(self.budget)} are free for it; a poolsize of at least "
+                f"{format_size(self._largest + total + self._fixed_bytes)} is needed"
+            )
+        self._make_room(total)
 
     def _make_room(self, size: int) -> None:
         while self.stats.resident_bytes + size > self.budget:
@@ -224,17 +224,6 @@ class MemoryPool:
         self.stats.resident_bytes -= self._charges[name]
         self.stats.evictions += 1
         trim()
-
-    def _check_room(self, reserved: int) -> None:
-        largest = max(self._charges, key=self._charges.__getitem__)
-        needed = self._charges[largest] + reserved
-        if needed > self.budget:
-            raise PoolTooSmallError(
-                f"the pool is too small: shard {largest} needs {format_size(self._charges[largest])}"
-                + (f" beside {format_size(reserved)} of KV cache" if reserved else "")
-                + f", {format_size(self.budget)} are free for it; a poolsize of at least "
-                f"{format_size(needed + self._fixed_bytes)} is needed"
-            )
 
 
 def charge_of(shard: Shard) -> int:

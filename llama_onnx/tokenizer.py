@@ -30,12 +30,9 @@ class Tokenizer(ABC):
         """One more than the largest id of a token that was not added."""
 
     def encode(self, text: str, add_bos: bool = True, special: bool = False) -> list[int]:
-        """Return the token ids of a text.
+        """Return the token ids of a text, after BOS where the model wants it and `add_bos` is set.
 
-        Args:
-            text: any text.
-            add_bos: put BOS first, where the model wants it.
-            special: texts of special tokens become their ids; otherwise they are text like any other.
+        With `special`, the texts of special tokens become their ids; otherwise they are text like any other.
 
         Raises:
             RequestError: the text cannot be written as UTF-8 (it holds half of a surrogate pair).

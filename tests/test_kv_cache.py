@@ -41,7 +41,7 @@ def written(cache: KVCache, rows: np.ndarray) -> np.ndarray:
         for array in (key, value):
             array[:, :, cache.length : cache.length + count] = rows
     cache.finish()
-    cache._new = [0] * len(rows)
+    cache._ends = cache.lengths
     with cache.layer(0) as (key, value):
         np.testing.assert_array_equal(key[:, :, : cache.length], value[:, :, : cache.length])
         return key[:, :, : cache.length].copy()

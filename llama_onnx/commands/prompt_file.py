@@ -18,10 +18,10 @@ from typing import IO, Any
 
 from ..errors import RequestError
 from ..files.file_lock import lock
-from ..generate import check_prompt
 from ..model import LanguageModel
 from ..model_directory import MANIFEST
 from ..sampling import SamplingParams
+from ..text.prompts import check_prompt
 from ..tokens import Completion
 from .terminal import STANDARD
 

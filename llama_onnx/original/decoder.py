@@ -43,7 +43,8 @@ class LegacyDecoder(Decoder):
         """Return an empty cache; see `GrowingCache`."""
         return GrowingCache(self.config, capacity, rows, one_layer=one_layer)
 
-    def run_layer(self, session: Session, stretch: Stretch, key: Any, value: Any) -> None:
+    @staticmethod
+    def run_layer(session: Session, stretch: Stretch, key: Any, value: Any, more: Any = None) -> None:
         """Run a layer on a stretch, row by row and chunk by chunk.
 
         A layer returns keys and values of the past and the new tokens together, in arrays of its own, which take the

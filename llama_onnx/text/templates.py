@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import TEMPLATES, ModelConfig
 from ..errors import LlamaOnnxError, MissingDependencyError, ModelDirectoryError, RequestError
-from ..tokenizer import Tokenizer
 from .added_tokens import CONFIG, read_tokenizer_files
 
 if TYPE_CHECKING:
@@ -56,19 +55,6 @@ class Template:
     def writes_special_tokens(self) -> bool:
         """Whether the rendered text already contains special tokens, including BOS."""
         return self.name == "chat"
-
-
-def encode_prompt(
-    config: ModelConfig, tokenizer: Tokenizer, prompt: str | Sequence[Message], template: str = "auto"
-) -> list[int]:
-    """Return the token ids of an instruction, or of a conversation; see `LanguageModel.format`."""
-    if isinstance(prompt, str):
-        if not prompt:
-            raise RequestError("the prompt is empty; give some text")
-        prompt = [{"role": "user", "content": prompt}]
-    chosen = choose_template(config, template)
-    special = chosen.writes_special_tokens
-    return tokenizer.encode(render(chosen, prompt), add_bos=not special, special=special)
 
 
 def choose_template(config: ModelConfig, name: str = "auto", has_tools: bool = False) -> Template:

@@ -1,0 +1,51 @@
+"""Prompts become token ids: checked ones, or an instruction in the form the model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from ..config import ModelConfig
+from ..errors import RequestError
+from ..tokenizer import Tokenizer
+from .templates import Message, choose_template, render
+
+
+def check_prompt(prompt: Any, vocab_size: int, context: int) -> list[int]:
+    """Return a prompt's token ids as a list.
+
+    Raises:
+        RequestError: they are no sequence of whole numbers, there are none, one is not in the vocabulary, or they leave
+            no room for one more in the context.
+    """
+    ids = prompt.tolist() if isinstance(prompt, np.ndarray) else prompt
+    if isinstance(ids, (bytes, bytearray)) or not isinstance(ids, Sequence):
+        raise RequestError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
+    if not ids:
+        raise RequestError("the prompt is empty; give some text")
+    for token in ids:
+        if not isinstance(token, Integral) or isinstance(token, bool):
+            raise RequestError(f"a prompt is a text or a list of token ids, not of {str(token)[:40]!r}")
+        if not 0 <= int(token) < vocab_size:
+            raise RequestError(f"token id {token} is not in the vocabulary of {vocab_size}")
+    if len(ids) >= context:
+        raise RequestError(
+            f"the prompt has {len(ids)} tokens, the context holds {context} with the answer; shorten the prompt"
+        )
+    return list(map(int, ids))
+
+
+def encode_prompt(
+    config: ModelConfig, tokenizer: Tokenizer, prompt: str | Sequence[Message], template: str = "auto"
+) -> list[int]:
+    """Return the token ids of an instruction, or of a conversation; see `LanguageModel.format`."""
+    if isinstance(prompt, str):
+        if not prompt:
+            raise RequestError("the prompt is empty; give some text")
+        prompt = [{"role": "user", "content": prompt}]
+    chosen = choose_template(config, template)
+    special = chosen.writes_special_tokens
+    return tokenizer.encode(render(chosen, prompt), add_bos=not special, special=special)
