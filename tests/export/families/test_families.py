@@ -230,7 +230,7 @@ def test_standard_product_is_exact(tmp_path: Path, bits: int, columns: int, bloc
 def test_unknown_tensor_is_refused(tmp_path: Path) -> None:
     # A Mistral checkpoint with the biases of Qwen2, and the other way round.
     for source, family, message in (
-        ("qwen2-bias", "mistral", "have no place"),
+        ("qwen2-bias", "mistral", "does not use"),
         ("mistral-null-window", "qwen2", "lacks"),
     ):
         folder = tmp_path / source
