@@ -19,16 +19,14 @@ from types import TracebackType
 from typing import Any
 
 from .. import __version__
-from ..config import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST, Shard
+from ..config import FORMAT, FORMAT_VERSION, MANIFEST, Shard
 from ..errors import LlamaOnnxError, ModelDirectoryError
 from ..files.file_lock import lock
 from ..memory import format_size
 from .graphs.graph import Graph, WeightFile
 from .graphs.stored import read_graph
 from .packages import onnx
-
-JOURNAL = "progress.json"
-LOCK = "lock"
+from .target import JOURNAL, LOCK, aside, check_target, flush, replace_directory
 
 
 class ModelWriter:
@@ -63,7 +61,7 @@ class ModelWriter:
         self._finished: dict[str, Any] = {}
         self._needed_bytes = needed_bytes
         try:
-            _check_target(out, self.folder, inputs)
+            check_target(out, self.folder, inputs)
         except OSError as error:
             raise ModelDirectoryError(f"{out}: cannot be written ({error.strerror})") from None
 
@@ -72,8 +70,8 @@ class ModelWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder / LOCK, self.out)
             try:
-                if _aside(self.out).is_dir() and not self.out.exists():
-                    _aside(self.out).rename(self.out)
+                if aside(self.out).is_dir() and not self.out.exists():
+                    aside(self.out).rename(self.out)
                 self._finished = self._read_journal()
                 self._check_space()
             except BaseException:
@@ -180,8 +178,8 @@ class ModelWriter:
                 path.unlink()  # left over from an interrupted run with other shards
         write_json(self.folder / MANIFEST, manifest)
         for path in self.folder.iterdir():
-            _flush(path)
-        _replace(self.folder, self.out)
+            flush(path)
+        replace_directory(self.folder, self.out)
         (self.out / LOCK).unlink()  # held until now, so that no other run could start in the moved folder
 
     def _add(self, done: dict[str, Any]) -> None:
@@ -240,41 +238,6 @@ def write_json(path: Path, fields: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _check_target(out: Path, folder: Path, inputs: Iterable[Path]) -> None:
-    """Raise ModelDirectoryError if writing would overwrite something other than a model."""
-    if out.exists() and not out.is_dir():
-        raise ModelDirectoryError(f"{out}: is a file; name a directory")
-    if any(path.resolve().is_relative_to(place.resolve()) for path in inputs for place in (out, folder)):
-        raise ModelDirectoryError(
-            f"{out}: holds the input itself, which is not a model to replace; name another directory"
-        )
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / MANIFEST).is_file():
-            raise ModelDirectoryError(f"{out}: holds files that are not a model; name another directory, or empty it")
-        strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-        strangers = sorted(set(strangers) - {MANIFEST, LOCK, *_listed(out)})
-        if strangers:
-            raise ModelDirectoryError(
-                f"{out}: holds {strangers[0]!r}, which does not belong to the model there and would be lost; "
-                "move it away, or name another directory"
-            )
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (LOCK, JOURNAL, MANIFEST)):
-        raise ModelDirectoryError(
-            f"{folder}: holds files of something else, but is needed to write {out.name}; move it away"
-        )
-
-
-def _listed(out: Path) -> set[str]:
-    try:
-        return set(json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"])
-    except (ValueError, KeyError, TypeError):
-        raise ModelDirectoryError(f"{out / MANIFEST}: is damaged; remove the directory, or name another one") from None
-
-
-def _aside(out: Path) -> Path:
-    return out.with_name(ASIDE.format(out.name))
-
-
 def _lock(path: Path, out: Path) -> Any:
     """Lock the directory while it is being written. Systems without file locks go without."""
     file = path.open("a")
@@ -282,22 +245,3 @@ def _lock(path: Path, out: Path) -> Any:
         file.close()
         raise _TargetBusyError(f"{out}: another process is writing it; wait for it, or name another directory")
     return file
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace(folder: Path, out: Path) -> None:
-    old = _aside(out)
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    folder.rename(out)
-    if os.name == "posix":
-        _flush(out.parent)
-    shutil.rmtree(old, ignore_errors=True)

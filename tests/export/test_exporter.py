@@ -1,4 +1,4 @@
-"""Export: any Llama checkpoint becomes a whole model directory, or none."""
+"""Export: a Llama checkpoint becomes a complete model directory, or none at all."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_export_into_its_own_source_is_refused(tmp_path: Path) -> None:
 def test_full_disk_is_one_error_and_what_is_finished_is_kept(
     checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A small file system of its own needs root, so the fault is injected where the bytes are written."""
+    """A small file system would need root, so the error is injected where bytes are written."""
     real = model_writer.WeightFile._write
 
     def write(self: model_writer.WeightFile, data: bytes) -> None:
@@ -303,7 +303,7 @@ def test_full_disk_is_one_error_and_what_is_finished_is_kept(
 
 
 def resumed_shards(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, out: Path) -> list[str]:
-    """Export and return the names of the shards that were built, not taken from an earlier run."""
+    """Export and return the names of the shards that were built rather than kept from an earlier run."""
     built = []
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -360,7 +360,7 @@ def test_partial_export_of_other_options_is_not_resumed(
     checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(model_writer, "_replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(model_writer, "replace_directory", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             export(checkpoint, tmp_path / "out", "fp16")
     assert len(resumed_shards(monkeypatch, checkpoint, tmp_path / "out")) == 5
