@@ -1,1 +1,1 @@
-"""Checkpoint to model directory: export, fp16 conversion, quantisation, comparison. Needs the extra 'tools'."""
+"""Makes model directories from checkpoints, converts, quantises and compares them. Needs the extra 'tools'."""

@@ -1,4 +1,4 @@
-"""What every reader gives: the tensors of a model by their Hugging Face names, and its configuration."""
+"""The interface of every reader: tensors by their Hugging Face names, and the configuration."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .nbits import NBits
 
 
 class Checkpoint(Protocol):
-    """Weights and configuration, one tensor at a time.
+    """Weights, read one tensor at a time, and configuration.
 
     Attributes:
-        config: the model's `config.json`.
-        files: auxiliary files to put beside the shards (tokenizer, generation config …) by name: a file to copy, or
-            the content of one to write.
-        source: files the weights come from; their names, sizes and times identify the checkpoint.
+        config: the fields of the model's `config.json`.
+        files: auxiliary files to put beside the shards (tokenizer, generation config …) by name: a path to copy, or
+            bytes to write.
+        source: the files that hold the weights; their names, sizes and times identify the checkpoint.
     """
 
     config: dict[str, Any]
@@ -28,17 +28,17 @@ class Checkpoint(Protocol):
         """Return the names of all tensors."""
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the type it is stored in (float32, float16 or bfloat16); a quantised one in float32.
+        """Return a tensor in its stored type (float32, float16 or bfloat16); a quantised tensor as float32.
 
         Raises:
-            ModelDirectoryError: there is none of this name, or its file is damaged.
+            ModelDirectoryError: there is no such tensor, or its file is damaged.
         """
 
     def quantized(self, name: str) -> NBits | None:
-        """Return a matrix [out, in] as the file holds it, in integers; None where it holds floats or other layouts.
+        """Return the stored integers of a matrix [out, in]; None if it is stored in floats or in another layout.
 
-        `nbits.dequantize` of it equals `tensor(name)` bit for bit.
+        `nbits.dequantize` of the result equals `tensor(name)` bit for bit.
 
         Raises:
-            ModelDirectoryError: there is none of this name, or its file is damaged.
+            ModelDirectoryError: there is no such tensor, or its file is damaged.
         """

@@ -29,22 +29,22 @@ from .readers.json_files import auxiliary_json
 from .readers.open import open_checkpoint
 from .writer import ModelWriter
 
-IGNORED = (".rotary_emb.inv_freq",)  # a buffer that old checkpoints hold; the tables are computed anew
+IGNORED = (".rotary_emb.inv_freq",)  # a buffer in old checkpoints; the tables are computed here
 
 
 def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size: int = 128, ops: str = "ort") -> None:
     """Write the model directory `out` from the checkpoint `source`.
 
     Args:
-        source: a checkpoint of any kind that `readers.open_checkpoint` knows.
-        out: the directory to make, replaced when the new one is whole.
-        dtype: of the matrices: 'fp32', 'fp16', 'int8' or 'int4' (rounded to nearest, with the embedding in fp16). Norm
-            weights and biases are float32 always.
+        source: a checkpoint in any format that `open_checkpoint` reads.
+        out: the directory to make. An existing model there is replaced once the new one is complete.
+        dtype: how matrices are stored: 'fp32', 'fp16', 'int8' or 'int4' (rounded to nearest, with the embedding in
+            fp16). Norm weights and biases are always float32.
         block_size: how many weights share a scale in int8 and int4.
         ops: 'ort' for ONNX Runtime's fused operators, 'onnx' for standard operators only.
 
     Raises:
-        ModelDirectoryError: the checkpoint is damaged, of an unknown kind, or not what its configuration says.
+        ModelDirectoryError: the checkpoint is damaged, in an unknown format, or does not match its configuration.
     """
     out, precision, style = Path(out), Precision(dtype, block_size), get_ops(ops)
     if precision.bits:
@@ -60,10 +60,10 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
 
 
 def checked_spec(checkpoint: Checkpoint) -> DecoderSpec:
-    """Return the spec of a checkpoint that has all the tensors it needs, and no others.
+    """Return the spec of a checkpoint, after checking that it has exactly the tensors the spec needs.
 
     Raises:
-        ModelDirectoryError: an architecture that is not known, or tensors that do not fit it.
+        ModelDirectoryError: the architecture is not known, or the tensors do not fit it.
     """
     spec = read_spec(checkpoint.config)
     if spec.tied_embeddings and _has_head_of_its_own(checkpoint):
@@ -81,15 +81,15 @@ def write_shards(
     share: bool,
     title: str,
 ) -> dict[str, Any]:
-    """Write everything but the manifest, and return what the manifest says of the model.
+    """Write everything but the manifest, and return the manifest's entry for the model.
 
     Args:
-        writer: of the model directory.
-        checkpoint: its auxiliary files are copied.
-        spec: of the model.
-        weights: its tensors; told of each shard that is to be built.
-        style: of the graphs.
-        share: the head reads the embedding's file.
+        writer: writes the model directory.
+        checkpoint: supplies the auxiliary files.
+        spec: describes the model.
+        weights: supplies the tensors; its `begin` and `end` are called around each shard.
+        style: the style of graph.
+        share: whether the head reads its matrix from the embedding's file.
         title: of the progress bar.
     """
     model = manifest_model(checkpoint, spec)
@@ -119,7 +119,7 @@ def write_shards(
 
 
 def _has_head_of_its_own(checkpoint: Checkpoint) -> bool:
-    """Tell whether there is an lm_head other than the embedding: as in transformers it counts, whatever is tied."""
+    """Return whether there is an lm_head that differs from the embedding, which overrides tying as in transformers."""
     if not {EMBEDDING, HEAD} <= checkpoint.names():
         return False
     return _digest(checkpoint, EMBEDDING) != _digest(checkpoint, HEAD)
@@ -130,7 +130,7 @@ def _digest(checkpoint: Checkpoint, name: str) -> bytes:
 
 
 def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
-    """Compare the tensors of the checkpoint with those the graphs read."""
+    """Raise ModelDirectoryError unless the checkpoint has exactly the tensors that the graphs read."""
     names, expected = checkpoint.names(), expected_names(spec)
     missing = sorted(expected - names)
     if missing:
@@ -139,11 +139,16 @@ def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
     unknown = sorted(n for n in names - expected if n not in ignored and not n.endswith(IGNORED))
     if unknown:
         raise ModelDirectoryError(
-            f"{len(unknown)} tensors of the checkpoint have no place in this architecture, the first is {unknown[0]}"
+            f"the checkpoint has {len(unknown)} tensors that this architecture does not use, the first is {unknown[0]}"
         )
 
 
 def manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
+    """Return the manifest's entry for the model: its sizes and special tokens.
+
+    Raises:
+        ModelDirectoryError: a special token is not in the vocabulary.
+    """
     generation, tokenizer, fast = (
         auxiliary_json(checkpoint, name)
         for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json")
@@ -169,14 +174,14 @@ def manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
 
 
 def _check_tokenizer(folder: Path, model: dict[str, Any]) -> None:
-    """Tell of a tokenizer that is damaged or another model's now, not when the model is first used."""
+    """Raise for a damaged tokenizer, or one that belongs to another model, during export rather than at first use."""
     if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
-        with contextlib.suppress(MissingDependencyError):  # then it cannot be told here
+        with contextlib.suppress(MissingDependencyError):  # then it cannot be checked here
             open_tokenizer(folder, model["vocab_size"], model["bos_token_id"], model["eos_token_ids"])
 
 
 def fingerprint(checkpoint: Checkpoint) -> list[Any]:
-    """Return what identifies a checkpoint: names, sizes and times of its files."""
+    """Return what identifies a checkpoint: the names, sizes and times of its files."""
     contents = checkpoint.files.items()
     files = [*checkpoint.source, *(content for _, content in contents if isinstance(content, Path))]
     return [

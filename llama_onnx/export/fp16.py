@@ -1,4 +1,4 @@
-"""Convert an fp32 model directory to fp16: half the bytes on disk, the same maths in float32 when it runs."""
+"""Convert an fp32 model directory to fp16: half the size on disk; it still computes in float32."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ PRODUCTS = ("FusedMatMul", "MatMul", "Gemm")  # their second input is the matrix
 def convert(source: str | Path, out: str | Path) -> None:
     """Write the fp16 model directory `out` from the fp32 model directory `source`, one tensor in memory at a time.
 
-    Matrices become float16; a matrix with values beyond float16 stays as it is and is reported by name.
+    Matrices become float16. A matrix with values beyond the range of float16 stays float32, which is reported.
 
     Raises:
-        ModelDirectoryError: source is not a whole fp32 model, or out is source.
+        ModelDirectoryError: source is not a complete fp32 model, or out is the same directory.
     """
     source, out = Path(source), Path(out)
     config = read_config(source)
     if config.weights != "fp32":
-        raise ModelDirectoryError(f"{source}: its weights are {config.weights}, an fp32 model is needed")
+        raise ModelDirectoryError(f"{source}: its weights are {config.weights}; give an fp32 model")
     if out.exists() and out.samefile(source):
         raise ModelDirectoryError(f"{out}: is the input itself; name another directory for the output")
     manifest = read_json(source / MANIFEST)
@@ -60,7 +60,7 @@ def _convert_shard(g: Graph, shard: Shard, config: ModelConfig, writer: ModelWri
             if tensor.name in tables:
                 g.loaded_bytes = embedding_bytes(array, config.context_length)
         else:
-            # A tensor of another shard that is converted already (tied embeddings), or of a file that is copied.
+            # It belongs to another shard, which is already converted (tied embeddings), or to a file that is copied.
             owner = next((other.name for other in config.shards if place == f"{other.name}.bin"), None)
             g.shared(writer.tensors(owner)[tensor.name] if owner else tensor)
         if g.initializers[-1].data_type == onnx.TensorProto.FLOAT16:
@@ -70,7 +70,7 @@ def _convert_shard(g: Graph, shard: Shard, config: ModelConfig, writer: ModelWri
 
 
 def _add_node(g: Graph, node: onnx.NodeProto, halved: set[str]) -> None:
-    """Copy a node, with a Cast where it meets a float16 tensor: before a product, after a lookup."""
+    """Copy a node. Where it reads a float16 tensor, add a Cast: before a product, after a lookup."""
     place = node.name.removesuffix(f"/{node.op_type}")
     if node.op_type in PRODUCTS and node.input[1] in halved:
         node.input[1] = g.node("Cast", place, [node.input[1]], to=onnx.TensorProto.FLOAT)

@@ -1,4 +1,4 @@
-"""16-bit weights. They are stored as float16 and computed with in float32: x86 has no float16 products."""
+"""16-bit weights. They are stored as float16 and widened to float32 to compute: x86 has no float16 products."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 PAGE = 4096
-WIDENED_AT_ONCE = 1 << 16  # values: what is under way stays in the processor's cache
+WIDENED_AT_ONCE = 1 << 16  # values: few enough to stay in the processor's cache
 
 
 def to_half(name: str, array: np.ndarray, report: Callable[[str], None]) -> np.ndarray:
-    """Return an array as float16, or as float32 where values would overflow, which is reported by the tensor's name."""
+    """Return an array as float16, or as float32 if values would overflow, which is reported with the tensor's name."""
     if array.dtype == np.float16:
         return array
     wide = widen(array)
@@ -26,7 +26,7 @@ def to_half(name: str, array: np.ndarray, report: Callable[[str], None]) -> np.n
 
 
 def widen(array: np.ndarray) -> np.ndarray:
-    """Return an array of floats as float32, which is exact; several times as fast as `astype` for 16-bit types."""
+    """Return an array of floats as float32. Exact, and several times as fast as `astype` for 16-bit types."""
     if array.dtype.name not in ("float16", "bfloat16"):
         return array.astype(np.float32, copy=False)
     wide = np.empty(array.shape, np.float32)
@@ -40,10 +40,10 @@ def widen(array: np.ndarray) -> np.ndarray:
 
 def _widen_half(source: np.ndarray, target: np.ndarray) -> None:
     bits = target.view(np.int32)
-    np.left_shift(source.view(np.int16), 13, out=bits, dtype=np.int32)  # widening to 32 bits repeats the sign
+    np.left_shift(source.view(np.int16), 13, out=bits, dtype=np.int32)  # widening to 32 bits extends the sign
     bits &= ~(0x7 << 28)
-    target *= np.float32(2.0**112)  # the exponents of float16 and float32 count from 15 and 127
-    if max(target.max(), -target.min()) >= 65536:  # infinities and what is no number have an exponent of their own
+    target *= np.float32(2.0**112)  # the exponent bias is 15 in float16, 127 in float32
+    if max(target.max(), -target.min()) >= 65536:  # infinities and NaNs have a special exponent
         target[:] = source
 
 
@@ -52,6 +52,6 @@ def _widen_bfloat16(source: np.ndarray, target: np.ndarray) -> None:
 
 
 def embedding_bytes(table: np.ndarray, context_length: int) -> int:
-    """Bytes an embedding [vocab, hidden] takes when loaded: only the rows of tokens that occur are paged in."""
+    """Return the bytes an embedding [vocab, hidden] takes when loaded: only rows of tokens that occur are paged in."""
     row = -(-table.nbytes // len(table) // PAGE) * PAGE
     return min(table.nbytes, row * context_length)

@@ -1,4 +1,4 @@
-"""Block-quantised matrices as the MatMulNBits operator takes them."""
+"""Block-quantised matrices in the layout of the MatMulNBits operator."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .half import widen
 BITS = (2, 4, 8)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 ROUNDED_AT_ONCE = 1 << 17  # weights
-LOADED_BYTES_OF_BLOCK = 12  # its scale, and a sum beside it (measured)
-ACCURACY_LEVEL = 4  # int8 activations: without it 8-bit products dequantise the whole matrix at every call
+LOADED_BYTES_OF_BLOCK = 12  # its scale and a sum (measured)
+ACCURACY_LEVEL = 4  # int8 activations; otherwise 8-bit products dequantise the whole matrix at every call
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class NBits:
     """A matrix [out, in] in blocks along `in`: w = (q - zero point) · scale.
 
     Attributes:
-        packed: uint8 [out, blocks, block_size · bits / 8], unsigned values, the first in the lowest bits.
+        packed: uint8 [out, blocks, block_size · bits / 8]; unsigned values, the first in the lowest bits.
         scales: float32 [out, blocks].
-        zero_points: uint8 [out, ceil(blocks · bits / 8)], packed like the values, or None for 2^(bits - 1).
+        zero_points: uint8 [out, ceil(blocks · bits / 8)], packed like the values; None means 2^(bits - 1).
         bits: 2, 4 or 8.
-        columns: the `in` size before it was padded to whole blocks.
+        columns: the size of `in` before padding to whole blocks.
     """
 
     packed: np.ndarray
@@ -38,12 +38,12 @@ class NBits:
 
     @property
     def block_size(self) -> int:
-        """Weights that share a scale."""
+        """How many weights share a scale."""
         return self.packed.shape[2] * 8 // self.bits
 
     @property
     def loaded_bytes(self) -> int:
-        """Bytes in memory: the values packed anew for the CPU, with what they have of each block."""
+        """Bytes in memory, where the values are repacked for the CPU with a few bytes for each block."""
         return self.packed.nbytes + self.scales.size * LOADED_BYTES_OF_BLOCK
 
 
@@ -51,7 +51,7 @@ def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: boo
     """Round a float matrix [out, in] to the nearest of 2^bits values in each block, spread by `block_ranges`.
 
     Raises:
-        RequestError: bits or block size that MatMulNBits does not take.
+        RequestError: MatMulNBits does not support these bits or this block size.
     """
     check_format(bits, block_size)
     rows, columns = matrix.shape
@@ -66,7 +66,7 @@ def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: boo
         if zeros is not None:
             zeros[part] = points
 
-    # A few rows at a time stay in the processor's cache, which is three times as fast, and need no memory to speak of.
+    # A few rows at a time fit into the processor's cache, which is three times as fast and needs little memory.
     step = max(1, ROUNDED_AT_ONCE // max(columns, 1))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(quantize, range(0, rows, step)))
@@ -78,7 +78,7 @@ def _round_blocks(blocks: np.ndarray, bits: int, zero_point: bool) -> tuple[np.n
     scales, zeros = block_ranges(blocks, bits, zero_point)
     values = blocks / scales[..., None]
     np.rint(values, out=values)
-    values += zeros[..., None]
+    values += zeros[..., None] if zero_point else np.float32(1 << (bits - 1))  # a number is added faster
     np.clip(values, 0, (1 << bits) - 1, out=values)
     return pack_bits(values.astype(np.uint8), bits), scales, zeros
 
@@ -106,7 +106,7 @@ def block_ranges(blocks: np.ndarray, bits: int, zero_point: bool, shrink: float 
 
 
 def dequantize(matrix: NBits) -> np.ndarray:
-    """Return float32 [out, in], the weights that the operator computes with."""
+    """Return the weights that the operator computes with, float32 [out, in]."""
     rows, blocks = matrix.scales.shape
     if matrix.zero_points is None:
         zeros = np.full((rows, blocks), 1 << (matrix.bits - 1), np.uint8)
@@ -135,7 +135,7 @@ def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
     padding = -values.shape[-1] % per_byte
     if padding:
         values = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, padding)])
-    if bits == 4:  # two at once: values[1] · 2⁸ + values[0] as one number
+    if bits == 4:  # two at once: a little-endian number is values[0] + 2⁸ · values[1]
         pairs = np.ascontiguousarray(values).view("<u2")
         return (pairs | pairs >> np.uint16(4)).astype(np.uint8)
     packed = values[..., ::per_byte].copy()
@@ -145,7 +145,7 @@ def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack_bits(packed: np.ndarray, bits: int) -> np.ndarray:
-    """Undo `pack_bits`, padding included."""
+    """Undo `pack_bits`. The padding stays."""
     if bits == 8:
         return packed
     per_byte = 8 // bits
@@ -156,11 +156,13 @@ def unpack_bits(packed: np.ndarray, bits: int) -> np.ndarray:
 
 
 def check_format(bits: int, block_size: int) -> None:
-    """Raise RequestError unless MatMulNBits takes these."""
+    """Raise RequestError unless MatMulNBits supports the bits and the block size."""
     if bits not in BITS or block_size not in BLOCK_SIZES:
-        raise RequestError(f"{bits} bits by {block_size}: use 2, 4 or 8 bits and blocks of 16, 32, 64, 128 or 256")
+        raise RequestError(
+            f"{bits} bits by {block_size} is not supported; use 2, 4 or 8 bits and blocks of 16, 32, 64, 128 or 256"
+        )
 
 
 def nonzero(scales: np.ndarray) -> np.ndarray:
-    """Blocks of zeros have no scale of their own: 1 serves."""
+    """Return scales with 1 in place of 0, which is the scale of a block of zeros."""
     return np.where(scales == 0, np.float32(1), scales).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What tools say while they work: a progress bar and reports, both on stderr."""
+"""Progress bars and reports on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 def progress(items: Sequence[Item], title: str) -> Iterable[Item]:
-    """Iterate with a progress bar; none when stderr is not a terminal."""
+    """Iterate with a progress bar, which is shown only if stderr is a terminal."""
     bar: Iterator[Item] = tqdm.tqdm(items, desc=title, unit="shard", disable=None)
     return bar
 

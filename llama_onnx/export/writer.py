@@ -1,10 +1,10 @@
-"""Writes a model directory beside its final place, shard by shard, and renames it when it is whole.
+"""Writes a model directory shard by shard beside its final place, and renames it when it is complete.
 
-What is under way lies in `OUT.partial`, with a journal of the shards that are finished. A run that was interrupted is
-resumed by the next one with the same key, from the shards whose files still have their hash.
+Until then the files are in `OUT.partial`, with a journal of the finished shards. If a run is interrupted, the next one
+with the same key resumes it, and keeps the shards whose files still match their hashes.
 
-A model that is replaced is moved aside for the moment between two renames. Should the process die just then, the next
-run moves it back. Nothing is ever removed that was not made here.
+A model that is being replaced is moved aside between two renames. If the process dies at that moment, the next run
+moves it back. Only files that were written here are ever removed.
 """
 
 from __future__ import annotations
@@ -23,38 +23,37 @@ from ..config import Shard
 from ..errors import LlamaOnnxError, ModelDirectoryError
 from ..files.file_lock import lock
 from ..memory import format_size
-from ..model_directory import ASIDE, FORMAT, FORMAT_VERSION, MANIFEST
+from ..model_directory import FORMAT, FORMAT_VERSION, MANIFEST
 from .graphs.graph import Graph, WeightFile
 from .graphs.stored import read_graph
 from .packages import onnx
-
-JOURNAL = "progress.json"
-LOCK = "lock"
+from .target import JOURNAL, LOCK, aside, check_target, flush, replace_directory
 
 
 class ModelWriter:
-    """A model directory being written. A context manager: leaving it without `finish` keeps or removes what is there.
+    """A model directory that is being written, as a context manager.
 
-    What was written stays for the next run when this one was interrupted; after an error in the input it is removed.
+    Leaving it without `finish` keeps the finished shards for the next run if this one was interrupted, and removes them
+    after an error in the input.
     """
 
     def __init__(self, out: Path, key: dict[str, Any], inputs: Iterable[Path] = (), needed_bytes: int = 0) -> None:
         """Prepare to write `out`.
 
         Args:
-            out: the directory to make; one that is a model directory already is replaced when the new one is whole.
-            key: identifies source and options; a partial directory of another key is thrown away.
-            inputs: files that are read, none of which may lie where `out` is to be.
-            needed_bytes: what the files will take at least; 0 means that is not known.
+            out: the directory to make. An existing model there is replaced once the new one is complete.
+            key: identifies source and options. A partial directory with another key is discarded.
+            inputs: files that are read. None may be inside `out`.
+            needed_bytes: the least the files will take; 0 if unknown.
 
         Raises:
-            ModelDirectoryError: `out` holds something else, or the input, or another process is writing it; or the disk
-                has no room for it.
+            ModelDirectoryError: `out` holds other files or the input, another process is writing it, or the disk is too
+                full.
         """
         if out.name in ("", ".."):
             out = Path(os.path.abspath(out))
         if not out.name:
-            raise ModelDirectoryError(f"{out}: cannot be a model directory; name one in it")
+            raise ModelDirectoryError(f"{out}: cannot be a model directory; name a directory inside it")
         self.out = out
         self.folder = out.with_name(out.name + ".partial")
         self._key = json.loads(json.dumps(key))
@@ -63,7 +62,7 @@ class ModelWriter:
         self._finished: dict[str, Any] = {}
         self._needed_bytes = needed_bytes
         try:
-            _check_target(out, self.folder, inputs)
+            check_target(out, self.folder, inputs)
         except OSError as error:
             raise ModelDirectoryError(f"{out}: cannot be written ({error.strerror})") from None
 
@@ -72,8 +71,8 @@ class ModelWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder / LOCK, self.out)
             try:
-                if _aside(self.out).is_dir() and not self.out.exists():
-                    _aside(self.out).rename(self.out)
+                if aside(self.out).is_dir() and not self.out.exists():
+                    aside(self.out).rename(self.out)
                 self._finished = self._read_journal()
                 self._check_space()
             except BaseException:
@@ -89,7 +88,7 @@ class ModelWriter:
         self._lock.close()
         if isinstance(error, OSError):
             raise ModelDirectoryError(
-                f"{self.out}: writing failed ({error.strerror}); what is finished is kept, run the same command again"
+                f"{self.out}: writing failed ({error.strerror}); finished shards are kept, run the same command again"
             ) from None
 
     @property
@@ -98,12 +97,12 @@ class ModelWriter:
         return bool(self._finished)
 
     def shard(self, name: str, build: Callable[[Graph], None], shared: Iterable[str] = ()) -> None:
-        """Write `name.onnx` and `name.bin`, unless an earlier run has.
+        """Write `name.onnx` and `name.bin`, unless an earlier run already has.
 
         Args:
             name: of the shard.
             build: adds nodes and weights to the graph.
-            shared: data files of other shards that this one reads as well.
+            shared: data files of other shards that this one also reads.
         """
         files = (f"{name}.onnx", f"{name}.bin")
         done = self._finished.get(name)
@@ -130,7 +129,7 @@ class ModelWriter:
         self._write_journal()
 
     def written(self, name: str) -> Shard:
-        """Return a shard that is written, to run it."""
+        """Return a shard that has been written, so that it can be run."""
         entry = self._shards[name]
         return Shard(
             name=f"{self.folder.name}/{name}",
@@ -146,7 +145,7 @@ class ModelWriter:
         self._files[name] = weights.close()
 
     def copy(self, files: Mapping[str, Path | bytes]) -> None:
-        """Copy auxiliary files (tokenizer, configuration), or write those that are given by their content."""
+        """Copy auxiliary files (tokenizer, configuration). Those given as bytes are written."""
         for name, content in files.items():
             if isinstance(content, Path):
                 shutil.copyfile(content, self.folder / name)
@@ -155,15 +154,15 @@ class ModelWriter:
             self._files[name] = file_entry(self.folder / name)
 
     def graph(self, shard: str) -> onnx.GraphProto:
-        """Return the graph of a shard that is written. The weights stay in their data file."""
+        """Return the graph of a shard that has been written. The weights stay in their data file."""
         return read_graph(self.folder / f"{shard}.onnx")
 
     def tensors(self, shard: str) -> dict[str, onnx.TensorProto]:
-        """Return the initializers of a shard that is written, by name."""
+        """Return the initializers of a shard that has been written, by name."""
         return {tensor.name: tensor for tensor in self.graph(shard).initializer}
 
     def finish(self, architecture: str, model: dict[str, Any], precision: dict[str, str]) -> None:
-        """Write the manifest, flush everything to the disk and put the directory in its place."""
+        """Write the manifest, flush everything to disk and move the directory to its final place."""
         manifest = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -177,12 +176,12 @@ class ModelWriter:
         (self.folder / JOURNAL).unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path.name not in (*self._files, LOCK):
-                path.unlink()  # left over from an interrupted run with other layers
+                path.unlink()  # left over from an interrupted run with other shards
         write_json(self.folder / MANIFEST, manifest)
         for path in self.folder.iterdir():
-            _flush(path)
-        _replace(self.folder, self.out)
-        (self.out / LOCK).unlink()  # held until now, so that no other run could begin in the folder that moved
+            flush(path)
+        replace_directory(self.folder, self.out)
+        (self.out / LOCK).unlink()  # held until now, so that no other run could start in the moved folder
 
     def _add(self, done: dict[str, Any]) -> None:
         self._shards[done["shard"]["name"]] = done["shard"]
@@ -199,7 +198,7 @@ class ModelWriter:
                 return dict(journal["shards"])
         except (OSError, ValueError, KeyError):
             pass
-        for path in self.folder.iterdir():  # of other options, or not finished: it only takes room
+        for path in self.folder.iterdir():  # made with other options, or unfinished: it only takes space
             if path.name != LOCK:
                 path.unlink()
         return {}
@@ -212,7 +211,7 @@ class ModelWriter:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise ModelDirectoryError(
                 f"{self.out}: needs {format_size(needed)}, {format_size(free)} are free on its disk; "
-                "free some, or name a directory on another disk"
+                "free some space, or name a directory on another disk"
             )
 
     def _write_journal(self) -> None:
@@ -224,11 +223,11 @@ class ModelWriter:
 
 
 class _TargetBusyError(ModelDirectoryError):
-    """Another process holds the lock, so nothing here is ours to remove."""
+    """Another process holds the lock, so the files are not ours to remove."""
 
 
 def file_entry(path: Path) -> dict[str, Any]:
-    """Return what the manifest says of a file: bytes and sha256."""
+    """Return the manifest's entry for a file: bytes and sha256."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
@@ -240,62 +239,10 @@ def write_json(path: Path, fields: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _check_target(out: Path, folder: Path, inputs: Iterable[Path]) -> None:
-    """Refuse to write where something is that would be lost."""
-    if out.exists() and not out.is_dir():
-        raise ModelDirectoryError(f"{out}: is a file; name a directory to make")
-    if any(path.resolve().is_relative_to(place.resolve()) for path in inputs for place in (out, folder)):
-        raise ModelDirectoryError(f"{out}: holds the input itself, which is not a model to replace; name another")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / MANIFEST).is_file():
-            raise ModelDirectoryError(f"{out}: holds files that are not a model; name another directory, or empty it")
-        strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-        strangers = sorted(set(strangers) - {MANIFEST, LOCK, *_listed(out)})
-        if strangers:
-            raise ModelDirectoryError(
-                f"{out}: holds {strangers[0]!r}, which does not belong to the model there and would be lost; "
-                "move it away, or name another directory"
-            )
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (LOCK, JOURNAL, MANIFEST)):
-        raise ModelDirectoryError(
-            f"{folder}: holds files of something else, but is needed to write {out.name}; move it"
-        )
-
-
-def _listed(out: Path) -> set[str]:
-    try:
-        return set(json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"])
-    except (ValueError, KeyError, TypeError):
-        raise ModelDirectoryError(f"{out / MANIFEST}: is damaged; remove the directory, or name another") from None
-
-
-def _aside(out: Path) -> Path:
-    return out.with_name(ASIDE.format(out.name))
-
-
 def _lock(path: Path, out: Path) -> Any:
-    """Hold a lock for as long as this process lives; where the system has none, go without."""
+    """Lock the directory while it is being written. Systems without file locks go without."""
     file = path.open("a")
     if not lock(file):
         file.close()
-        raise _TargetBusyError(f"{out}: another process is writing it; wait for it to end, or name another")
+        raise _TargetBusyError(f"{out}: another process is writing it; wait for it, or name another directory")
     return file
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace(folder: Path, out: Path) -> None:
-    old = _aside(out)
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    folder.rename(out)
-    if os.name == "posix":
-        _flush(out.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Export: any Llama checkpoint becomes a whole model directory, or none."""
+"""Export: a Llama checkpoint becomes a complete model directory, or none at all."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ BAD_CHECKPOINTS = {
     "other activation": (change_config(hidden_act="swirl"), "hidden_act.*swirl"),
     "heads do not divide": (change_config(num_key_value_heads=3), "not a multiple"),
     "layers missing": (change_config(num_hidden_layers=4), "lacks 9 tensors, the first is model.layers.3"),
-    "layers left over": (change_config(num_hidden_layers=2), "no place in this architecture"),
+    "layers left over": (change_config(num_hidden_layers=2), "this architecture does not use"),
     "negative size": (change_config(hidden_size=-64), "'hidden_size' is -64"),
     "size is a text": (change_config(vocab_size="many"), "'vocab_size' is 'many'"),
     "eos out of range": (change_config(eos_token_id=5000), "5000 is not in the vocabulary"),
@@ -278,7 +278,7 @@ def test_export_into_its_own_source_is_refused(tmp_path: Path) -> None:
 def test_full_disk_is_one_error_and_what_is_finished_is_kept(
     checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A small file system of its own needs root, so the fault is injected where the bytes are written."""
+    """A small file system would need root, so the error is injected where bytes are written."""
     real = model_writer.WeightFile._write
 
     def write(self: model_writer.WeightFile, data: bytes) -> None:
@@ -341,7 +341,7 @@ def test_partial_export_of_other_options_is_not_resumed(
     checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(model_writer, "_replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(model_writer, "replace_directory", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             export(checkpoint, tmp_path / "out", "fp16")
     assert len(resumed_shards(monkeypatch, checkpoint, tmp_path / "out")) == 5

@@ -1,4 +1,4 @@
-"""fp16 conversion: half the bytes, the same as an export to fp16, and nothing silently lost."""
+"""fp16 conversion: half the bytes, the same result as an export to fp16, and no silent loss."""
 
 from __future__ import annotations
 

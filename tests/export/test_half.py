@@ -1,4 +1,4 @@
-"""16-bit weights become float32 exactly, whatever they are."""
+"""16-bit weights of any value are widened to float32 exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be had of the exporter where the packages of the extra 'tools' are not installed."""
+"""The exporter without the packages of the extra 'tools'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens to an export, nothing that was there before is lost, and one line says what happened."""
+"""Whatever happens to an export, existing files are kept, and one line says what happened."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Mount = Callable[[str], Path]
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mount a file system in memory with given options, again to change them; needs root."""
+    """Mount a file system in memory with given options, or remount it to change them. Needs root."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = False
@@ -112,7 +112,7 @@ def test_room_asked_for_is_less_than_what_is_written_by_little(dtype: str, tmp_p
 
 
 def stop_between_renames(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, out: Path) -> None:
-    """Export over a model, and be interrupted when it is moved away and the new one not yet there."""
+    """Export over a model, and interrupt when the old one is moved aside and the new one is not yet in place."""
     real = Path.rename
 
     def rename(self: Path, target: Path) -> Path:
@@ -134,7 +134,7 @@ def test_model_being_replaced_survives_a_crash_between_the_renames(
     stop_between_renames(monkeypatch, checkpoint, out)
     with pytest.raises(ModelDirectoryError, match=r"was being replaced.*\.out\.replaced: rename it back"):
         llama_onnx.load(out)
-    # The next run puts the old model back before all else, even when it does not come to its end.
+    # The next run first moves the old model back, even if it does not finish.
     with pytest.raises(ZeroDivisionError), ModelWriter(out, {}):
         _ = 1 / 0
     assert files_of(out) == files_of(model)
@@ -187,14 +187,14 @@ def test_target_inside_the_source_directory_is_a_directory_like_others(model: Pa
 def test_lock_is_held_until_the_model_is_in_its_place(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = model_writer._replace
+    real = model_writer.replace_directory
 
     def replace(folder: Path, out: Path) -> None:
         with pytest.raises(ModelDirectoryError, match="another process is writing"), ModelWriter(out, {}):
             pass
         real(folder, out)
 
-    monkeypatch.setattr(model_writer, "_replace", replace)
+    monkeypatch.setattr(model_writer, "replace_directory", replace)
     export(checkpoint, tmp_path / "out")
     assert not (tmp_path / "out" / "lock").exists()
     decoder_of(tmp_path / "out")
@@ -204,7 +204,7 @@ def test_leftovers_of_other_options_make_room_at_once(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(model_writer, "_replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(model_writer, "replace_directory", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             export(checkpoint, tmp_path / "out")
     with ModelWriter(tmp_path / "out", {}):
@@ -215,7 +215,7 @@ def test_every_file_is_on_the_disk_before_the_model_has_its_name(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed: set[int] = set()
-    real = model_writer._replace
+    real = model_writer.replace_directory
 
     def replace(folder: Path, out: Path) -> None:
         assert {path.stat().st_ino for path in folder.iterdir()} <= flushed
@@ -223,6 +223,6 @@ def test_every_file_is_on_the_disk_before_the_model_has_its_name(
         assert tmp_path.stat().st_ino in flushed  # and then the name
 
     monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.add(os.fstat(descriptor).st_ino))
-    monkeypatch.setattr(model_writer, "_replace", replace)
+    monkeypatch.setattr(model_writer, "replace_directory", replace)
     export(checkpoint, tmp_path / "out")
     assert flushed

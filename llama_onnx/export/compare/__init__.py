@@ -1,1 +1,1 @@
-"""Compares models of one architecture: layer by layer, at the logits, and weight by weight."""
+"""Compares models of the same shape: layer by layer, at the logits, and weight by weight."""

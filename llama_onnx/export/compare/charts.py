@@ -1,4 +1,4 @@
-"""Pictures as inline SVG. Colours are CSS classes and variables, so that one picture serves light and dark pages."""
+"""Charts as inline SVG. Colours are CSS classes and variables, so that a chart works on light and dark pages."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from html import escape
 
 import numpy as np
 
-LEAST_RANGE = 6.0  # dB that colours span, so that they do not make much of nothing
+LEAST_RANGE = 6.0  # dB: the least range of the colour scale, so that small differences do not look large
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 40
 
 
 @dataclass
 class Plot:
-    """An SVG under construction, with data coordinates in a frame."""
+    """An SVG chart under construction, with a frame of data coordinates."""
 
     width: int
     height: int
@@ -28,25 +28,25 @@ class Plot:
     parts: list[str] = field(default_factory=list)
 
     def x(self, value: float) -> float:
-        """Return the horizontal place of a value."""
+        """Return the horizontal position of a value in pixels."""
         low, high = self.x_range
         return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
 
     def y(self, value: float) -> float:
-        """Return the vertical place of a value."""
+        """Return the vertical position of a value in pixels."""
         low, high = self.y_range
         return self.height - self.bottom - (value - low) / (high - low) * (self.height - self.top - self.bottom)
 
     def text(self, x: float, y: float, text: str, classes: str = "", more: str = "") -> None:
-        """Put text at a place in pixels."""
+        """Draw text at a position in pixels."""
         self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{classes}" {more}>{escape(text)}</text>')
 
     def segment(self, x1: float, y1: float, x2: float, y2: float, classes: str) -> None:
-        """Draw a straight line between places in pixels."""
+        """Draw a straight line between positions in pixels."""
         self.parts.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{classes}"/>')
 
     def path(self, points: Sequence[tuple[float, float]], classes: str, base: float | None = None) -> None:
-        """Draw a line through data points, or the area between it and `base`."""
+        """Draw a line through data points, or fill the area between it and `base`."""
         if not points:
             return
         places = " L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)
@@ -63,7 +63,7 @@ class Plot:
         )
 
     def cell(self, x: float, y: float, width: float, height: float, opacity: float, title: str) -> None:
-        """Draw a cell of a heat map at a place in pixels."""
+        """Draw a cell of a heat map at a position in pixels."""
         tooltip = f"<title>{escape(title)}</title>" if title else ""
         self.parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.2f}" height="{height:.2f}" class="heat" '
@@ -99,12 +99,12 @@ class Plot:
 
 def layer_errors(names: Sequence[str], local: Sequence[Sequence[float]], own: Sequence[Sequence[float]],
                  labels: Sequence[str]) -> str:  # fmt: skip
-    """SQNR along the shards: a dotted line with the reference's input to each, a full one with the candidate's own.
+    """Plot SQNR by shard: a dotted line with the reference's input to each, a solid one with the candidate's own.
 
     Args:
         names: of the shards.
-        local: dB for each candidate and shard; infinite values have no place and are left out.
-        own: as local.
+        local: dB for each candidate and shard; infinite values are left out.
+        own: like `local`.
         labels: of the candidates.
     """
     values = [value for lines in (local, own) for line in lines for value in line if math.isfinite(value)] or [0.0]
@@ -127,7 +127,7 @@ def layer_errors(names: Sequence[str], local: Sequence[Sequence[float]], own: Se
 
 
 def kl_ridges(kls: Sequence[np.ndarray], labels: Sequence[str]) -> str:
-    """The distribution of KL over positions, on a logarithmic axis, a ridge for each candidate."""
+    """Plot the distribution of KL over positions, on a logarithmic axis, with a ridge for each candidate."""
     positive = np.concatenate([kl[kl > 0] for kl in kls])
     if not len(positive):
         return '<p class="note">No position differs.</p>'
@@ -158,7 +158,7 @@ def kl_ridges(kls: Sequence[np.ndarray], labels: Sequence[str]) -> str:
 
 
 def agreement(p: np.ndarray, q: np.ndarray, bins: int = 36) -> str:
-    """How likely the token that comes is to the reference (across) and to the candidate (up), as a density."""
+    """Plot the probability of the next token in the reference (x) and in the candidate (y), as a density."""
     counts, _, _ = np.histogram2d(p, q, bins, ((0, 1), (0, 1)))
     plot = Plot(320, 320, (0, 1), (0, 1), left=44, top=8, right=8)
     size = (plot.width - plot.left - plot.right) / bins
@@ -175,7 +175,7 @@ def agreement(p: np.ndarray, q: np.ndarray, bins: int = 36) -> str:
 
 
 def heat_map(rows: Sequence[str], columns: Sequence[str], values: dict[tuple[str, str], float]) -> str:
-    """SQNR of matrices by role and layer: the darker the cell, the larger the error."""
+    """Plot SQNR of matrices by role and layer. The darker the cell, the larger the error."""
     finite = [value for value in values.values() if math.isfinite(value)] or [0.0]
     high = max(finite)
     low = min(*finite, high - LEAST_RANGE)
@@ -200,7 +200,7 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: dict[tuple[str
 
 
 def weight_histogram(reference: np.ndarray, candidates: Sequence[np.ndarray | None], spread: float) -> str:
-    """Values of a role's matrices: the reference as an area, candidates as lines, on a logarithmic axis of counts."""
+    """Plot a histogram of the matrices of a role: the reference as an area, candidates as lines, on a log axis."""
     lines = [line for line in candidates if line is not None]
     top = math.log10(max(int(array.max()) for array in (reference, *lines)) + 1)
     plot = Plot(320, 190, (-spread, spread), (0, top * 1.05), left=40, right=8, top=8)
@@ -220,7 +220,7 @@ def weight_histogram(reference: np.ndarray, candidates: Sequence[np.ndarray | No
 
 
 def smooth(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Return a Gaussian kernel density of values [n] at a uniform grid, with Silverman's width."""
+    """Return a Gaussian kernel density of values [n] on a uniform grid, with Silverman's width."""
     width = max(1.06 * float(values.std()) * len(values) ** -0.2, 1.5 * float(grid[1] - grid[0]))
     step = float(grid[1] - grid[0])
     counts, _ = np.histogram(values, len(grid), (grid[0] - step / 2, grid[-1] + step / 2))
@@ -230,7 +230,7 @@ def smooth(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def ticks(low: float, high: float, wanted: int = 7) -> list[float]:
-    """Return round numbers between two values, about so many."""
+    """Return about `wanted` round numbers between two values."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)

@@ -1,6 +1,6 @@
 """Compare model directories with a reference over a text: layer by layer, at the logits, and weight by weight.
 
-Each model streams through a memory pool of its own, one shard of each in memory at a time.
+Each model has its own memory pool, with one shard in memory at a time.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ def compare_models(
     Args:
         reference: an `OnnxModel` or a `TorchModel`.
         candidates: models of the same shape.
-        text: what they are run on, in windows that do not overlap.
-        text_name: what to call it.
-        ctx: tokens in a window; None means 512, or the shortest context of the models.
-        max_tokens: only the first so many tokens of the text.
-        weights: compare the weights as well, where the reference is a model directory.
-        group_bytes: what the states of windows that go through the layers together may take.
+        text: what they run on, in windows that do not overlap.
+        text_name: its name in the report.
+        ctx: tokens in a window; None means `DEFAULT_CTX`, or the shortest context of the models if that is shorter.
+        max_tokens: use only this many tokens from the start of the text.
+        weights: also compare the weights, if the reference is a model directory.
+        group_bytes: memory for the states of windows that go through the layers together.
 
     Raises:
-        ModelDirectoryError: models that do not match.
-        RequestError: a text that is too short, or a window that fits no context.
+        ModelDirectoryError: the models do not match.
+        RequestError: the text is too short, or the window is longer than a context.
     """
     for candidate in candidates:
         check_match(reference, candidate)
@@ -57,7 +57,7 @@ def compare_models(
     ids = np.array(tokenizer.encode(text)[:max_tokens], np.int64)
     for other in owners[1:]:
         if load_tokenizer(other.config).encode(text)[:max_tokens] != ids.tolist():
-            raise RequestError(f"{other.path} and {owners[0].path} make different tokens of the text")
+            raise RequestError(f"{other.path} and {owners[0].path} encode the text differently; use the same tokenizer")
     views = windows(ids, ctx, ctx)
 
     with tqdm.tqdm(desc="comparing", unit="shard", disable=None, leave=False) as bar:

@@ -1,4 +1,4 @@
-"""What is measured between a reference and a candidate, over any number of arrays that come one after another."""
+"""Measures of how a candidate differs from a reference, accumulated over any number of arrays."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 1 << 17  # numbers that are float64 at one time: as many as a cache holds
+BLOCK = 1 << 17  # numbers converted to float64 at a time; they fit into the cache
 PERCENTILES = {"max": 100.0, "99.9%": 99.9, "99%": 99.0, "95%": 95.0, "90%": 90.0, "median": 50.0}
 
 
 @dataclass
 class Error:
-    """The difference of vectors [..., n] from reference vectors, summed up in float64.
+    """The difference of vectors [..., n] from reference vectors, accumulated in float64.
 
-    max |c - r|, mean |c - r|, the mean of the cosines of vectors (not one of everything: a few positions of a language
-    model have far longer vectors than all others), and the signal-to-quantisation-noise ratio
+    max |c - r|, mean |c - r|, the mean cosine of vectors (not the cosine of all values together, because a few
+    positions of a language model have far longer vectors than the others), and the signal-to-quantisation-noise ratio
     SQNR = 10 log10(Σ r² / Σ (c - r)²) in dB.
     """
 
@@ -30,7 +30,7 @@ class Error:
     cosines: float = 0.0
 
     def add(self, reference: np.ndarray, candidate: np.ndarray) -> None:
-        """Count arrays of the same shape [..., n]; values that are not finite make the error infinite."""
+        """Add arrays of the same shape [..., n]. Values that are not finite make the error infinite."""
         size = reference.shape[-1]
         rows = max(1, BLOCK // size)
         reference, candidate = reference.reshape(-1, size), candidate.reshape(-1, size)
@@ -41,7 +41,7 @@ class Error:
     def _add(self, r: np.ndarray, c: np.ndarray) -> None:
         lengths = np.sqrt((r * r).sum(-1) * (c * c).sum(-1))
         products = (r * c).sum(-1)
-        # A vector of zeros points where another one of zeros does, and nowhere else.
+        # A vector of zeros has cosine 1 with another vector of zeros, and 0 with any other.
         same = np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1), np.all(r == c, -1))
         self.signal += float((r * r).sum())
         np.subtract(c, r, out=c)
@@ -58,7 +58,7 @@ class Error:
 
     @property
     def mean(self) -> float:
-        """The mean of absolute differences."""
+        """The mean absolute difference."""
         return self.total / max(self.count, 1)
 
     @property
@@ -68,35 +68,34 @@ class Error:
 
     @property
     def sqnr(self) -> float:
-        """In dB; infinite where there is no difference."""
+        """SQNR in dB; infinite if there is no difference."""
         if self.noise == 0:
             return math.inf
         return 10 * math.log10(self.signal / self.noise) if self.signal > 0 and self.noise < math.inf else -math.inf
 
     def as_dict(self) -> dict[str, float | None]:
-        """Return the figures for JSON, with null where one is infinite."""
+        """Return the figures for JSON, with None for infinite ones."""
         figures = {"max": self.largest, "mean": self.mean, "cosine": self.cosine, "sqnr_db": self.sqnr}
         return {name: finite(value) for name, value in figures.items()}
 
 
 @dataclass
 class Distribution:
-    """How a candidate's next-token distribution differs from the reference's, position by position, as llama-perplexity
-    reports it (github.com/ggml-org/llama.cpp, tools/perplexity): p is the reference's, q the candidate's, t the token
-    that comes.
+    """How a candidate's next-token distribution q differs from the reference's p, for each position.
 
-    KL = Σ p ln(p / q), Δp = q(t) - p(t), same top = both are largest for one token, and both negative log-likelihoods
-    of t, from which come both perplexities.
+    KL = Σ p ln(p / q), Δp = q(t) - p(t) for the actual next token t, same top = p and q are largest for the same token,
+    and the negative log-likelihood of t under both, which gives the perplexities. These are the figures of
+    llama-perplexity (github.com/ggml-org/llama.cpp, tools/perplexity).
     """
 
     kl: list[np.ndarray] = field(default_factory=list)
     delta: list[np.ndarray] = field(default_factory=list)
-    tops: list[np.ndarray] = field(default_factory=list)  # int64 [S, 2]: the likeliest tokens of p and of q
-    top_p: list[np.ndarray] = field(default_factory=list)  # float64 [S, 2]: and how likely these are
+    tops: list[np.ndarray] = field(default_factory=list)  # int64 [S, 2]: the most likely tokens of p and q
+    top_p: list[np.ndarray] = field(default_factory=list)  # float64 [S, 2]: their probabilities
     nll: list[np.ndarray] = field(default_factory=list)  # float64 [S, 2]: of t
 
     def add(self, reference: np.ndarray, candidate: np.ndarray, targets: np.ndarray) -> None:
-        """Count positions: logits [S, vocab] twice, and the tokens int64 [S] that follow."""
+        """Add positions: logits [S, vocab] of both models, and the actual next tokens int64 [S]."""
         p, q = log_softmax(reference), log_softmax(candidate)
         rows, likely = np.arange(len(targets)), np.exp(p)
         self.delta.append(np.exp(q[rows, targets]) - likely[rows, targets])
@@ -104,17 +103,17 @@ class Distribution:
         self.tops.append(np.stack([p.argmax(-1), q.argmax(-1)], -1))
         self.top_p.append(np.exp(np.stack([p.max(-1), q.max(-1)], -1)))
         p -= q
-        # 0 · ln 0 = 0. Rounding may leave a hair below zero, which KL never is.
+        # 0 · ln 0 = 0. KL is never negative, but rounding can make it slightly so.
         terms = np.multiply(likely, p, out=np.zeros_like(p), where=likely > 0)
         self.kl.append(np.maximum(terms.sum(-1), 0))
 
     def close(self) -> None:
-        """Join what has been counted: each list becomes one of a single array."""
+        """Join the positions: each list becomes a list of one array."""
         for name in ("kl", "delta", "tops", "top_p", "nll"):
             setattr(self, name, [np.concatenate(getattr(self, name))])
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures. `…_error` is the standard error of a mean; perplexities are exp of the mean nll."""
+        """Return the figures. `…_error` is the standard error of a mean; a perplexity is exp(mean nll)."""
         kl, delta, tops, nll = self.kl[0], self.delta[0], self.tops[0], self.nll[0]
         log_ratio = nll[:, 1] - nll[:, 0]
         perplexities = [exp(float(mean)) for mean in nll.mean(0)]
@@ -141,7 +140,7 @@ class Distribution:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return ln softmax, float64 [S, vocab]: in float32, rounding alone would make a KL of about 1e-6."""
+    """Return ln softmax, float64 [S, vocab]. In float32, rounding alone would give a KL of about 1e-6."""
     wide = logits.astype(np.float64)
     wide -= wide.max(-1, keepdims=True)
     wide -= np.log(np.exp(wide).sum(-1, keepdims=True))
@@ -149,15 +148,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Return the standard error of the mean of values [n]; 0 for a single one."""
+    """Return the standard error of the mean of values [n]; 0 for a single value."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def exp(value: float) -> float:
-    """Return e^value, infinite where that is beyond a float."""
+    """Return e^value, or infinity if that overflows."""
     return math.exp(value) if value < 709 else math.inf
 
 
 def finite(value: float) -> float | None:
-    """Return a number as JSON can hold it: None for one that is not finite."""
+    """Return a number for JSON: None if it is not finite."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The models that are compared, behind one interface: states layer by layer for a group of windows, then logits."""
+"""The models to compare, behind one interface: states after each layer for a group of windows, then logits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = {"num_layers": "layers", "hidden_size": "hidden size", "vocab_size": "vo
 
 
 class Reference(Protocol):
-    """What the others are compared with."""
+    """The model that the others are compared with."""
 
     path: str
     kind: str
@@ -31,20 +31,20 @@ class Reference(Protocol):
         """Yield the states float32 [1, S, hidden] of all windows int64 [S]: after embed, after layer 0, 1, …"""
 
     def norm(self, hidden: np.ndarray) -> np.ndarray:
-        """Return states that came last as `head` takes them, which may have the norm in it."""
+        """Return the states after the last layer as `head` needs them: normalised, unless `head` does that itself."""
 
     def head(self, hidden: np.ndarray) -> np.ndarray:
-        """Return logits float32 [S, vocab] of what `norm` gave, [1, S, hidden]."""
+        """Return logits float32 [S, vocab] for states [1, S, hidden] from `norm`."""
 
 
 class OnnxModel:
-    """A model directory that streams through a pool with room for one shard."""
+    """A model directory in a memory pool with room for one shard."""
 
     def __init__(self, path: str | Path) -> None:
         """Read the directory.
 
         Raises:
-            ModelDirectoryError: it is not a whole model.
+            ModelDirectoryError: it is not a complete model.
         """
         self.path = str(path)
         self.config: ModelConfig = read_config(path)
@@ -62,7 +62,7 @@ class OnnxModel:
         return stretch.hidden
 
     def layer(self, i: int, hidden: np.ndarray) -> np.ndarray:
-        """Return what layer `i` makes of the states of a window from its start."""
+        """Return the states of a whole window after layer `i`."""
         stretch = self._window(np.zeros(hidden.shape[:2], np.int64))
         stretch.hidden[:] = hidden
         cache = self.decoder.new_cache(hidden.shape[1], one_layer=True)
@@ -92,7 +92,7 @@ class OnnxModel:
 
 
 class TorchModel:
-    """A Hugging Face checkpoint run by transformers in float32, all of it in memory."""
+    """A Hugging Face checkpoint that transformers runs in float32, with the whole model in memory."""
 
     kind = "torch"
 
@@ -107,7 +107,9 @@ class TorchModel:
             import torch
             import transformers
         except ImportError:
-            raise MissingDependencyError("--torch needs its packages: pip install torch transformers") from None
+            raise MissingDependencyError(
+                "--torch needs torch and transformers: pip install torch transformers"
+            ) from None
         if not (Path(path) / "config.json").is_file():
             raise ModelDirectoryError(f"{path}: not a Hugging Face checkpoint (no config.json)")
         transformers.utils.logging.disable_progress_bar()
@@ -128,7 +130,7 @@ class TorchModel:
         self.context_length = config.max_position_embeddings
 
     def walk(self, group: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-        """See `Reference`: each window goes through the whole model, and what its layers made is kept."""
+        """See `Reference`. Each window runs through the whole model first, and the states after all layers are kept."""
         made = [self._states(ids) for ids in group]
         for place in range(self.sizes["num_layers"] + 1):
             yield [states[place] for states in made]
@@ -138,7 +140,7 @@ class TorchModel:
         return hidden
 
     def head(self, hidden: np.ndarray) -> np.ndarray:
-        """See `Reference`: the final norm, the head, and the cap that Gemma 2 puts on logits."""
+        """See `Reference`. Applies the final norm, the head, and the soft-cap of Gemma 2."""
         torch, model = self._torch, self._model
         with torch.no_grad():
             logits = model.lm_head(model.model.norm(torch.from_numpy(hidden)))
@@ -169,10 +171,10 @@ class TorchModel:
 
 
 def check_match(reference: Reference, candidate: OnnxModel) -> None:
-    """Refuse models that are not of the same shape.
+    """Check that two models have the same shape.
 
     Raises:
-        ModelDirectoryError: naming the first size that differs.
+        ModelDirectoryError: they do not; the message names the first size that differs.
     """
     for name, words in SIZES.items():
         if reference.sizes[name] != candidate.sizes[name]:

@@ -1,4 +1,4 @@
-"""The report as one HTML page, pictures and all: no other files, no network, light or dark as the reader likes."""
+"""The report as one HTML page, in light or dark colours. It needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def _layers(c: Comparison) -> str:
         for kind in ("local", "accumulated")
     )
     note = (
-        "What each layer adds by itself (dotted: it is given the reference's input) and what has come together up to "
-        "it (full line: it is given what the candidate's own layers made). Layers without any difference have no point."
+        "The error of each layer by itself (dotted: with the reference's input) and accumulated up to it (solid: with "
+        "the output of the candidate's own previous layer). Layers without any difference have no point."
     )
     extra = '<span class="dotted" style="--c:var(--muted)">reference\'s input</span>'
     extra += '<span style="--c:var(--muted)">its own input</span>'
@@ -97,7 +97,7 @@ def _agreement(c: Comparison) -> str:
     for label, outcome in zip(c.labels, c.outcomes, strict=True):
         likely = np.exp(-outcome.distribution.nll[0])
         panels.append(f"<div><h3>{escape(label)}</h3>{charts.agreement(likely[:, 0], likely[:, 1])}</div>")
-    note = "The probability of the token that really comes: on the diagonal both models give it the same."
+    note = "The probability of the actual next token. On the diagonal, both models give it the same probability."
     return _section("The next token", note, f'<div class="panels">{"".join(panels)}</div>')
 
 
@@ -109,7 +109,7 @@ def _weights(c: Comparison) -> str:
             rows = list(dict.fromkeys(role for role, _ in values))
             columns = list(dict.fromkeys(column for _, column in values))
             maps.append(f"<h3>{escape(label)}</h3>{charts.heat_map(rows, columns, values)}")
-    note = "SQNR in dB of each matrix, dequantised: the stronger the colour, the larger the error within that model."
+    note = "SQNR in dB of each matrix, dequantised. The stronger the colour, the larger the error within that model."
     return _section("Weights", note, "".join(maps)) if maps else ""
 
 
@@ -123,7 +123,7 @@ def _histograms(c: Comparison) -> str:
         reference = next(pair[0] for pair in found if pair)
         lines = [pair[1] if pair else None for pair in found]
         panels.append(f"<div><h3>{escape(role)}</h3>{charts.weight_histogram(reference, lines, RANGE)}</div>")
-    note = "Values of all matrices of a kind, in standard deviations of each; counts on a logarithmic axis."
+    note = "Values of all matrices of a kind, in standard deviations of each matrix; counts are on a logarithmic axis."
     legend = _legend(c.labels, '<span class="ref">reference</span>')
     return _section("What the weights look like", note, f'{legend}<div class="panels">{"".join(panels)}</div>')
 
@@ -142,11 +142,11 @@ def _worst(c: Comparison) -> str:
     for n, (label, positions) in enumerate(zip(c.labels, c.worst, strict=True)):
         rows = "".join(_position(entry) for entry in positions if entry["kl"] > 0)
         if rows:
-            head = "<tr><th>KL</th><th>text and the token that comes</th><th>reference</th><th>candidate</th></tr>"
+            head = "<tr><th>KL</th><th>text and actual next token</th><th>reference</th><th>candidate</th></tr>"
             shown = " open" if n == len(c.labels) - 1 else ""
             table = f'<div class="scroll"><table class="words">{head}{rows}</table></div>'
             tables.append(f"<details{shown}><summary>{escape(label)}</summary>{table}</details>")
-    note = "The positions with the largest divergence, and what each model takes for the likeliest token there."
+    note = "The positions with the largest divergence, and the token each model finds most likely there."
     return _section("Where they differ most", note, "".join(tables)) if tables else ""
 
 

@@ -1,4 +1,4 @@
-"""What a comparison found: as plain values for JSON, and as tables for a terminal."""
+"""The results of a comparison, as plain values for JSON and as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTEXT_TOKENS = 16
 
 @dataclass
 class Comparison:
-    """Everything a table or a page shows. `weights` has a report for each outcome, or is empty."""
+    """Everything that tables and page show. `weights` has a report for each outcome, or is empty."""
 
     reference: Reference
     outcomes: list[Outcome]
@@ -36,7 +36,7 @@ class Comparison:
     worst: list[list[dict[str, Any]]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the whole of it as plain values."""
+        """Return everything as plain values."""
         found = []
         for n, outcome in enumerate(self.outcomes):
             shards = [
@@ -63,11 +63,11 @@ class Comparison:
 
 
 def worst_positions(outcome: Outcome, targets_at: np.ndarray, ids: np.ndarray, tokenizer: Tokenizer) -> list[dict]:
-    """Return where a candidate differs most from the reference, the largest KL first.
+    """Return the positions where a candidate differs most from the reference, the largest KL first.
 
     Args:
-        outcome: of the candidate.
-        targets_at: int64 [positions], where in the text the tokens are that were predicted.
+        outcome: the results of the candidate.
+        targets_at: int64 [positions], the index in the text of each predicted token.
         ids: int64 [N], the text.
         tokenizer: of the model.
     """
@@ -94,13 +94,13 @@ def worst_positions(outcome: Outcome, targets_at: np.ndarray, ids: np.ndarray, t
 
 
 def labels_of(paths: Sequence[str]) -> list[str]:
-    """Return short names: those of the directories where they differ, else the paths."""
+    """Return short names: those of the directories if they differ, else the paths."""
     names = [Path(path).name or Path(path).resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def tables(comparison: Comparison, rows: int = 10) -> str:
-    """Return the tables: the logits of all candidates, then for each the `rows` worst shards and matrices."""
+    """Return the tables: logits of all candidates, then the `rows` worst shards and matrices of each."""
     c = comparison
     lines = [
         f"reference {c.reference.path} ({c.reference.kind}, {format_size(c.reference.bytes)})",
@@ -142,14 +142,14 @@ def logit_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def number(value: float) -> str:
-    """Return a number in few characters: 0, 0.0123, 1.2e-07."""
+    """Return a number in a few characters: 0, 0.0123, 1.2e-07."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.1e}"
 
 
 def decibel(value: float) -> str:
-    """Return a ratio in dB; 'exact' for one without noise."""
+    """Return a ratio in dB, or 'exact' if there is no noise."""
     return "exact" if value == math.inf else f"{value:.1f}"
 
 
@@ -165,7 +165,7 @@ def _figures(error: Error) -> list[str]:
 
 
 def _columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Align cells: the first column to the left, the others to the right."""
+    """Align the cells of a table: the first column left, the others right."""
     table = [list(head), *map(list, rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]
     return [

@@ -1,4 +1,4 @@
-"""Walks a reference and its candidates through a text in lockstep, one shard of each in memory at a time."""
+"""Runs a reference and its candidates over a text in lockstep, with one shard of each in memory at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUP_BYTES = 256 << 20  # states of all models together
 
 @dataclass
 class ShardErrors:
-    """Errors at the end of one shard: with the reference's input to it (local), and with the candidate's own."""
+    """Errors after one shard, with the reference's input (local) and with the candidate's own input (accumulated)."""
 
     name: str
     local: Error = field(default_factory=Error)
@@ -26,7 +26,7 @@ class ShardErrors:
 
 @dataclass
 class Outcome:
-    """What was found about one candidate."""
+    """The results for one candidate."""
 
     model: OnnxModel
     shards: list[ShardErrors]
@@ -45,15 +45,15 @@ def compare(
     Args:
         reference: of the same shape as all candidates; see `models.check_match`.
         candidates: at least one.
-        views: windows of the text; errors are those of all positions, distributions of those with a scored token.
-        group_bytes: what the states of the windows that go through the layers together may take. A text with more is
-            read in several groups, for each of which every shard is loaded once.
-        on_progress: told after each shard how many are done, and of how many.
+        views: windows of the text. Errors cover all positions, distributions only those with a scored token.
+        group_bytes: memory for the states of the windows that go through the layers together. A longer text is split
+            into groups, and every shard is loaded once per group.
+        on_progress: called after each shard with the number done and the total.
     """
     layers = reference.sizes["num_layers"]
     names = ["embed", *(f"decoder-{i:02d}" for i in range(layers)), "head"]
     outcomes = [Outcome(model, [ShardErrors(name) for name in names]) for model in candidates]
-    states_per_model = layers + 2 if reference.kind == "torch" else 3  # before and after a layer, one on its way
+    states_per_model = layers + 2 if reference.kind == "torch" else 3  # before and after a layer, and one in between
     share = group_bytes // (states_per_model + len(candidates))
     groups = list(layerwise.split(candidates[0].decoder, (view.ids for view in views), share))
     done = 0
@@ -91,7 +91,7 @@ def _compare_group(
         before = after
         advance()
 
-    # Each norm of its own is loaded once for all windows, and each head after it.
+    # A norm that is a separate shard is loaded once for all windows, then the head.
     ends = [[outcome.model.norm(hidden) for hidden in states] for outcome, states in zip(outcomes, own, strict=True)]
     local = [[outcome.model.norm(hidden) for hidden in before] for outcome in outcomes]
     before = [reference.norm(hidden) for hidden in before]

@@ -1,4 +1,4 @@
-"""The matrices of a model directory as float32, dequantised, and how far a candidate's are from the reference's."""
+"""Compares the dequantised matrices of a candidate with those of the reference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 @dataclass
 class TensorError:
-    """One matrix [out, in]: its name in the checkpoint, the shard it is in, and the error of a candidate's values."""
+    """One matrix [out, in]: its name in the checkpoint, its shard, and the error of the candidate's values."""
 
     name: str
     shard: str
@@ -33,15 +33,15 @@ class TensorError:
 
     @property
     def role(self) -> str:
-        """What it is in every layer: 'q_proj', 'down_proj', 'lm_head' …"""
+        """Its role in any layer: 'q_proj', 'down_proj', 'lm_head' …"""
         return self.name.removesuffix(".weight").split(".")[-1]
 
 
 @dataclass
 class WeightReport:
-    """Errors of all matrices of a candidate, and histograms of both models' values by role, int64 [BINS].
+    """Errors of all matrices of a candidate, and by role the histograms of both models' values, int64 [BINS].
 
-    Histograms count values in standard deviations of the reference's matrix, from -RANGE to RANGE.
+    Histograms range from -RANGE to RANGE standard deviations of the reference's matrix.
     """
 
     tensors: list[TensorError] = field(default_factory=list)
@@ -51,10 +51,10 @@ class WeightReport:
 def compare_weights(
     reference: ModelConfig, candidates: Sequence[ModelConfig], advance: Callable[[], None] | None = None
 ) -> list[WeightReport]:
-    """Compare every matrix that has the same name and shape in both, one in memory at a time.
+    """Compare all matrices with the same name and shape in both models, one in memory at a time.
 
-    A candidate whose quantiser moved scales from one matrix to another (as AWQ does) computes the same from other
-    weights: then its outputs tell how good it is, not these figures.
+    A quantiser may move scales from one matrix to another, as AWQ does. Such a candidate computes the same from
+    different weights, so judge it by its outputs, not by these figures.
     """
     reports = [WeightReport() for _ in candidates]
     nothing = (np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
@@ -82,8 +82,8 @@ def compare_weights(
 
 
 def _histogram(matrix: np.ndarray, spread: float) -> np.ndarray:
-    """Count values in BINS between -RANGE and RANGE times the spread, three times as fast as numpy's own."""
-    counts = np.zeros(BINS + 2, np.int64)  # with what is below and above
+    """Count values in BINS between -RANGE and RANGE times the spread, three times as fast as `numpy.histogram`."""
+    counts = np.zeros(BINS + 2, np.int64)  # including values below and above
     for block in np.array_split(matrix.reshape(-1), max(1, matrix.size // BLOCK)):
         places = block * np.float32(BINS / (2 * RANGE * spread)) + np.float32(BINS / 2 + 1)
         counts += np.bincount(np.fmax(np.fmin(places, BINS + 1), 0).astype(np.int32), minlength=BINS + 2)
@@ -91,7 +91,7 @@ def _histogram(matrix: np.ndarray, spread: float) -> np.ndarray:
 
 
 def matrices(shard: Shard) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """Yield (name, function that reads it as float32 [out, in]) of the matrices of a shard, and its embedding table.
+    """Yield the name of each matrix or embedding of a shard, and a function that reads it as float32 [out, in].
 
     Raises:
         ModelDirectoryError: the file cannot be read.
@@ -106,7 +106,7 @@ def matrices(shard: Shard) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
             continue
         if node.op_type == "MatMulNBits":
             read = partial(_read_nbits, node, tensors, folder)
-        else:  # before a plain product it is [in, out]
+        else:  # before a MatMul it is [in, out]
             transposed = any(n.op_type == "MatMul" and node.output[0] in n.input for n in graph.node)
             read = partial(_read_linear, node, tensors, folder, transposed)
         yield _public_name(packed, shard), read
@@ -117,7 +117,7 @@ def matrices(shard: Shard) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
 
 
 def _public_name(name: str, shard: Shard) -> str:
-    """The checkpoint's name. A head that shares the embedding has it under that name."""
+    """Return the name in the checkpoint. A head that shares the embedding has it under the embedding's name."""
     if name.endswith("qweight"):
         name = name.removesuffix("qweight") + "weight"
     return HEAD if shard.name == "head" and name == EMBEDDING else name
@@ -132,7 +132,7 @@ def _read_nbits(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], fold
     packed, scales, *points = (read_tensor(tensors[name], folder) for name in node.input if name in tensors)
     rows = values["N"]
     if points and points[0].dtype != np.uint8:
-        raise ModelDirectoryError(f"{folder}: {node.name}: zero points of {points[0].dtype} are not understood")
+        raise ModelDirectoryError(f"{folder}: {node.name}: zero points of type {points[0].dtype} are not supported")
     scales = scales.reshape(rows, -1).astype(np.float32)
     zeros = points[0].reshape(rows, -1) if points else None
     return dequantize(NBits(packed.reshape(rows, scales.shape[1], -1), scales, zeros, values["bits"], values["K"]))
@@ -147,9 +147,11 @@ def _read_linear(
     ends = tuple(slice(length) for length in matrix.shape)
 
     def widen(array: np.ndarray) -> np.ndarray:
-        if size:  # of each block
+        if size:  # one for each block
             return np.repeat(array, size, axis)[ends]
-        return np.expand_dims(array, 1 - axis % 2) if array.ndim == 1 else array  # of each row or column, or of all
+        return (
+            np.expand_dims(array, 1 - axis % 2) if array.ndim == 1 else array
+        )  # one for each row or column, or for all
 
     scales, *points = map(widen, others)
     matrix = (matrix - points[0] if points else matrix) * scales

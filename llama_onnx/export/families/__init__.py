@@ -1,1 +1,1 @@
-"""Reads the `config.json` of a model family, one small module for each, into a `DecoderSpec`."""
+"""Reads `config.json` into a `DecoderSpec`, with one small module for each model family."""

@@ -1,4 +1,4 @@
-"""What the families' readers share: the sizes every configuration has, and which layers slide."""
+"""What all families share: the sizes in every configuration, and which layers have a sliding window."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def read_decoder(
     layers: tuple[LayerSpec, ...] | None = None,
     **differences: Any,
 ) -> DecoderSpec:
-    """Return the spec of a model that is like Llama, but for the arguments.
+    """Return the spec of a model that is like Llama except for the arguments.
 
     Args:
         config: the fields of `config.json`.
         family: its `model_type`.
-        read: names that this family reads besides those every family does.
-        context_length, kv_heads, head_dim, default_epsilon, tied, default_activation: what the family takes where the
-            configuration is silent. No `kv_heads` means as many as heads, no `head_dim` the hidden size divided by the
-            heads.
+        read: names that this family reads in addition to those that every family reads.
+        context_length, kv_heads, head_dim, default_epsilon, tied, default_activation: the family's defaults for values
+            that the configuration lacks. Without `kv_heads` there are as many as heads; without `head_dim` it is the
+            hidden size divided by the heads.
         norm_epsilon, activation: the names of these settings.
-        partial: the fraction of a head that rope turns; None means that this family turns whole heads only.
-        ropes, layers: where not every layer is the same.
+        partial: the default fraction of a head that rope rotates; None if this family always rotates whole heads.
+        ropes, layers: given if layers differ.
         differences: other fields of `DecoderSpec`.
 
     Raises:
@@ -79,16 +79,16 @@ def read_decoder(
 
 
 def layer_types(config: Mapping[str, Any], default: list[str]) -> list[str]:
-    """Return for each layer whether its attention slides: `layer_types`, or the default.
+    """Return the attention type of each layer, FULL or SLIDING: `layer_types`, or the default.
 
     Raises:
-        ModelDirectoryError: the list has another length, or another kind of layer.
+        ModelDirectoryError: the list has the wrong length, or an unknown type.
     """
     types = config.get("layer_types")
     if types is None:
         return default
     if not isinstance(types, list) or len(types) != len(default):
-        raise ModelDirectoryError(f"config.json: layer_types does not name {len(default)} layers")
+        raise ModelDirectoryError(f"config.json: layer_types does not list {len(default)} layers")
     for kind in types:
         if kind not in (FULL, SLIDING):
             raise not_implemented("layer_types", kind, FULL, SLIDING)
@@ -96,7 +96,7 @@ def layer_types(config: Mapping[str, Any], default: list[str]) -> list[str]:
 
 
 def uniform_layers(config: Mapping[str, Any], window: int | None, context_length: int) -> tuple[LayerSpec, ...]:
-    """Return layers that are all alike, for families that do not read `layer_types`: it must not say otherwise."""
+    """Return layers that are all alike, for families without `layer_types`; if the field is there, it must agree."""
     count = number(config, "num_hidden_layers")
     kind = FULL if window is None else SLIDING
     if any(found != kind for found in layer_types(config, [kind] * count)):
@@ -107,12 +107,12 @@ def uniform_layers(config: Mapping[str, Any], window: int | None, context_length
 def mixed_layers(
     types: list[str], window: int | None, context_length: int, ropes: Mapping[str, str] | None = None
 ) -> tuple[LayerSpec, ...]:
-    """Return layers of several types.
+    """Return layers of different types.
 
     Args:
-        types: of each layer.
-        window: of those that slide.
-        context_length: a window as wide as this is none.
+        types: of each layer, FULL or SLIDING.
+        window: of sliding layers.
+        context_length: of the model; a window this wide is no window.
         ropes: the name of the rope for each type.
     """
     if SLIDING in types and window is None:
@@ -124,7 +124,7 @@ def mixed_layers(
 
 
 def causal_only(config: Mapping[str, Any]) -> None:
-    """Raise ModelDirectoryError if tokens are to see later ones."""
+    """Raise ModelDirectoryError if attention is bidirectional."""
     require(config, "use_bidirectional_attention", False)
 
 

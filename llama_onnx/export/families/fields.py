@@ -1,4 +1,4 @@
-"""Reading `config.json`: typed values, and a refusal of what would change the maths and is not implemented."""
+"""Reads typed values from `config.json`, and rejects settings that would change the maths and are not implemented."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from ...errors import ModelDirectoryError
 
-# What the name of a setting that changes the maths is made of. A setting that is on, sounds like this and is neither
-# read by its family nor known to be harmless is refused.
+# Parts of the names of settings that change the maths. A setting is rejected if its name matches, it is switched on,
+# its family does not read it, and it is not known to be harmless.
 MATHS = re.compile(
     "rope|rotary|alibi|att|window|norm|softcap|scal|multiplier|clip|bias|qk|expert|moe|router|mask|act$|activation"
     "|residual|position|interleav|sink|mup|mlp|ffn|emb|layer|head|logit|lora|adapter|cross|chunk|swiglu|parallel"
 )
-# Read by every family, or for training and for other programs only.
+# Read by every family, or meant only for training or for other programs.
 HARMLESS = frozenset(
     """
     hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size
@@ -41,39 +41,39 @@ def number(config: Mapping[str, Any], name: str, default: Any = None, kind: type
         value = default
     wrong = isinstance(value, bool) or not isinstance(value, (int, kind))
     if wrong or not (value > 0 and math.isfinite(value)):
-        raise ModelDirectoryError(f"config.json: {name!r} is {value!r}, a number above 0 is needed")
+        raise ModelDirectoryError(f"config.json: {name!r} is {value!r}, but must be a number above 0")
     return kind(value)
 
 
 def optional(config: Mapping[str, Any], name: str, default: Any = None, kind: type[int] | type[float] = int) -> Any:
-    """Return a positive number, or None where `config.json` says null; a missing one is `default`."""
+    """Return a positive number, or None if `config.json` says null; `default` if it is missing."""
     value = config.get(name, default)
     return None if value is None else number(config, name, default, kind)
 
 
 def flag(config: Mapping[str, Any], name: str, default: bool = False) -> bool:
-    """Return a truth value of `config.json`.
+    """Return a boolean of `config.json`.
 
     Raises:
-        ModelDirectoryError: it is something else.
+        ModelDirectoryError: it is not a boolean.
     """
     value = config.get(name)
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise ModelDirectoryError(f"config.json: {name!r} is {value!r}, true or false is needed")
+        raise ModelDirectoryError(f"config.json: {name!r} is {value!r}, but must be true or false")
     return value
 
 
 def require(config: Mapping[str, Any], name: str, *allowed: Any) -> None:
-    """Raise ModelDirectoryError unless a value of `config.json` is missing, null, or one of those implemented."""
+    """Raise ModelDirectoryError unless a value of `config.json` is missing, null, or one of `allowed`."""
     value = config.get(name)
     if value is not None and value not in allowed:
         raise not_implemented(name, value, *allowed)
 
 
 def not_implemented(name: str, value: Any, *allowed: Any) -> ModelDirectoryError:
-    """Return the error of a value that is not implemented."""
+    """Return the error for a value that is not implemented."""
     known = " or ".join(map(repr, allowed)) or "none"
     text = repr(value)
     text = text if len(text) <= 60 else f"{text[:60]}…"
@@ -81,11 +81,11 @@ def not_implemented(name: str, value: Any, *allowed: Any) -> ModelDirectoryError
 
 
 def check_keys(config: Mapping[str, Any], read: frozenset[str]) -> None:
-    """Raise ModelDirectoryError if something is set that may change the maths and that the family does not read.
+    """Raise ModelDirectoryError if a setting may change the maths and the family does not read it.
 
     Args:
         config: the fields of `config.json`.
-        read: the names this family reads besides those that every family does.
+        read: the names that this family reads in addition to those that every family reads.
     """
     require(config, "quantization_config")
     for name, value in config.items():

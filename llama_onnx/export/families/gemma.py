@@ -16,7 +16,7 @@ def read_spec(config: dict[str, Any]) -> DecoderSpec:
     """Return the spec of a Gemma checkpoint."""
     causal_only(config)
     require(config, "hidden_activation", GELU)
-    # The first releases said 'gelu', and meant the approximation.
+    # The first releases said 'gelu' but meant the tanh approximation.
     config = {**config, "hidden_act": GELU if config.get("hidden_act") == "gelu" else config.get("hidden_act")}
     bias = flag(config, "attention_bias")
     return read_decoder(

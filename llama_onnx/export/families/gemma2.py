@@ -1,4 +1,4 @@
-"""Gemma 2: Gemma with norms on both sides of each block, soft-caps, a scale of its own, every other layer sliding."""
+"""Gemma 2: Gemma with norms before and after each block, soft-caps, its own attention scale, alternating windows."""
 
 from __future__ import annotations
 

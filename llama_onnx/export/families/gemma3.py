@@ -1,4 +1,4 @@
-"""Gemma 3 (text): Gemma 2 with QK-norm for the soft-cap of attention, and a rope for sliding layers of its own."""
+"""Gemma 3 (text): Gemma 2 with QK-norm instead of attention soft-caps, and a separate rope for sliding layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_spec(config: dict[str, Any]) -> DecoderSpec:
     """Return the spec of a Gemma 3 text checkpoint."""
     causal_only(config)
     require(config, "hidden_act", config.get("hidden_activation") or GELU, "gelu")
-    require(config, "attn_logit_softcapping")  # transformers ignores it, others do not
+    require(config, "attn_logit_softcapping")  # transformers ignores it, other programs do not
     bias = flag(config, "attention_bias")
     context = number(config, "max_position_embeddings", CONTEXT)
     pattern = number(config, "sliding_window_pattern", config.get("_sliding_window_pattern", 6))
@@ -50,7 +50,7 @@ def read_spec(config: dict[str, Any]) -> DecoderSpec:
 
 
 def _ropes(config: dict[str, Any], context: int) -> dict[str, Rope]:
-    """A rope for each type of layer. Classic configurations scale that of full attention only."""
+    """Return a rope for each type of layer. Classic configurations scale only that of full attention."""
     by_type = config.get("rope_parameters") or {}
     if not set(by_type) <= {FULL, SLIDING}:
         raise ModelDirectoryError(f"config.json: rope_parameters must be given for {FULL} and {SLIDING}")
@@ -59,6 +59,6 @@ def _ropes(config: dict[str, Any], context: int) -> dict[str, Rope]:
     for rope, name, theta in ((full, "rope_theta", 1e6), (local, "rope_local_base_freq", 10000.0)):
         if rope.get("rope_theta") is None:
             rope["rope_theta"] = number(config, name, theta, float)
-        require(rope, "truncate", True)  # transformers does not read it from ropes by layer type
+        require(rope, "truncate", True)  # transformers ignores it in ropes by layer type
     head_dim = number(config, "head_dim", HEAD_DIM)
     return {"": read_rope(config, head_dim, context, full), LOCAL: read_rope(config, head_dim, context, local)}

@@ -1,4 +1,4 @@
-"""Llama 1 to 3.2 and what is built like it: the reference (RMS norm, rotary GQA attention, gated SiLU MLP)."""
+"""Llama 1 to 3.2 and models built like it: RMS norm, rotary GQA attention, gated SiLU MLP."""
 
 from __future__ import annotations
 

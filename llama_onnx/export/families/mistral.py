@@ -1,4 +1,4 @@
-"""Mistral: Llama with a sliding window in every layer, unless the configuration says null."""
+"""Mistral: Llama with a sliding window in every layer, unless `sliding_window` is null."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nemotron and Minitron: LayerNorm with weight + 1 and bias, relu² MLP without a gate, rope on a part of each head."""
+"""Nemotron and Minitron: LayerNorm with weight + 1 and bias, relu² MLP without a gate, partial rope."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4-mini: fused projections, LongRoPE, rope on a part of each head in some, a sliding window in some."""
+"""Phi-3 and Phi-4-mini: fused projections, LongRoPE; some have partial rope or a sliding window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .rope import read_rope, rope_parameters
 from .spec import DecoderSpec
 
 CONTEXT = 4096
-LONG = ("longrope", "su", "yarn")  # names the same has had
+LONG = ("longrope", "su", "yarn")  # different names for the same scaling
 
 
 def read_spec(config: dict[str, Any]) -> DecoderSpec:

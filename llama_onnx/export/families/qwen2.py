@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: Llama with a bias on queries, keys and values; the upper layers may slide."""
+"""Qwen2 and Qwen2.5: Llama with a bias on queries, keys and values; the upper layers may have a sliding window."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_spec(config: dict[str, Any]) -> DecoderSpec:
 
 
 def read_layers(config: dict[str, Any]) -> tuple[LayerSpec, ...]:
-    """Return which layers slide: those from `max_window_layers` on, if `use_sliding_window` is on, or `layer_types`."""
+    """Return the layers; from `max_window_layers` on they slide if `use_sliding_window` or `layer_types` says so."""
     window = optional(config, "sliding_window", 4096) if flag(config, "use_sliding_window") else None
     first = config.get("max_window_layers", 28)
     first = number({"max_window_layers": first}, "max_window_layers") if first != 0 else 0

@@ -1,4 +1,4 @@
-"""Qwen3: Qwen2 with an RMS norm on each head of queries and keys, biases only where the configuration says so."""
+"""Qwen3: Qwen2 with an RMS norm on each head of queries and keys, and biases only if `attention_bias` is set."""
 
 from __future__ import annotations
 

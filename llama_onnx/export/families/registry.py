@@ -1,4 +1,4 @@
-"""The families that are known, by the `model_type` of their `config.json`."""
+"""The supported families by the `model_type` in their `config.json`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def read_spec(config: dict[str, Any]) -> DecoderSpec:
     """Return the spec of a checkpoint from its `config.json`.
 
     Raises:
-        ModelDirectoryError: an architecture that is not known, or a value that is not implemented.
+        ModelDirectoryError: the architecture is not supported, or a value is not implemented.
     """
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ModelDirectoryError(
-            f"config.json: architecture {family!r} is not known; these are: {', '.join(sorted(FAMILIES))}"
+            f"config.json: architecture {family!r} is not known; use one of {', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[family](config)

@@ -1,7 +1,7 @@
-"""Rotary position embedding (Su et al. 2021, RoFormer) and the ways to stretch it, as tables of cosines and sines.
+"""Rotary position embedding (Su et al. 2021, RoFormer) and its scalings, as tables of cosines and sines.
 
-The formulas are those of `transformers` (modeling_rope_utils.py), in float32 as there: at long positions rounding
-shows.
+The formulas and the float32 arithmetic are those of `transformers` (modeling_rope_utils.py): at long positions, other
+rounding would show.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ...errors import ModelDirectoryError
 from .fields import not_implemented, number, require
 
 FLOAT = np.float32
-COLUMNS = 8  # the attention kernel takes tables of a multiple of 8 columns
+COLUMNS = 8  # the attention kernel needs a multiple of 8 columns
 
-# Which values each kind reads. What is set besides these is an error: it would be ignored.
+# The values that each kind reads. Any other value is an error, because it would be ignored.
 KINDS = {
     "default": "",
     "linear": "factor",
@@ -33,20 +33,20 @@ EVERY_KIND = {
     "type",
     "rope_theta",
     "partial_rotary_factor",
-    "original_max_position_embeddings",  # has no meaning for some kinds, and no effect
-    "finetuned",  # a remark of the first YaRN models
+    "original_max_position_embeddings",  # has no effect for some kinds
+    "finetuned",  # a note in the first YaRN models
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Rope:
-    """How positions turn heads.
+    """How heads are rotated by position.
 
     Attributes:
-        frequencies: float32 [rotary dimensions / 2], radians a position.
-        scaling: what cosines and sines are multiplied with.
-        long_frequencies: of sequences longer than `switch_length` (LongRoPE), or None.
-        switch_length: the longest sequence that `frequencies` are for, or None if there is no other.
+        frequencies: float32 [rotary dimensions / 2], radians per position.
+        scaling: factor of cosines and sines.
+        long_frequencies: used for sequences longer than `switch_length` (LongRoPE), or None.
+        switch_length: the longest sequence that uses `frequencies`, or None if all do.
     """
 
     frequencies: np.ndarray
@@ -56,19 +56,19 @@ class Rope:
 
     @property
     def half(self) -> int:
-        """How many pairs of head dimensions are turned."""
+        """How many pairs of head dimensions are rotated."""
         return len(self.frequencies)
 
     @property
     def columns(self) -> int:
-        """Columns of the tables: `half` rounded up to what the attention kernel takes."""
+        """Columns of the tables: `half`, rounded up to what the attention kernel needs."""
         return -(-self.half // COLUMNS) * COLUMNS
 
     def tables(self, context_length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return cosines and sines, float32 [rows, columns]: a row for each position, columns above `half` unused.
+        """Return cosines and sines, float32 [rows, columns]: one row per position; columns from `half` on are unused.
 
-        With long frequencies the first `switch_length` rows are the short ones, and those of every position under the
-        long ones follow: position p of a long sequence is in row `switch_length + p`.
+        With long frequencies, the first `switch_length` rows are for short sequences. Rows for long sequences follow:
+        position p of a long sequence is in row `switch_length + p`.
         """
         angles = np.zeros((context_length, self.columns), FLOAT)
         angles[:, : self.half] = np.outer(np.arange(context_length, dtype=FLOAT), self.frequencies)
@@ -87,7 +87,7 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the rope dictionary of `config.json`: `rope_scaling` (classic) or `rope_parameters`, with `rope_theta`."""
     found = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(found, Mapping):
-        raise ModelDirectoryError(f"config.json: rope_parameters is {found!r}, an object is needed")
+        raise ModelDirectoryError(f"config.json: rope_parameters is {found!r}, but must be an object")
     parameters = dict(found)
     for name in ("rope_theta", "partial_rotary_factor"):
         if parameters.get(name) is None and config.get(name) is not None:
@@ -109,13 +109,12 @@ def read_rope(
         config: the fields of `config.json`.
         head_dim: dimensions of a head.
         context_length: positions of the model.
-        parameters: its rope dictionary; None means that of `rope_parameters`.
-        partial: the fraction of a head that is turned where the configuration gives none; None means that this family
-            turns whole heads only.
-        theta: the base of the frequencies where the configuration gives none.
+        parameters: the rope dictionary; None means `rope_parameters(config)`.
+        partial: the default fraction of a head that is rotated; None if this family always rotates whole heads.
+        theta: the default base of the frequencies.
 
     Raises:
-        ModelDirectoryError: a kind or a value that is not implemented, or a wrong one.
+        ModelDirectoryError: a kind or a value is wrong or not implemented.
     """
     parameters = rope_parameters(config) if parameters is None else parameters
     kind = _kind(parameters)
@@ -128,17 +127,17 @@ def read_rope(
     dim = int(head_dim * fraction)
     if not 0 < dim <= head_dim or (dim == head_dim and dim % 2) or (dim % 2 and kind == "yarn"):
         raise ModelDirectoryError(
-            f"config.json: rope would turn {dim} of {head_dim} dimensions of a head (head_dim, partial_rotary_factor)"
+            f"config.json: rope would rotate {dim} of {head_dim} dimensions of a head (head_dim, partial_rotary_factor)"
         )
-    # Powers in float64 rounded to float32 agree with torch's float32 powers more often than numpy's own do.
+    # float64 powers rounded to float32 agree with torch's float32 powers more often than numpy's float32 powers do.
     base = number(parameters, "rope_theta", theta, float)
     powers = np.power(base, (np.arange(0, dim, 2, dtype=FLOAT) / FLOAT(dim)).astype(np.float64)).astype(FLOAT)
     original = _original_length(config, parameters, context_length)
     if kind == "linear":
         return Rope(FLOAT(1) / powers / FLOAT(number(parameters, "factor", kind=float)))
     if kind == "dynamic":
-        # The base grows with the sequence once that is longer than max_position_embeddings. That is the context here,
-        # so within it these are the plain frequencies; longer sequences are refused by the runtime.
+        # The base grows once a sequence is longer than max_position_embeddings. The runtime refuses such sequences, so
+        # the plain frequencies are enough.
         number(parameters, "factor", kind=float)
     if kind == "llama3":
         return Rope(_llama3(FLOAT(1) / powers, parameters, original))
@@ -158,13 +157,13 @@ def _kind(parameters: Mapping[str, Any]) -> str:
 
 
 def _original_length(config: Mapping[str, Any], parameters: Mapping[str, Any], context_length: int) -> int:
-    """The length the model was first trained at. Beside the rope parameters (phi3) it counts more than within them."""
+    """Return the length of the first training. A value outside the rope parameters (phi3) overrides one inside."""
     name = "original_max_position_embeddings"
     return int(number(config if config.get(name) is not None else parameters, name, context_length))
 
 
 def _llama3(plain: np.ndarray, parameters: Mapping[str, Any], original: int) -> np.ndarray:
-    """Llama 3.1: long waves slowed by `factor`, short ones kept, a smooth passage between."""
+    """Llama 3.1: long waves are slowed by `factor`, short ones kept, with a smooth transition."""
     factor, low, high = (
         number(parameters, name, kind=float) for name in ("factor", "low_freq_factor", "high_freq_factor")
     )
@@ -181,7 +180,7 @@ def _llama3(plain: np.ndarray, parameters: Mapping[str, Any], original: int) -> 
 def _yarn(
     powers: np.ndarray, parameters: Mapping[str, Any], base: float, dim: int, context_length: int, original: int
 ) -> Rope:
-    """YaRN (Peng et al. 2023): a ramp between interpolated and plain frequencies, and warmer attention."""
+    """YaRN (Peng et al. 2023): a ramp from plain to interpolated frequencies, and scaled attention."""
     factor = number(parameters, "factor", context_length / original, float)
     scaling = parameters.get("attention_factor")
     if scaling is None:
@@ -208,7 +207,7 @@ def _mscale(factor: float, mscale: float) -> float:
 
 
 def _longrope(powers: np.ndarray, parameters: Mapping[str, Any], context_length: int, original: int) -> Rope:
-    """LongRoPE (Ding et al. 2024): a factor for every frequency, other ones past the original length."""
+    """LongRoPE (Ding et al. 2024): a factor for each frequency, and other factors beyond the original length."""
     factor = number(parameters, "factor", context_length / original, float)
     scaling = parameters.get("attention_factor")
     if scaling is None:

@@ -1,4 +1,4 @@
-"""What a decoder is made of, whatever its family."""
+"""Describes a decoder of any family: its sizes, its variations and its tensors."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from .rope import Rope
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm"
+# Names that transformers gives to activations of the MLP.
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "relu", "relu2")
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """In what one layer differs from the others.
+    """What may differ between layers.
 
-    `window`: how many positions attention reaches back, itself included, or None for all. `rope`: which of the model's
-    rope tables it turns by.
+    `window`: how many positions attention reaches back, including the token itself, or None for all. `rope`: the name
+    of the layer's rope.
     """
 
     window: int | None = None
@@ -40,20 +41,20 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderSpec:
-    """The numbers and choices that decide the maths of a model.
+    """The sizes and choices that define the maths of a model.
 
     Attributes:
-        activation: of the MLP, by the name transformers gives it.
-        gated_mlp: down(act(gate(x)) · up(x)), or else down(act(up(x))).
-        layer_norm: LayerNorm with a bias where others have RMS norm.
+        activation: of the MLP, one of `ACTIVATIONS`.
+        gated_mlp: down(act(gate(x)) · up(x)); otherwise down(act(up(x))).
+        layer_norm: LayerNorm with bias instead of RMS norm.
         norm_offset: added to every norm weight.
-        sandwich_norms: norms after attention and MLP as well as before.
+        sandwich_norms: norms both before and after attention and MLP.
         qk_norm: RMS norm of each head of queries and keys.
-        fused: the checkpoint holds q, k, v in one tensor, and gate, up in another.
-        attention_scale: what the products of queries and keys are multiplied with.
+        fused: the checkpoint has q, k, v in one tensor and gate, up in another.
+        attention_scale: factor of the products of queries and keys.
         attention_softcap, logit_softcap: c in c · tanh(x / c), 0 for none.
-        embedding_scale: what embeddings are multiplied with.
-        ropes: tables by name.
+        embedding_scale: factor of embeddings.
+        ropes: by name.
         layers: one entry for each layer.
     """
 
@@ -94,24 +95,24 @@ class DecoderSpec:
 
     @property
     def rope(self) -> Rope:
-        """Any of the ropes: all turn the same dimensions."""
+        """One of the ropes; all rotate the same dimensions."""
         return next(iter(self.ropes.values()))
 
     @property
     def cache_head_dim(self) -> int:
-        """Size of a head in the KV cache: the attention kernel takes multiples of 16."""
+        """Size of a head in the KV cache: the attention kernel needs multiples of 16."""
         size = self.head_dim + 2 * (self.rope.columns - self.rope.half)
         return -(-size // 16) * 16
 
     @property
     def rope_switch_length(self) -> int | None:
-        """The sequence length past which long rope factors are due (LongRoPE), or None."""
+        """The sequence length beyond which the long rope factors are used (LongRoPE), or None."""
         used = {layer.rope for layer in self.layers}
         return next((r.switch_length for name, r in self.ropes.items() if name in used and r.switch_length), None)
 
     @property
     def projections(self) -> dict[str, Projection]:
-        """The linear layers of a decoder layer by their names in Llama's checkpoints."""
+        """The linear layers of a decoder layer by their names in Llama checkpoints."""
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         hidden, wide = self.hidden_size, self.intermediate_size
         shapes = {
@@ -141,7 +142,7 @@ class DecoderSpec:
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Names of a layer's norms over the hidden size."""
+        """Names of the norms of a layer, without those of heads."""
         more = ("pre_feedforward_layernorm", "post_feedforward_layernorm") if self.sandwich_norms else ()
         return ("input_layernorm", "post_attention_layernorm", *more)
 

@@ -1,1 +1,1 @@
-"""The ONNX graphs of embedding, layer and head, in two styles of operators."""
+"""Builds the ONNX graphs of embedding, layer and head, from either of two sets of operators."""

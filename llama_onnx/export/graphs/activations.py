@@ -1,4 +1,4 @@
-"""Activations of the MLP, in standard ONNX operators, by the names that transformers gives them."""
+"""Activations of the MLP, by the names transformers uses, and the soft-cap, in standard ONNX operators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .graph import Graph
 
 
 def activate(g: Graph, name: str, activation: str, value: str) -> str:
-    """Add the nodes of one of `ACTIVATIONS`."""
+    """Add the nodes of an activation, one of `spec.ACTIVATIONS`."""
     if activation in ("silu", "swish"):
         return g.node("Mul", name, [value, g.node("Sigmoid", name, [value])])
     if activation.startswith("gelu"):
@@ -18,7 +18,7 @@ def activate(g: Graph, name: str, activation: str, value: str) -> str:
 
 
 def softcap(g: Graph, name: str, value: str, cap: float, outputs: Sequence[str] = ()) -> str:
-    """c · tanh(value / c)."""
+    """Add the nodes of c · tanh(value / c)."""
     limit = g.floats(f"{name}/cap", cap)
     bent = g.node("Tanh", name, [g.node("Div", name, [value, limit])])
     return g.node("Mul", name, [bent, limit], outputs)

@@ -1,4 +1,4 @@
-"""The parts every family shares: builds the graphs of embed, one decoder layer, and head from a `DecoderSpec`."""
+"""Builds the graphs of embedding, decoder layer and head for any family, from its `DecoderSpec`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .weights import Arrange, Weights
 
 ROPE_FILE = "rope.bin"
 FLOAT = np.float32
-RopeTensors = Mapping[str, Sequence[onnx.TensorProto]]  # cosines and sines by the name of the rope
+RopeTensors = Mapping[str, Sequence[onnx.TensorProto]]  # tables of cosines and sines by the name of the rope
 
 
 def write_rope(weights: WeightFile, spec: DecoderSpec) -> dict[str, list[onnx.TensorProto]]:
@@ -52,7 +52,7 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None
 
 
 def stored_table(embed: onnx.GraphProto) -> onnx.TensorProto | StoredNBits:
-    """Return the table of an embedding's graph that is written, floats or quantised, for a head that shares it."""
+    """Return the table of an embedding that has been written, floats or quantised, for a head that shares it."""
     tensors = {tensor.name: tensor for tensor in embed.initializer}
     lookup = next((node for node in embed.node if node.op_type == "GatherBlockQuantized"), None)
     if lookup is None:
@@ -64,11 +64,12 @@ def stored_table(embed: onnx.GraphProto) -> onnx.TensorProto | StoredNBits:
 
 
 def build_layer(g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: RopeTensors, ops: Ops) -> None:
-    """One decoder layer: hidden, past keys and values -> hidden_out, present keys and values (bound onto the past).
+    """hidden, past keys and values -> hidden_out, present keys and values (in the same memory as the past).
 
-    A model that changes its rope with the length of the sequence (LongRoPE) has the input `rope_rows` as well, int64
-    [batch, sequence]: the rows of the tables for these tokens. Only who runs all chunks of a sequence knows how long
-    it will be. Layers of such a model whose own rope does not change have the input too, and leave it aside.
+    A model whose rope depends on the length of the sequence (LongRoPE) also has the input `rope_rows`, int64
+    [batch, sequence]: the row of the rope tables for each token. It is an input because only the caller knows how long
+    the sequence will be once all its chunks have run. Every layer of such a model has the input, even where its own
+    rope does not change and the input is unused.
     """
     cache: list[int | str] = ["batch", spec.num_kv_heads, "capacity", spec.cache_head_dim]
     g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
@@ -93,9 +94,9 @@ def build_head(
 
     Args:
         g: the graph to build.
-        spec: of the model.
-        weights: its tensors.
-        tied: the embedding's table, where the head shares it; see `stored_table`.
+        spec: describes the model.
+        weights: supplies the tensors.
+        tied: the embedding's table if the head shares it (see `stored_table`), else None.
         ops: the style of graph.
     """
     g.input("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
@@ -116,7 +117,7 @@ def build_head(
 def norm(
     g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops, name: str, tensor: str, value: str, residual: str = ""
 ) -> str:
-    """Norm a value, or the sum of it and a residual, which is then available as `name/sum`."""
+    """Normalise a value, or the sum of it and a residual; that sum is then available as `name/sum`."""
     gamma = g.weight(f"{tensor}.weight", weights.vector(f"{tensor}.weight", spec.hidden_size) + FLOAT(spec.norm_offset))
     if not spec.layer_norm and residual:
         return ops.add_rms_norm(g, name, value, residual, gamma, spec.norm_epsilon, f"{name}/sum")
@@ -138,7 +139,7 @@ def product(
     bias: str = "",
     outputs: Sequence[str] = (),
 ) -> str:
-    """value · matrixᵀ (+ bias); a matrix of floats goes to the weight file as `tensor` first."""
+    """value · matrixᵀ (+ bias). An array of floats is first written to the weight file as `tensor`."""
     if isinstance(matrix, np.ndarray):
         matrix = g.weight(tensor, matrix, 4 * matrix.size)
     return ops.product(g, name, value, tensor, matrix, bias, outputs)
@@ -171,12 +172,12 @@ class _Layer:
             ops.unflatten(g, self.name, value, "hidden", width, ["hidden_out"])
 
     def norm(self, which: str, value: str, residual: str = "") -> str:
-        """The norm `which` of a value, or of the sum of it and a residual."""
+        """Apply the norm `which` to a value, or to the sum of it and a residual."""
         name, tensor = f"{self.name}/{which}", f"{self.tensor}.{which}"
         return norm(self.g, self.spec, self.weights, self.ops, name, tensor, value, residual)
 
     def attention(self, normed: str) -> str:
-        """Projections, rotary attention with the cache, output projection."""
+        """Add the projections, rotary attention with the cache, and the output projection."""
         spec, heads, keys = self.spec, self.spec.num_heads, self.spec.num_kv_heads
         inputs = Heads(
             self.linear("self_attn.q_proj", normed, lambda array: pad_heads(array, heads, spec, True)),
@@ -186,13 +187,13 @@ class _Layer:
         )
         attended = self.ops.attention(self.g, f"{self.name}/attn", inputs, spec, self.layer, self.rope)
 
-        # Its columns meet the padded heads.
+        # Its columns must match the padded heads.
         padded = spec.cache_head_dim != spec.head_dim
         widen = (lambda array: pad_heads(array, heads, spec, False)) if padded else None
         return self.linear("self_attn.o_proj", attended, arrange_columns=widen)
 
     def head_norm(self, which: str) -> str:
-        """Write the weight of a head norm, made for padded heads; see `norm_heads`."""
+        """Write the weight of a head norm, adjusted to padded heads; see `norm_heads`."""
         spec, tensor = self.spec, f"{self.tensor}.self_attn.{which}.weight"
         gamma = self.weights.vector(tensor, spec.head_dim) + FLOAT(spec.norm_offset)
         return self.g.weight(tensor, pad_heads(gamma, 1, spec, True) * FLOAT(norm_heads(spec)[0]))
@@ -213,7 +214,7 @@ class _Layer:
         arrange_rows: Arrange | None = None,
         arrange_columns: Arrange | None = None,
     ) -> str:
-        """value · Wᵀ (+ bias), the rows of both or the columns of W rearranged first."""
+        """value · Wᵀ (+ bias), after rearranging the rows of W and bias, or the columns of W."""
         p = self.spec.projections[projection]
         tensor, source = f"{self.tensor}.{projection}", f"{self.tensor}.{p.tensor}"
         name = f"{self.name}/{projection.replace('self_attn', 'attn').replace('.', '/')}"

@@ -1,4 +1,4 @@
-"""Matrices of floats, which either style of graph computes with in float32."""
+"""Matrices of floats, which both styles of graph compute with in float32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .graph import Graph
 
 
 def as_float(g: Graph, name: str, matrix: onnx.TensorProto | str) -> str:
-    """Return a matrix as float32: one that is in the graph by its name, or one of another shard's file."""
+    """Return a matrix as float32: a tensor of the graph, given by name, or one in the file of another shard."""
     if isinstance(matrix, onnx.TensorProto):
         matrix = g.shared(matrix, 4 * math.prod(matrix.dims))
     half = next(t for t in g.initializers if t.name == matrix).data_type == onnx.TensorProto.FLOAT16

@@ -1,4 +1,4 @@
-"""An ONNX graph under construction whose weights go straight to an external file, one tensor at a time."""
+"""An ONNX graph under construction. Its weights are written to an external file, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import numpy as np
 from ... import __version__
 from ..packages import onnx
 
-ALIGNMENT = 4096  # ONNX Runtime maps an aligned tensor in place; a page is also what direct reads want
-STRETCH = 8 << 20  # bytes written before they are brought to the disk
+ALIGNMENT = 4096  # ONNX Runtime maps aligned tensors in place; direct reads need whole pages too
+STRETCH = 8 << 20  # bytes written between flushes
 SYNC_WRITE, SYNC_WRITE_AND_WAIT = 2, 7  # flags of sync_file_range(2)
 OPSET = 21
-IR_VERSION = 10  # read by every ONNX Runtime that has the operators used here
+IR_VERSION = 10  # supported by every ONNX Runtime that has these operators
 MICROSOFT = "com.microsoft"
 
 
 class WeightFile:
     """A file of raw tensors, each at a 4096-byte offset, written from front to back.
 
-    A tensor is written and hashed by threads while the next one is made, which must not change it meanwhile. What is
-    written goes to the disk stretch by stretch: left to the system, unwritten pages pile up until memory is full.
+    Threads write and hash a tensor while the caller makes the next one; the caller must not change it meanwhile. Data
+    is flushed every few megabytes: otherwise the system collects dirty pages until memory is full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,11 +47,11 @@ class WeightFile:
         Args:
             name: of the tensor.
             array: its values.
-            kind: the ONNX type and `shape` of a tensor that the array holds the bytes of (4-bit values); None means
-                those of the array.
+            kind: the ONNX type, if the array holds the bytes of a type that numpy lacks (4-bit values); else None.
+            shape: of the tensor, if `kind` is given.
 
         Raises:
-            OSError: this tensor, or the one before it, could not be written.
+            OSError: this tensor or the previous one could not be written.
         """
         array = np.ascontiguousarray(array)
         if kind is None:
@@ -67,7 +67,7 @@ class WeightFile:
         return tensor
 
     def close(self) -> dict[str, Any]:
-        """Finish the file and return what the manifest says of it: bytes and sha256."""
+        """Finish the file and return the manifest's entry for it: bytes and sha256."""
         try:
             self._wait()
         finally:
@@ -76,7 +76,7 @@ class WeightFile:
         return {"bytes": self.bytes, "sha256": self._hash.hexdigest()}
 
     def _wait(self) -> None:
-        """Let the tensor under way be finished: one at a time, so that no more than two are in memory."""
+        """Wait until the previous tensor is written: at most two are in memory."""
         under_way, self._under_way = self._under_way, []
         wait(under_way)
         for future in under_way:
@@ -98,8 +98,10 @@ class WeightFile:
 
 
 def write_back(file: IO[bytes]) -> None:
-    """Start bringing the last stretch of a growing file to the disk; wait for what is before it and drop that from the
-    page cache. Where the system has no such call, the whole file is flushed."""
+    """Flush a growing file: start writing its last stretch, and drop what is written before it from the page cache.
+
+    Systems without `sync_file_range` flush the whole file.
+    """
     file.flush()
     descriptor, end = file.fileno(), file.tell()
     last = max(end - STRETCH, 0)
@@ -115,8 +117,8 @@ def write_back(file: IO[bytes]) -> None:
 class Graph:
     """The nodes, inputs, outputs and initializers of one shard.
 
-    Values are names. A node is named like the place of the checkpoint it computes (`/layers.0/attn/q_proj/MatMul`), and
-    its outputs after it.
+    Values are identified by name. A node is named after the module of the checkpoint that it computes
+    (`/layers.0/attn/q_proj/MatMul`), and its outputs after the node.
     """
 
     def __init__(self, name: str, weights: WeightFile) -> None:
@@ -134,7 +136,7 @@ class Graph:
         return name
 
     def output(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
-        """Declare a graph output: a node output of this name must exist."""
+        """Declare a graph output. A node must have an output of this name."""
         self.outputs.append(_value_info(name, dtype, shape))
         return name
 
@@ -144,12 +146,12 @@ class Graph:
         Args:
             name: of the tensor.
             array: its values.
-            loaded_bytes: what it takes in memory when the shard is loaded, if that is not its size.
+            loaded_bytes: the memory it takes once the shard is loaded, if that differs from its size.
         """
         return self.shared(self.weights.add(name, array), array.nbytes if loaded_bytes is None else loaded_bytes)
 
     def packed_weight(self, name: str, kind: int, shape: Sequence[int], data: np.ndarray, loaded_bytes: int) -> str:
-        """Write a tensor of an ONNX type that numpy lacks, such as INT4, from its bytes uint8; see `weight`."""
+        """Write a tensor of an ONNX type that numpy lacks, such as INT4, given as uint8 bytes; see `weight`."""
         return self.shared(self.weights.add(name, data, kind, shape), loaded_bytes)
 
     def ints(self, name: str, values: int | Sequence[int]) -> str:
@@ -165,7 +167,7 @@ class Graph:
         return name
 
     def shared(self, tensor: onnx.TensorProto, loaded_bytes: int = 0) -> str:
-        """Refer to a tensor that is in a weight file already, and return its name."""
+        """Refer to a tensor that is already in a weight file, and return its name."""
         self.initializers.append(tensor)
         self.loaded_bytes += loaded_bytes
         return tensor.name
@@ -187,9 +189,9 @@ class Graph:
         return outputs[0]
 
     def kind(self) -> str:
-        """Return a hash of everything but the weights, the layer's number and names of files.
+        """Return a hash of everything except the weights, the layer's number and the names of files.
 
-        Two shards of one kind differ in their weights alone, which lie at the same places of their files.
+        Two shards of the same kind differ only in their weights, which are at the same offsets in their files.
         """
         nodes = [[n.op_type, n.domain, *map(_unnumbered, [*n.input, "->", *n.output])] for n in self.nodes]
         attributes = [sorted(a.SerializeToString(deterministic=True).hex() for a in n.attribute) for n in self.nodes]
@@ -200,13 +202,13 @@ class Graph:
         return hashlib.sha256(json.dumps([nodes, attributes, tensors]).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
-        """Write the graph; its weights are in their file already."""
+        """Write the graph. Its weights are already in their file."""
         graph = onnx.helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.initializers)
         save_model(graph, path)
 
 
 def save_model(graph: onnx.GraphProto, path: Path) -> None:
-    """Write a model file of a graph with the opsets and producer of this project."""
+    """Write a graph as a model file, with the opsets and producer of this project."""
     opsets = [onnx.helper.make_opsetid("", OPSET)]
     if any(node.domain == MICROSOFT for node in graph.node):
         opsets.append(onnx.helper.make_opsetid(MICROSOFT, 1))

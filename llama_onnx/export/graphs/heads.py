@@ -1,4 +1,4 @@
-"""Attention heads padded with zeros to the size the kernel takes."""
+"""Pads attention heads with zeros to the size that the kernel needs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..families.spec import DecoderSpec
 
 
 def pad_heads(array: np.ndarray, heads: int, spec: DecoderSpec, rotary: bool) -> np.ndarray:
-    """Widen the heads of [heads · head_dim, …] with zeros to the size the attention kernel takes.
+    """Pad the heads of [heads · head_dim, …] with zeros to the size that the attention kernel needs.
 
-    The halves that rotary embedding turns against each other are each widened to the columns of its tables; what it
-    leaves alone comes after them.
+    The two halves that rotary embedding pairs are each widened to the columns of its tables. The dimensions that are
+    not rotated follow.
     """
     if spec.cache_head_dim == spec.head_dim:
         return array
@@ -27,7 +27,7 @@ def pad_heads(array: np.ndarray, heads: int, spec: DecoderSpec, rotary: bool) ->
 
 
 def positions_of(arrange: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
-    """Return int64 [count]: where a rearrangement that adds rows of zeros, as `pad_heads` does, puts each row."""
+    """Return the new place of each row, int64 [count], when `arrange` adds rows of zeros as `pad_heads` does."""
     marked = arrange(np.arange(1, count + 1))
     places = np.empty(count, np.int64)
     there = np.flatnonzero(marked)
@@ -36,9 +36,9 @@ def positions_of(arrange: Callable[[np.ndarray], np.ndarray], count: int) -> np.
 
 
 def norm_heads(spec: DecoderSpec) -> tuple[float, float]:
-    """Return what weights and epsilon of a head norm are multiplied with, heads being padded with zeros.
+    """Return the factors for the weight and the epsilon of a head norm whose heads are padded with zeros.
 
-    The mean of squares over the padded head is the true one times head_dim / padded size.
+    The mean square of a padded head is that of the head times head_dim / padded size.
     """
     share = spec.head_dim / spec.cache_head_dim
     return share**0.5, share

@@ -1,6 +1,6 @@
 """The two styles of graph: ONNX Runtime's own fused operators, or standard ONNX operators only.
 
-What differs between them is behind the `Ops` protocol; `blocks` builds either. Both have the same inputs and outputs.
+They differ only behind the `Ops` protocol, which `blocks` builds on, and have the same inputs and outputs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .graph import Graph
 
 @dataclass(frozen=True)
 class StoredNBits:
-    """A quantised matrix [out, in] of another shard, by its tensors there. See `NBits`; `out` has no padding."""
+    """A quantised matrix [out, in] in the file of another shard. See `NBits`; `in` has no padding."""
 
     qweight: onnx.TensorProto
     scales: onnx.TensorProto
@@ -26,15 +26,15 @@ class StoredNBits:
     block_size: int
 
 
-# quantised values, such values or a tensor of another shard, or the name of a tensor
+# a quantised matrix, one in another shard, a float tensor in another shard, or the name of a tensor of this graph
 Matrix = NBits | StoredNBits | onnx.TensorProto | str
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Queries, keys and values as they come from their projections, names of [batch, sequence, heads · head size].
+    """Names of queries, keys and values as their projections return them, [batch, sequence, heads · head size].
 
-    `norms` are the names of the weights that norm each head of queries and keys, if the model has those.
+    `norms` names the weights of the norms on each head of queries and keys, if the model has such norms.
     """
 
     query: str
@@ -44,23 +44,23 @@ class Heads:
 
 
 class Ops(Protocol):
-    """A style of graph. Every method adds nodes below `name` and returns the name of the value they compute."""
+    """A style of graph. Every method adds nodes under `name` and returns the name of their result."""
 
     flat: bool  # values are [batch · sequence, size] between `flatten` and `unflatten`, else [batch, sequence, size]
 
     def flatten(self, g: Graph, name: str, value: str, size: int) -> str:
-        """Return the shape that the other methods work on."""
+        """Bring a value [batch, sequence, size] into the shape that the other methods work on."""
 
     def unflatten(self, g: Graph, name: str, value: str, like: str, size: int, outputs: Sequence[str]) -> str:
-        """Return [batch, sequence, size], the first two from `like`."""
+        """Undo `flatten`: return [batch, sequence, size], with batch and sequence taken from `like`."""
 
     def product(
         self, g: Graph, name: str, value: str, tensor: str, matrix: Matrix, bias: str, outputs: Sequence[str]
     ) -> str:
-        """value · matrixᵀ (+ bias), float32 whatever the matrix [out, in] is stored in. `tensor` names it."""
+        """value · matrixᵀ (+ bias) in float32, however the matrix [out, in] is stored. `tensor` is its name."""
 
     def lookup(self, g: Graph, name: str, ids: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
-        """Rows of a quantised matrix as float32 [batch, sequence, size] for ids [batch, sequence]."""
+        """Return rows of a quantised matrix, float32 [batch, sequence, size], for ids [batch, sequence]."""
 
     def rms_norm(self, g: Graph, name: str, value: str, gamma: str, epsilon: float) -> str:
         """Zhang and Sennrich 2019: value / sqrt(mean(value²) + epsilon) · gamma."""
@@ -68,9 +68,9 @@ class Ops(Protocol):
     def add_rms_norm(
         self, g: Graph, name: str, value: str, residual: str, gamma: str, epsilon: float, total: str
     ) -> str:
-        """RMS norm of value + residual; the sum gets the name `total`."""
+        """RMS norm of value + residual. The sum is named `total`."""
 
     def attention(
         self, g: Graph, name: str, heads: Heads, spec: DecoderSpec, layer: LayerSpec, rope: Sequence[onnx.TensorProto]
     ) -> str:
-        """Causal attention with the layer's cache: also computes present_key and present_value."""
+        """Causal attention with the layer's cache. Also outputs present_key and present_value."""

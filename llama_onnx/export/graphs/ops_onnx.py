@@ -1,8 +1,8 @@
 """Graphs of standard ONNX operators only (opset 21), for other runtimes and devices.
 
-Matrices stay [out, in] in the file: Gemm takes them so. It wants two dimensions, hence values are
-[batch · sequence, size] between attention blocks. Quantised matrices are [in, out] for a MatMul behind
-DequantizeLinear, the pair that ONNX Runtime turns into its own MatMulNBits.
+Matrices are stored [out, in], which Gemm accepts. Gemm needs two dimensions, so values are [batch · sequence, size]
+outside of attention. Quantised matrices are stored [in, out], for a MatMul after a DequantizeLinear: ONNX Runtime turns
+this pair into its own MatMulNBits.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class OnnxOps:
             product = g.node("MatMul", name, [value, _dequantized(g, name, tensor, matrix)], last)
             return g.node("Add", name, [product, bias], outputs) if bias else product
         if isinstance(matrix, StoredNBits):
-            raise RequestError(f"{tensor}: a table that is shared has no standard operators; use the style 'ort'")
+            raise RequestError(f"{tensor}: standard operators cannot share a quantised table; use the style 'ort'")
         inputs = [value, as_float(g, name, matrix)]
         return g.node("Gemm", name, [*inputs, bias] if bias else inputs, outputs, transB=1)
 
     def lookup(self, g: Graph, name: str, ids: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
-        """See `Ops`. Rows are taken as they are stored, then made floats: the table itself never is."""
+        """See `Ops`. Only the rows that are looked up are dequantised."""
         if matrix.bits != 8:
-            raise RequestError("standard operators look up rows of 8 bits; use the style 'ort' for 4")
+            raise RequestError("standard operators can look up 8-bit rows only; use the style 'ort' for 4 bits")
         stem = tensor.removesuffix("weight")
         blocks, size = matrix.packed.shape[1:]
 
@@ -103,17 +103,17 @@ class OnnxOps:
     ) -> str:
         """See `Ops`.
 
-        Keys are not repeated for the queries that share them: those queries stand below each other instead, in one
+        Keys are not repeated for the query heads that share them. Instead, those query heads are stacked into one
         matrix [group · sequence, head size] for each key head.
         """
         size, keys = spec.cache_head_dim, spec.num_kv_heads
         places = _Places(g, name, layer.window)
         rows = places.positions if spec.ropes[layer.rope].switch_length is None else "rope_rows"
         axis = g.ints(f"{name}/head_axis", [2])
-        turn = []
+        tables = []
         for table in rope:
             found = g.node("Gather", f"{name}/{table.name}", [g.shared(table), rows])
-            turn.append(g.node("Unsqueeze", f"{name}/{table.name}", [found, axis]))
+            tables.append(g.node("Unsqueeze", f"{name}/{table.name}", [found, axis]))
 
         def split(short: str, value: str, count: int, gamma: str) -> str:
             per_head = g.ints(f"{name}/{short}/heads", [count, size])
@@ -122,7 +122,7 @@ class OnnxOps:
             if gamma:
                 value = self.rms_norm(g, f"{name}/{short}_norm", value, gamma, spec.norm_epsilon * norm_heads(spec)[1])
             if short != "v":
-                value = _rotate(g, f"{name}/{short}/rope", value, turn, spec)
+                value = _rotate(g, f"{name}/{short}/rope", value, tables, spec)
             return g.node("Transpose", f"{name}/{short}", [value], perm=[0, 2, 1, 3])
 
         q_norm, k_norm = heads.norms or ("", "")
@@ -134,8 +134,8 @@ class OnnxOps:
         by_key_head = g.ints(f"{name}/by_key_head", [0, keys, -1, 0])
         by_head = g.ints(f"{name}/by_head", [0, spec.num_heads, -1, 0])
         query = g.node("Reshape", f"{name}/group", [query, by_key_head])
-        turned = g.node("Transpose", f"{name}/keys", [key], perm=[0, 1, 3, 2])
-        scores = g.node("MatMul", f"{name}/scores", [query, turned])
+        transposed = g.node("Transpose", f"{name}/keys", [key], perm=[0, 1, 3, 2])
+        scores = g.node("MatMul", f"{name}/scores", [query, transposed])
         if spec.attention_softcap:
             scores = softcap(g, f"{name}/softcap", scores, spec.attention_softcap)
         scores = g.node("Reshape", f"{name}/scores", [scores, by_head])
@@ -150,7 +150,7 @@ class OnnxOps:
 
 
 class _Places:
-    """Where the tokens of a pass stand in the cache, and which keys each of them sees."""
+    """The positions of a pass in the cache, and which keys each token attends to."""
 
     def __init__(self, g: Graph, name: str, window: int | None) -> None:
         """Add the nodes that compute lengths int64 [2] (batch, sequence) and positions int64 [batch, sequence]."""
@@ -161,22 +161,22 @@ class _Places:
         count = g.node("Shape", f"{name}/count", ["hidden"], start=1, end=2)
         last = g.node("Cast", f"{name}/last", ["seqlens_k"], to=onnx.TensorProto.INT64)
         end = g.node("Add", f"{name}/end", [last, one])
-        # A prompt shorter than its batch is padded on the right: it starts at 0 as well.
+        # A prompt shorter than others of its batch is padded on the right, so it starts at 0 too.
         past = g.node("Max", f"{name}/past", [g.node("Sub", f"{name}/past", [end, count]), zero])
         first = g.node("Unsqueeze", f"{name}/past", [past, one])
         self.positions = g.node("Add", name, [first, self._range("new", zero, count)])
         total = g.node("Cast", f"{name}/total", ["total_sequence_length"], to=onnx.TensorProto.INT64)
         self._seen = (zero, total)
-        if window is not None:  # keys before the window of the first new token need not be read
+        if window is not None:  # keys before the window of the first new token are not read
             earliest = g.node("ReduceMin", f"{name}/window", [past], keepdims=1)
             start = g.node("Sub", f"{name}/window", [earliest, g.ints(f"{name}/reach", [window - 1])])
             self._seen = (g.node("Max", f"{name}/window", [start, zero]), total)
 
     def update(self, which: str, new: str) -> str:
-        """Write new keys or values [batch, heads, sequence, size] into the cache and return those that are seen.
+        """Write new keys or values [batch, heads, sequence, size] into the cache and return those attended to.
 
-        ScatterElements copies past to present unless both are one buffer, and nothing else reads past: bound to the
-        same memory, the cache is updated in place.
+        ScatterElements copies past to present unless both are the same buffer, and nothing else reads past. So if both
+        are bound to the same memory, the cache is updated in place.
         """
         g, name = self._g, f"{self._name}/{which}"
         axes = g.ints(f"{name}/axes", [1, 3])
@@ -186,7 +186,7 @@ class _Places:
         return g.node("Slice", name, [present, *self._seen, g.ints(f"{name}/axis", [2])])
 
     def mask(self) -> str:
-        """Return bool [batch, 1, sequence, keys], true where a token sees a key."""
+        """Return bool [batch, 1, sequence, keys], true where a token attends to a key."""
         g, name = self._g, f"{self._name}/mask"
         keys = self._range("keys", *self._seen)
         own = g.node("Unsqueeze", name, [self.positions, g.ints(f"{name}/axes", [1, 3])])
@@ -202,14 +202,14 @@ class _Places:
         return g.node("Range", name, [*bounds, g.ints(f"{name}/step", 1)])
 
 
-def _rotate(g: Graph, name: str, value: str, turn: Sequence[str], spec: DecoderSpec) -> str:
-    """Turn the first two parts of each head [batch, sequence, heads, size] against each other."""
+def _rotate(g: Graph, name: str, value: str, tables: Sequence[str], spec: DecoderSpec) -> str:
+    """Rotate the first two parts of each head [batch, sequence, heads, size]."""
     columns = spec.rope.columns
     rest = spec.cache_head_dim - 2 * columns
     sizes = [columns, columns, *([rest] if rest else [])]
     parts = [f"{name}/part_{i}" for i in range(len(sizes))]
     g.node("Split", name, [value, g.ints(f"{name}/sizes", sizes)], parts, axis=-1)
-    (a, b), (cos, sin) = parts[:2], turn
+    (a, b), (cos, sin) = parts[:2], tables
 
     def product(place: str, part: str, table: str) -> str:
         return g.node("Mul", f"{name}/{place}", [part, table])
@@ -220,7 +220,7 @@ def _rotate(g: Graph, name: str, value: str, turn: Sequence[str], spec: DecoderS
 
 
 def _dequantized(g: Graph, name: str, tensor: str, matrix: NBits) -> str:
-    """Return float32 [in, out]. Without zero points the values are signed, which needs none."""
+    """Return float32 [in, out]. Values without zero points are stored as signed integers."""
     if matrix.bits not in INTEGERS:
         raise RequestError(f"{tensor}: {matrix.bits}-bit values have no standard operator; use the style 'ort'")
     stem, bits, middle = tensor.removesuffix("weight"), matrix.bits, 1 << (matrix.bits - 1)

@@ -1,4 +1,4 @@
-"""Graphs of ONNX Runtime's fused operators (domain com.microsoft): the fastest on its CPU kernels."""
+"""Graphs of ONNX Runtime's fused operators (domain com.microsoft), which are the fastest on CPUs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class OrtOps:
     def lookup(self, g: Graph, name: str, ids: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
         """See `Ops`."""
         if matrix.bits == 2:
-            raise RequestError("a table to look rows up in has 4 or 8 bits, not 2")
+            raise RequestError("an embedding has 4 or 8 bits, not 2")
         stem = tensor.removesuffix("weight")
         packed = matrix.packed.reshape(len(matrix.packed), -1)[:, : matrix.columns * matrix.bits // 8]
         inputs = [g.weight(stem + "qweight", packed), ids, g.weight(stem + "scales", matrix.scales)]
@@ -111,7 +111,7 @@ def _nbits_product(g: Graph, name: str, value: str, tensor: str, matrix: NBits, 
 
 
 def _stored_product(g: Graph, name: str, value: str, matrix: StoredNBits, outputs: Sequence[str]) -> str:
-    """The same bytes that `lookup` reads as rows, in the shape that the product wants."""
+    """Multiply with the bytes that `lookup` reads as rows, in the shape that MatMulNBits needs."""
     rows, blocks = matrix.scales.dims
     packed = onnx.TensorProto()
     packed.CopyFrom(matrix.qweight)

@@ -1,4 +1,4 @@
-"""The styles of graph by name."""
+"""The two styles of graph by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint on their way into a graph: checked, cut, padded, rounded."""
+"""Prepares the tensors of a checkpoint for a graph: checks, slices, rearranges and rounds them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Precision:
 
 
 def least_bytes(spec: DecoderSpec, precision: Precision) -> int:
-    """Return what the matrices of a model take on disk; norms, tables and padding come on top."""
+    """Return the bytes that the matrices of a model take on disk, without norms, rope tables and padding."""
     table = spec.vocab_size * spec.hidden_size
     layers = spec.num_layers * sum(p.rows * p.columns for p in spec.projections.values())
     if not precision.bits:
@@ -41,30 +41,30 @@ def least_bytes(spec: DecoderSpec, precision: Precision) -> int:
 
 
 class Weights:
-    """Tensors of a checkpoint, checked against the shape the spec wants, in the precision of the export."""
+    """Tensors of a checkpoint in the precision of the export, after checking their shapes."""
 
     def __init__(self, checkpoint: Checkpoint, precision: Precision, report: Callable[[str], None]) -> None:
-        """Args: checkpoint; precision of the matrices; report is told of tensors that float16 cannot hold."""
+        """Args: checkpoint; precision of the matrices; report: called for tensors that float16 cannot hold."""
         self._checkpoint = checkpoint
         self._precision = precision
         self._report = report
 
     def begin(self, step: str | int, rope: Mapping[str, Sequence[onnx.TensorProto]]) -> None:
-        """Hear that the shard 'embed', 'head' or of a layer is about to be built, with the tables of rope it reads."""
+        """Prepare to build a shard, 'embed', 'head' or the number of a layer, which reads these rope tables."""
 
     def end(self, step: str | int) -> None:
-        """Hear that the shard has been built."""
+        """Clean up after a shard has been built."""
 
     def embedding(self, name: str, shape: tuple[int, int]) -> np.ndarray | NBits:
         """Return the embedding [vocab, hidden]."""
         return self.table(name, shape)
 
     def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:
-        """Return `rows` of a float32 [size]: norm weights and biases stay exact."""
+        """Return `rows` of a vector of `size`, such as a norm weight or a bias, as float32, which is exact."""
         return self._read(name, (size,))[rows].astype(FLOAT)
 
     def table(self, name: str, shape: tuple[int, int], rows: slice = slice(None)) -> np.ndarray:
-        """Return float32 or float16 [rows, size] to look rows up in. Where matrices are quantised, float16."""
+        """Return `rows` of a table to look rows up in: float32, or float16 if matrices are float16 or quantised."""
         array = self._read(name, shape)[rows]
         return widen(array) if self._precision.dtype == "fp32" else to_half(name, array, self._report)
 
@@ -76,9 +76,9 @@ class Weights:
         arrange_rows: Arrange | None = None,
         arrange_columns: Arrange | None = None,
     ) -> np.ndarray | NBits:
-        """Return [out, in] for a product: `rows` of a tensor of `shape`, its rows or columns rearranged.
+        """Return a matrix [out, in] for a product: `rows` of a tensor of `shape`, with its rows or columns rearranged.
 
-        A checkpoint that holds integers of the wanted size keeps them, bit for bit, unless columns are rearranged.
+        Integers in the checkpoint that already have the wanted bits are kept exactly, unless columns are rearranged.
         """
         bits = self._precision.bits
         stored = self._checkpoint.quantized(name) if bits and arrange_columns is None else None
@@ -102,12 +102,12 @@ class Weights:
 def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     if found != wanted:
         raise ModelDirectoryError(
-            f"checkpoint tensor {name} has shape {list(found)}, config.json makes it {list(wanted)}"
+            f"checkpoint tensor {name} has shape {list(found)}, but config.json implies {list(wanted)}"
         )
 
 
 def _rearranged(matrix: NBits, rows: slice, arrange: Arrange) -> NBits:
-    """Take rows of a quantised matrix. Rows that are added have scales of 0, so whatever their integers, they are 0."""
+    """Take rows of a quantised matrix. Added rows have scales of 0, so they are 0 whatever their integers."""
     packed, scales = (np.ascontiguousarray(arrange(part[rows])) for part in (matrix.packed, matrix.scales))
     zeros = None if matrix.zero_points is None else np.ascontiguousarray(arrange(matrix.zero_points[rows]))
     return NBits(packed, scales, zeros, matrix.bits, matrix.columns)

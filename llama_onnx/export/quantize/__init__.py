@@ -1,1 +1,1 @@
-"""2, 4 and 8 bits: the path from any checkpoint to a quantised model directory."""
+"""Makes a quantised model directory (2, 4 or 8 bits) from a checkpoint."""

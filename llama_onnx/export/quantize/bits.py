@@ -1,4 +1,4 @@
-"""Mixed precision: how many bits each matrix gets."""
+"""Mixed precision: decides how many bits each matrix gets."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..families.spec import DecoderSpec
 from ..nbits import BITS
 
 HEAD = "lm_head"
-MORE_BITS = 8  # what the rules give to the matrices they prefer
+MORE_BITS = 8  # for the matrices that a rule prefers
 FLOAT_BITS = 16  # stored in float16
 RULES = ("last_matmul", "first_last", "auto")
 
 
 def matrix_names(spec: DecoderSpec) -> list[str]:
-    """Return the names of all matrices that are quantised: '0.self_attn.q_proj' … 'lm_head'."""
+    """Return the names of all matrices that can be quantised: '0.self_attn.q_proj' … 'lm_head'."""
     return [*(f"{i}.{name}" for i in range(spec.num_layers) for name in spec.projections), HEAD]
 
 
 def matrix_sizes(spec: DecoderSpec) -> dict[str, int]:
-    """Return how many weights each matrix has."""
+    """Return the number of weights of each matrix."""
     sizes = {f"{i}.{name}": p.rows * p.columns for i in range(spec.num_layers) for name, p in spec.projections.items()}
     return {**sizes, HEAD: spec.vocab_size * spec.hidden_size}
 
@@ -41,15 +41,15 @@ def plan(
 
     Args:
         spec: of the model.
-        bits: of all that nothing else is said of.
+        bits: the default.
         head_bits: of lm_head.
-        layers_8bit: '0,1,31': layers that get 8 bits, or names of matrices that do.
-        mixed: 'last_matmul': lm_head gets 8 bits. 'first_last': the first and the last layer do. Else the name of a
-            table, CSV (layer, tensor, bits; a row without a tensor is of the whole layer) or JSON ({name or layer:
-            bits}); a quant table written by an earlier run is one.
+        layers_8bit: layers or names of matrices that get 8 bits, such as '0,1,31'.
+        mixed: 'last_matmul': lm_head gets 8 bits. 'first_last': the first and the last layer get 8 bits. Anything else
+            is the path of a table: CSV (layer, tensor, bits; a row without a tensor stands for the whole layer) or JSON
+            ({name or layer: bits}). The quant table of an earlier run is such a table.
 
     Raises:
-        RequestError: a table that cannot be read, or names and bits that are not known.
+        RequestError: the table cannot be read, or a name or a number of bits is not valid.
     """
     chosen = dict.fromkeys(matrix_names(spec), bits)
     if mixed == "last_matmul":
@@ -66,7 +66,7 @@ def plan(
 
 
 def mean_bits(chosen: Mapping[str, int], sizes: Mapping[str, int]) -> float:
-    """Return the mean bits of a weight, scales not counted."""
+    """Return the mean bits of a weight, without scales."""
     return sum(chosen[name] * sizes[name] for name in chosen) / sum(sizes[name] for name in chosen)
 
 
@@ -76,10 +76,10 @@ def _set(chosen: dict[str, int], wanted: Mapping[str, Any], source: str) -> None
         names = [each for each in chosen if each == short or each.startswith(f"{short}.")]
         if not names:
             raise RequestError(
-                f"{source}: {name!r} is no layer or matrix of this model, such as 0 or {next(iter(chosen))}"
+                f"{source}: {name!r} is not a layer or matrix of this model, such as 0 or {next(iter(chosen))}"
             )
         if isinstance(bits, bool) or bits not in (*BITS, FLOAT_BITS):
-            raise RequestError(f"{source}: {name} with {bits!r} bits; use 2, 4, 8, or {FLOAT_BITS} for float16")
+            raise RequestError(f"{source}: {name} has {bits!r} bits; use 2, 4, 8, or {FLOAT_BITS} for float16")
         chosen.update(dict.fromkeys(names, int(bits)))
 
 

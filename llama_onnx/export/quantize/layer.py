@@ -1,8 +1,9 @@
-"""Quantises a layer on what its matrices read: awq and gptq, one layer's weights in memory.
+"""Quantises layers with the methods that need inputs (awq, gptq), with the weights of one layer in memory.
 
-The layer is built in float32 with the inputs of its matrices as outputs, the hidden states that the quantised layers
-before it make are put through, and its matrices are quantised on what comes out. What AWQ multiplies into a matrix is
-divided out of what makes its input: the norm before q, k, v and gate, up; the rows of v before o; of up before down.
+A layer is built in float32, with the inputs of its matrices as additional outputs. It runs on the hidden states that
+the previous layers compute once they are quantised, and its matrices are quantised on the inputs they receive. The
+scales that AWQ multiplies into a matrix are divided out of what computes its input: the norm before q, k, v and gate,
+up; the rows of v before o; the rows of up before down.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from .methods.awq import AT_ONCE
 from .methods.common import slices, threaded
 from .settings import Settings
 
-CLIP_TOKENS = 64  # on which a range is judged, as in AWQ's own code
+CLIP_TOKENS = 64  # on which a range is judged, as in the code of AWQ
 ERROR_TOKENS = 128  # on which the error in the quant table is measured
 RELU2 = "relu2"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Matrices that read the same input, and what divides that input by AWQ's scales.
+    """Matrices that read the same input, and the part before them that is divided by AWQ's scales.
 
-    `norm` is the tensor of a norm, or `rows` the matrix that makes the input, `power` what the division there is taken
-    to: a matrix whose result is squared on the way is divided by the root.
+    That is the norm with the tensor `norm`, or the matrix `rows`. Its divisor is scale^`power`: the square root if its
+    result is squared on the way.
     """
 
     names: tuple[str, ...]
@@ -51,9 +52,9 @@ class Group:
 
 @dataclass
 class Quantised:
-    """What became of one layer: matrices and relative squared errors by name, and what else is to be divided.
+    """The result for one layer: matrices and relative squared errors by name, and the divisors of other tensors.
 
-    `norms` by their tensors, `rows` by the names of matrices whose biases are meant: their weights are done.
+    `norms`: of norms, by tensor. `rows`: of biases, by the name of their matrix; its weights are already divided.
     """
 
     matrices: dict[str, NBits] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class Quantised:
 
 
 def groups_of(spec: DecoderSpec, step: str | int) -> list[Group]:
-    """Return the groups of a layer, or of the head, in the order of the computation."""
+    """Return the groups of layer `step`, or of the 'head', in the order of computation."""
     if step == "head":
         return [Group((HEAD,), FINAL_NORM)]
     layer = f"model.layers.{step}"
@@ -81,7 +82,7 @@ def groups_of(spec: DecoderSpec, step: str | int) -> list[Group]:
 
 
 class LayerQuantizer:
-    """Quantises one layer after another, and the head."""
+    """Quantises the layers in order, then the head."""
 
     def __init__(
         self,
@@ -92,15 +93,23 @@ class LayerQuantizer:
         writer: ModelWriter,
         samples: Callable[[], np.ndarray],
     ) -> None:
-        """Args: spec; weights in float32; bits by name of a matrix; settings; writer, whose finished shards make the
-        hidden states; samples: returns int64 [samples, length]."""
+        """Prepare.
+
+        Args:
+            spec: of the model.
+            weights: its tensors in float32.
+            bits: by name of a matrix.
+            settings: the method and its parameters.
+            writer: its finished shards compute the hidden states.
+            samples: returns the calibration text, int64 [samples, length].
+        """
         self._spec, self._weights, self._bits, self._settings = spec, weights, bits, settings
         self._writer = writer
         self._samples = samples
         self._states: HiddenStates | None = None
 
     def quantize(self, step: str | int, rope: Mapping[str, Sequence[onnx.TensorProto]]) -> Quantised:
-        """Quantise layer `step`, or the 'head'; all shards before it are written."""
+        """Quantise layer `step`, or the 'head'. All previous shards must have been written."""
         self._states = self._states or HiddenStates(self._spec, self._samples(), self._writer.folder)
         done = self._spec.num_layers if step == "head" else int(step)
         while self._states.layers < done:
@@ -159,12 +168,12 @@ class LayerQuantizer:
         return awq.clip_ranges(scaled, form, sample / t, settings.clip_step, settings.clip_min)
 
     def _can_divide(self, group: Group) -> bool:
-        """Tell whether the input can be divided without a node more: all matrices concerned are quantised here."""
+        """Return whether the input can be divided without another node: all matrices involved are quantised here."""
         concerned = (*group.names, *([group.rows] if group.rows else []))
         return bool(group.norm or group.rows) and all(self._bits[name] != FLOAT_BITS for name in concerned)
 
     def _shared(self, group: Group) -> np.ndarray | None:
-        """Return which inputs of o come from the same row of v: query heads that share a key head."""
+        """Return the row of v behind each input of o if query heads share key heads, else None."""
         spec = self._spec
         if not group.rows.endswith("v_proj") or spec.num_heads == spec.num_kv_heads:
             return None
@@ -185,7 +194,7 @@ class LayerQuantizer:
 
 
 class FloatLayer:
-    """A layer or the head in float32, in files of its own; its matrices can be read and replaced."""
+    """A layer or the head in float32, in temporary files. Its matrices can be read and replaced."""
 
     def __init__(
         self,
@@ -195,7 +204,7 @@ class FloatLayer:
         rope: Mapping[str, Sequence[onnx.TensorProto]],
         folder: Path,
     ) -> None:
-        """Write layer `step`, or the 'head', to files in a folder that has the tables of rope."""
+        """Write layer `step`, or the 'head', to files in a folder that has the rope tables."""
         file = WeightFile(folder / "calibration.bin")
         self._path = folder / "calibration.onnx"
         self._graph = Graph("calibration", file)
@@ -214,20 +223,20 @@ class FloatLayer:
                 self._inputs[name], self._tensors[name] = node.input[0], tensors[node.input[1]]
 
     def input_of(self, name: str) -> str:
-        """Return the value that a matrix reads."""
+        """Return the name of the value that a matrix reads."""
         return self._inputs[name]
 
     def width(self, name: str) -> int:
-        """Return how many inputs a matrix has."""
+        """Return the number of inputs of a matrix."""
         return int(self._tensors[name].dims[1])
 
     def matrix(self, name: str) -> np.ndarray:
-        """Return a matrix float32 [out, in] as the graph has it; what is written to it goes to the file."""
+        """Return a matrix of the graph, float32 [out, in]. Writing to it changes the file."""
         tensor = self._tensors[name]
         return np.memmap(self._data, np.float32, "r+", int(external(tensor, "offset")), tuple(tensor.dims))
 
     def shard(self, outputs: Mapping[str, int] | None = None) -> Shard:
-        """Return the layer with more outputs, by their names and widths."""
+        """Return the layer as a shard with additional outputs, given by names and widths."""
         self._graph.outputs = list(self._outputs)
         for name, width in (outputs or {}).items():
             self._graph.output(name, np.float32, ["batch", "sequence", width])
@@ -237,7 +246,7 @@ class FloatLayer:
 
 
 def output_error(matrix: np.ndarray, near: np.ndarray, sample: np.ndarray) -> float:
-    """Return the squared error of the products with a sample of inputs [tokens, in], over their squared size."""
+    """Return the squared error of the products with a sample of inputs [tokens, in], relative to the products."""
 
     def measure(rows: slice) -> tuple[float, float]:
         wanted, error = matrix[rows] @ sample.T, (near[rows] - matrix[rows]) @ sample.T

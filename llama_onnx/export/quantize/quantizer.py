@@ -1,4 +1,4 @@
-"""Quantising a whole model: one path from any checkpoint to a model directory, whatever the method."""
+"""Quantises a whole model from any checkpoint, with any method."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def quantize(source: str | Path, out: str | Path, settings: Settings, options: O
     """Write the quantised model directory `out`.
 
     Args:
-        source: a checkpoint of any kind that `readers.open_checkpoint` knows, an fp32 or fp16 model directory
-            among them.
-        out: the directory to make, replaced when the new one is whole. Holds `quant_table.csv` as well.
+        source: a checkpoint in any format that `open_checkpoint` reads, such as an fp32 or fp16 model directory.
+        out: the directory to make. An existing model there is replaced once the new one is complete. It also gets a
+            `quant_table.csv`.
         settings: the method and its parameters.
-        options: everything else.
+        options: everything else; None means the defaults.
 
     Raises:
         ModelDirectoryError: the checkpoint cannot be read.
-        RequestError: an option that cannot be used.
+        RequestError: an option has an invalid value.
     """
     out, options = Path(out), options or Options()
     check(settings, options)
@@ -54,7 +54,7 @@ def quantize(source: str | Path, out: str | Path, settings: Settings, options: O
     spec = checked_spec(checkpoint)
     bits = plan(spec, options.bits, options.head_bits, options.layers_8bit, options.mixed)
     if options.form == "qdq" and (2 in bits.values() or options.embedding_bits == 4):
-        raise RequestError("qdq holds matrices of 4 or 8 bits and embeddings of 8 or 16; use --format nbits")
+        raise RequestError("qdq supports matrices of 4 or 8 bits and embeddings of 8 or 16; use --format nbits")
     reads_text = settings.algo in CALIBRATED or options.mixed == "auto"
     text = calibration.read_texts(options.dataset) if reads_text else ""
     key = {"source": fingerprint(checkpoint), "settings": asdict(settings), "options": asdict(options), "bits": bits}
@@ -100,7 +100,7 @@ def _auto_bits(
     writer: ModelWriter,
     samples: Callable[[], np.ndarray],
 ) -> dict[str, int]:
-    """Measure and choose; a run that is resumed goes on with the choice of the first one."""
+    """Measure the matrices and choose their bits. A resumed run keeps the choice of the first run."""
     path = writer.folder / "auto_bits.json"
     if writer.resumed and path.is_file():
         return dict(read_json(path))
@@ -125,7 +125,7 @@ def _samples(checkpoint: Checkpoint, spec: DecoderSpec, folder: Path, text: str,
     length = min(options.calib_length, spec.context_length)
     found = calibration.samples_of(text, tokenizer, options.calib_size, length)
     if len(found) < options.calib_size:
-        report(f"the calibration text makes {len(found)} samples of {found.shape[1]} tokens, not {options.calib_size}")
+        report(f"the calibration text has {len(found)} samples of {found.shape[1]} tokens, not {options.calib_size}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What can be asked of a quantisation. Needs none of the packages that writing a model does."""
+"""The options of a quantisation. Importing this needs no optional package."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .bits import FLOAT_BITS
 from .methods.common import Format
 from .methods.registry import check_method
 
-FORMATS = {"nbits": "ort", "qdq": "onnx"}  # and the style of graph that writes each
-FINEST_STEP = 0.001  # of a search: a matrix is quantised at every step
-PORTABLE = "rtn_dq"  # a method by name, in fact rtn written as qdq
+FORMATS = {"nbits": "ort", "qdq": "onnx"}  # and the style of graph for each
+FINEST_STEP = 0.001  # of a search, which quantises a matrix at every step
+PORTABLE = "rtn_dq"  # listed as a method, but is rtn written as qdq
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,12 @@ class Settings:
     """How matrices are quantised.
 
     Attributes:
-        algo: name of the method.
+        algo: the name of the method.
         block_size, zero_point: see `Format`.
-        alpha_step: of awq_lite's grid; clip_step, clip_min: of awq_clip's.
+        alpha_step: step of the search of awq_lite.
+        clip_step, clip_min: step and lowest value of the search of awq_clip.
         damp, descending: see `gptq.factorise`.
-        per_matrix: what a matrix reads comes from quantised matrices of its own layer as well.
+        per_matrix: the inputs of a matrix also reflect the quantised matrices before it in the same layer.
     """
 
     algo: str = "rtn"
@@ -39,23 +40,23 @@ class Settings:
     per_matrix: bool = False
 
     def form(self, bits: int) -> Format:
-        """Return the format of a matrix of so many bits."""
+        """Return the format of a matrix with these bits."""
         return Format(bits, self.block_size, self.zero_point)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `quantize` is asked for besides the method.
+    """Options of `quantize` other than the method.
 
     Attributes:
-        bits: of all matrices that nothing else is said of.
-        head_bits, embedding_bits: of lm_head and embedding; 16 is float16, None is `bits`. Where both are one table of
-            the checkpoint and get the same bits, they are one table here, quantised without looking at inputs.
+        bits: the default of all matrices.
+        head_bits, embedding_bits: of lm_head and embedding; 16 is float16, None is `bits`. If the checkpoint ties them
+            and they get the same bits, they share a table, which is quantised without looking at inputs.
         layers_8bit, mixed: see `bits.plan`.
         budget: mean bits of a weight for `mixed` 'auto'.
         form: 'nbits' (MatMulNBits) or 'qdq' (DequantizeLinear + MatMul).
-        dataset: text files; the built-in text if there are none.
-        calib_size, calib_length: samples, and tokens of each.
+        dataset: text files for calibration; if empty, the built-in text.
+        calib_size, calib_length: the number of samples, and the tokens in each.
     """
 
     bits: int = 4
@@ -71,13 +72,13 @@ class Options:
 
 
 def check(settings: Settings, options: Options) -> None:
-    """Raise RequestError for a value that cannot be used."""
+    """Raise RequestError for an invalid value."""
     check_method(settings.algo)
     for bits in (options.bits, options.head_bits):
         if bits not in (None, FLOAT_BITS):
             check_format(int(bits or 0), settings.block_size)
     if options.mixed == "auto" and not BITS[0] <= options.budget < math.inf:
-        raise RequestError(f"a budget of {options.budget} bits a weight: give at least {BITS[0]}")
+        raise RequestError(f"a budget of {options.budget} bits per weight: give at least {BITS[0]}")
     if options.embedding_bits not in (4, 8, FLOAT_BITS):
         raise RequestError(f"an embedding of {options.embedding_bits} bits: use 4, 8, or 16 for float16")
     if options.form not in FORMATS:

@@ -1,4 +1,4 @@
-"""The quant table: bits and error of each matrix, as CSV, and a plot of it."""
+"""The quant table: bits and error of each matrix, as CSV and as a plot."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Row:
     """One matrix.
 
     Attributes:
-        layer: its number, '' outside of the layers.
-        tensor: its name there.
+        layer: the number of its layer, '' if it belongs to none.
+        tensor: its name within the layer.
         bits, block_size: how it is stored; 16 bits are float16.
-        error: squared error over squared size, of its products on the calibration text or of its weights.
-        of: 'products' or 'weights'.
+        error: relative squared error of its products on the calibration text, or of its weights.
+        of: 'products' or 'weights', whichever `error` is for.
     """
 
     layer: str
@@ -50,7 +50,7 @@ def read_table(path: Path) -> list[Row]:
     """Read a table.
 
     Raises:
-        RequestError: it is not one.
+        RequestError: the file is not a quant table.
     """
     try:
         rows = [
@@ -60,25 +60,26 @@ def read_table(path: Path) -> list[Row]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{path}: cannot be read as a quant table ({type(error).__name__}: {error})") from None
     if not rows:
-        raise RequestError(f"{path}: is an empty table")
+        raise RequestError(f"{path}: the table is empty")
     return rows
 
 
 def check_plot(path: Path) -> None:
-    """Raise what `plot` would, as far as it can be known before there are rows."""
+    """Raise the errors of `plot` that can be found before there are rows."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError("plots need matplotlib: pip install matplotlib")
     if not path.parent.is_dir():
-        raise RequestError(f"{path}: the plot cannot be written (there is no such folder)")
+        raise RequestError(f"{path}: the plot cannot be written (no such folder)")
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw a cell for each matrix, kinds below each other and layers from left to right: its colour is the error, the
-    number in it the bits. What belongs to no layer takes a whole line.
+    """Draw a grid with a row for each kind of matrix and a column for each layer.
+
+    The colour of a cell is the error, the number in it the bits. A matrix outside the layers takes a whole row.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        RequestError: the picture cannot be written.
+        RequestError: the image file cannot be written.
     """
     check_plot(path)
     import matplotlib
@@ -99,7 +100,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     for row in rows:
         column, width = (int(row.layer), 1) if row.layer else (0, layers)
         line = tensors.index(row.tensor)
-        depth = float(norm(row.error)) if row.error else None  # floats have none
+        depth = float(norm(row.error)) if row.error else None  # floats have no error
         colour = "#dddddd" if depth is None else colours(depth)
         axes.add_patch(Rectangle((column, line), width, 1, facecolor=colour, edgecolor="white"))
         axes.text(

@@ -1,4 +1,4 @@
-"""What an export reads its tensors from when they are quantised: the matrices as integers, the norms to match."""
+"""Supplies an export with quantised matrices, and with norms and biases to match."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class QuantizedWeights(Weights):
         """Prepare.
 
         Args:
-            checkpoint: to quantise.
+            checkpoint: the checkpoint to quantise.
             spec: of the model.
             bits: by name of a matrix.
             embedding_bits: 4, 8, or 16 for float16.
-            settings: how.
-            report: told of tensors that float16 cannot hold.
-            folder: where the quant table grows, so that a run that is resumed goes on with it.
-            quantizer: of the methods that read the inputs of matrices.
-            shared_table: lm_head reads the embedding's table.
+            settings: the method and its parameters.
+            report: called for tensors that float16 cannot hold.
+            folder: holds the quant table while it grows, so that a resumed run can continue it.
+            quantizer: for the methods that need the inputs of matrices, else None.
+            shared_table: whether lm_head reads the embedding's table.
         """
         super().__init__(checkpoint, Precision("fp16"), report)
         self._wide = Weights(checkpoint, Precision("fp32"), report)
@@ -67,7 +67,7 @@ class QuantizedWeights(Weights):
 
     @property
     def rows(self) -> list[Row]:
-        """The quant table so far, in the order of the computation."""
+        """The quant table so far, in the order of computation."""
         return [self._rows[name] for name in (EMBED_NAME, *self._bits) if name in self._rows]
 
     def begin(self, step: str | int, rope: Mapping[str, Sequence[onnx.TensorProto]]) -> None:
@@ -78,7 +78,7 @@ class QuantizedWeights(Weights):
 
     def end(self, step: str | int) -> None:
         """See `Weights`."""
-        if not self._rows:  # an embedding in float16 has none
+        if not self._rows:  # an embedding in float16 has no row
             return
         temporary = self._table.with_suffix(".tmp")
         temporary.write_bytes(write_table(self.rows))
@@ -141,11 +141,11 @@ class QuantizedWeights(Weights):
 
     def _note(self, matrix: str, form: Format, error: float, of: str) -> None:
         if not np.isfinite(error):
-            raise RequestError(f"{matrix}: quantising gave values that are not finite; is the checkpoint damaged?")
+            raise RequestError(f"{matrix}: quantising gave values that are not finite; the checkpoint may be damaged")
         self._rows[matrix] = Row(*_place(matrix), form.bits, form.block_size, error, of)
 
     def _name_of(self, name: str, rows: slice) -> str:
-        """Return the name of the matrix that a tensor of the checkpoint, or some rows of it, is."""
+        """Return the name of the matrix in a tensor of the checkpoint, or in these rows of it."""
         if name in (EMBEDDING, HEAD):
             return HEAD_NAME
         layer, _, tensor = name.removeprefix("model.layers.").rpartition(".")[0].partition(".")
@@ -158,7 +158,7 @@ class QuantizedWeights(Weights):
 
 
 def weight_error(matrix: np.ndarray, quantised: NBits) -> float:
-    """Return the squared error of the weights over their squared size."""
+    """Return the squared error of the weights, relative to the weights."""
     error = size = 0.0
     for rows in slices(matrix.shape):
         points = None if quantised.zero_points is None else quantised.zero_points[rows]

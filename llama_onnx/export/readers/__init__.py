@@ -1,1 +1,1 @@
-"""Reads checkpoints, one module for each file format."""
+"""Reads checkpoints, with one module for each file format."""

@@ -1,4 +1,4 @@
-"""Writes a `tokenizer.json` of byte-level BPE from a bare vocabulary, as GGUF and tiktoken files hold it."""
+"""Makes a `tokenizer.json` of byte-level BPE from a bare vocabulary, as in GGUF and tiktoken files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import ModelDirectoryError
 from .json_files import json_bytes
 
-# How a text is cut before merging, by the name that GGUF gives the rule.
+# How a text is split before merging, by the name of the rule in GGUF.
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -27,8 +27,8 @@ CUTS = {
 }
 
 
-WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a piece that is a token is taken as it is
-LLAMA3_SPECIAL = {  # places behind the vocabulary; all others are reserved
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a piece that is a token is not split further
+LLAMA3_SPECIAL = {  # offsets from the end of the vocabulary; all others are reserved
     0: "begin_of_text",
     1: "end_of_text",
     4: "finetune_right_pad_id",
@@ -44,10 +44,10 @@ def byte_level_tokenizer(tokens: Sequence[str], merges: Sequence[str], cut: str,
     """Return a `tokenizer.json` as the `tokenizers` package reads it.
 
     Args:
-        tokens: in the order of their ids, bytes written as the characters of GPT-2.
-        merges: pairs of tokens with a space between, the first to be merged first.
+        tokens: in the order of their ids, with bytes written as GPT-2 characters.
+        merges: pairs of tokens separated by a space, in order of priority.
         cut: a key of `CUTS`.
-        added: ids of the tokens that are found in a text before it is cut, and whether they are special.
+        added: ids of the tokens that are matched before a text is split, and whether they are special.
     """
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": CUTS[cut]}, "behavior": "Isolated", "invert": False}
@@ -81,14 +81,14 @@ def byte_level_tokenizer(tokens: Sequence[str], merges: Sequence[str], cut: str,
 
 
 def llama3_tokenizer(path: Path, vocab_size: int) -> bytes:
-    """Return the `tokenizer.json` of the tiktoken vocabulary that Meta publishes Llama 3 with.
+    """Return a `tokenizer.json` for the tiktoken vocabulary that Meta publishes with Llama 3.
 
     Args:
-        path: lines of a token in base64 and its rank.
-        vocab_size: of the model; what it has more than the file are special tokens.
+        path: a file with a token in base64 and its rank on each line.
+        vocab_size: of the model; tokens beyond those in the file are special.
 
     Raises:
-        ModelDirectoryError: not such a file, or of another model.
+        ModelDirectoryError: the file is not such a vocabulary, or belongs to another model.
     """
     try:
         pairs = [line.split() for line in path.read_bytes().splitlines() if line.strip()]
@@ -100,7 +100,7 @@ def llama3_tokenizer(path: Path, vocab_size: int) -> bytes:
         raise ModelDirectoryError(f"{path}: {len(pairs)} ranks do not fit the {vocab_size} tokens of the model")
     written = [_written(token) for token in tokens]
     merges = []
-    for token in tokens:  # every way to put it together from two tokens, the oldest first
+    for token in tokens:  # every way to join it from two tokens, lowest ranks first
         cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
         known = [(left, right) for left, right in cuts if left in rank_of and right in rank_of]
         known.sort(key=lambda pair: (rank_of[pair[0]], rank_of[pair[1]]))
@@ -116,7 +116,7 @@ def _written(token: bytes) -> str:
 
 
 def _characters() -> list[str]:
-    """Return the character that stands for each byte: itself where it is visible, else one from 256 on (GPT-2)."""
+    """Return the character for each byte, as in GPT-2: itself if it is visible, else one from 256 on."""
     visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = [byte for byte in range(256) if byte not in visible]
     return [chr(byte if byte in visible else 256 + others.index(byte)) for byte in range(256)]

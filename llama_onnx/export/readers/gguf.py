@@ -1,4 +1,4 @@
-"""GGUF checkpoints: llama.cpp's names, metadata and row order become those of Hugging Face."""
+"""GGUF checkpoints, with names, metadata and row order translated from llama.cpp to Hugging Face."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .json_files import json_bytes
 from .raw import read_array
 from .rotary import rows_in_halves
 
-Q4_0, Q8_0 = 2, 8  # types of blocks that MatMulNBits computes with as they are
+Q4_0, Q8_0 = 2, 8  # block types that MatMulNBits supports directly
 BLOCK = 32
 NAMES = {
     "token_embd": "model.embed_tokens",
@@ -36,7 +36,7 @@ NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-FOUR_NORMS = {  # Gemma 2 and 3 have a norm on either side of both blocks
+FOUR_NORMS = {  # Gemma 2 and 3 have norms before and after attention and MLP
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
@@ -54,7 +54,7 @@ class GgufCheckpoint:
         self._family = str(metadata.get("general.architecture"))
         if self._family not in FAMILIES:
             raise ModelDirectoryError(
-                f"{path}: architecture {self._family!r} is not read from GGUF; these are: {', '.join(sorted(FAMILIES))}"
+                f"{path}: architecture {self._family!r} is not supported, only {', '.join(sorted(FAMILIES))}"
             )
         if metadata.get("split.count", 1) not in (0, 1):
             raise ModelDirectoryError(f"{path}: one of several parts; merge them with llama-gguf-split --merge")
@@ -71,14 +71,14 @@ class GgufCheckpoint:
         return frozenset(self._name_of)
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the float type it is stored in, float32 where that is quantised."""
+        """Return a tensor in its stored float type; a quantised tensor as float32."""
         array = self._file.tensor(self._find(name))
         if self._family.startswith("gemma") and name.endswith("norm.weight"):
-            return array.astype(np.float32) - np.float32(1)  # llama.cpp has added the 1 of (1 + weight)
+            return array.astype(np.float32) - np.float32(1)  # llama.cpp stores 1 + weight
         return self._reordered(name, array)
 
     def quantized(self, name: str) -> NBits | None:
-        """Return a matrix of type Q4_0 or Q8_0 in its blocks of 32: q - 8 or q, times a float16 scale."""
+        """Return a matrix of type Q4_0 or Q8_0 in its blocks of 32: (q - 8) or q, times a float16 scale."""
         entry = self._file.tensors[self._find(name)]
         if entry.type not in (Q4_0, Q8_0) or len(entry.shape) != 2 or entry.shape[1] % BLOCK:
             return None
@@ -89,7 +89,7 @@ class GgufCheckpoint:
         data = read_array(self._file.path, entry.offset, count * width, np.uint8).reshape(count, width)
         scales = data[:, :2].copy().view("<f2").astype(np.float32).reshape(rows, -1)
         packed = data[:, 2:] ^ np.uint8(128)  # int8 + 128
-        if bits == 4:  # the low halves of the bytes are the first 16 values, the high ones the others
+        if bits == 4:  # the low halves of the bytes are the first 16 values, the high halves the last 16
             halves = unpack_bits(data[:, 2:], 4).reshape(count, -1, 2)
             packed = pack_bits(np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(count, BLOCK), 4)
         packed = packed.reshape(rows, columns // BLOCK, -1)
@@ -101,7 +101,7 @@ class GgufCheckpoint:
         return self._name_of[name]
 
     def _reordered(self, name: str, array: np.ndarray) -> np.ndarray:
-        """Undo the order llama.cpp gives the rows of queries and keys, in the llama family only."""
+        """Undo the order in which llama.cpp stores rows of queries and keys, in the llama family only."""
         if self._family != "llama":
             return array
         return rows_in_halves(name, array, self.config["num_attention_heads"], self.config["num_key_value_heads"])
@@ -109,12 +109,14 @@ class GgufCheckpoint:
     def _known_name(self, name: str) -> str:
         known = hugging_face_name(self._family, name)
         if known is None:
-            raise ModelDirectoryError(f"{self._file.path}: {name}: a tensor that is not known (experts are not read)")
+            raise ModelDirectoryError(
+                f"{self._file.path}: {name}: unknown tensor (models of experts are not supported)"
+            )
         return known
 
 
 def hugging_face_name(family: str, name: str) -> str | None:
-    """Return what a tensor of a GGUF architecture is called in a Hugging Face checkpoint, None if that is not known."""
+    """Return the Hugging Face name of a tensor of a GGUF architecture, None if it is not known."""
     match = re.fullmatch(r"(?:blk\.(\d+)\.)?([a-z_]+)\.(weight|bias)", name)
     known = (NAMES | DIFFERENT_NAMES.get(family, {})).get(match[2]) if match else None
     if not match or not known:

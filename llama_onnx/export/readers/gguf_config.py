@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file as the `config.json` of the same model."""
+"""Makes a `config.json` from the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FAMILIES = {
 
 
 def make_config(file: GgufFile) -> dict[str, Any]:
-    """Return what `config.json` would say.
+    """Return the fields that `config.json` would have.
 
     Raises:
-        ModelDirectoryError: a number is missing, or a value that is not understood.
+        ModelDirectoryError: a number is missing, or a value is not supported.
     """
     return _Metadata(file).config()
 
@@ -40,7 +40,9 @@ class _Metadata:
     def config(self) -> dict[str, Any]:
         heads, hidden = self._number("attention.head_count"), self._number("embedding_length")
         if heads < 1 or self._optional("expert_count", 0):
-            raise ModelDirectoryError(f"{self._file.path}: a model of experts, or without attention: not read here")
+            raise ModelDirectoryError(
+                f"{self._file.path}: a model of experts or without attention, which is not supported"
+            )
         head_dim = self._number("attention.key_length", hidden // heads)
         model_type, activation = FAMILIES[self._family]
         config: dict[str, Any] = {
@@ -59,7 +61,7 @@ class _Metadata:
             "tie_word_embeddings": "output.weight" not in self._file.tensors,
         }
         if self._number("attention.value_length", head_dim) != head_dim:
-            raise ModelDirectoryError(f"{self._file.path}: keys and values of different sizes are not implemented")
+            raise ModelDirectoryError(f"{self._file.path}: keys and values of different sizes are not supported")
         for name, bias in (("attention_bias", "attn_output.bias"), ("mlp_bias", "ffn_down.bias")):
             config[name] = f"blk.0.{bias}" in self._file.tensors
         rotary = self._number("rope.dimension_count", head_dim)
@@ -73,7 +75,7 @@ class _Metadata:
             self._add_gemma(config)
         for name, key in (("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")):
             config[name] = self._file.metadata.get(f"tokenizer.ggml.{key}")
-        turn = self._file.metadata.get("tokenizer.ggml.eot_token_id")  # ends a turn of a chat
+        turn = self._file.metadata.get("tokenizer.ggml.eot_token_id")  # ends a message of a chat
         if turn is not None and config["eos_token_id"] not in (None, turn):
             config["eos_token_id"] = [config["eos_token_id"], turn]
         return config
@@ -84,16 +86,16 @@ class _Metadata:
     def _number(self, name: str, default: Any = None) -> Any:
         value = self._optional(name, default)
         if isinstance(value, list) and len(set(value)) == 1:
-            value = value[0]  # one for each layer
+            value = value[0]  # one value for each layer
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             what = "differs between layers" if isinstance(value, list) else f"is {value!r}"
-            raise ModelDirectoryError(f"{self._file.path}: {self._family}.{name} {what}; such a model is not read here")
+            raise ModelDirectoryError(f"{self._file.path}: {self._family}.{name} {what}; such a model is not supported")
         return value
 
     def _vocab_size(self) -> int:
         entry = self._file.tensors.get("token_embd.weight")
         if entry is None or len(entry.shape) != 2:
-            raise ModelDirectoryError(f"{self._file.path}: has no token_embd.weight; is it a whole model?")
+            raise ModelDirectoryError(f"{self._file.path}: has no token_embd.weight; is it a complete model?")
         return int(entry.shape[0])
 
     def _rope_scaling(self, config: dict[str, Any], rotary: int) -> dict[str, Any] | None:
@@ -111,16 +113,16 @@ class _Metadata:
         if kind == "yarn":
             length = self._number("rope.scaling.original_context_length")
             return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
-        raise ModelDirectoryError(f"{self._file.path}: rope scaling {kind!r} is not known")
+        raise ModelDirectoryError(f"{self._file.path}: rope scaling {kind!r} is not supported")
 
     def _llama3(self, theta: float, rotary: int) -> dict[str, Any]:
-        """Return the scaling whose divisors of the frequencies the file holds (Llama 3.1 and later)."""
+        """Return the scaling of Llama 3.1 and later, of which the file has only the divisors of the frequencies."""
         divisors = self._file.tensor("rope_freqs.weight").astype(np.float64)
         scaling = {"rope_type": "llama3", "factor": float(divisors.max(initial=1)), **LLAMA3_ROPE}
         known = _llama3_divisors(theta, rotary, scaling)
         if divisors.shape != known.shape or not np.allclose(divisors, known, rtol=1e-3):
             raise ModelDirectoryError(
-                f"{self._file.path}: rope_freqs.weight does not follow Llama 3's rule; nothing else is implemented"
+                f"{self._file.path}: rope_freqs.weight does not follow Llama 3's rule, the only one supported"
             )
         return scaling
 
@@ -128,7 +130,7 @@ class _Metadata:
         window = self._optional("attention.sliding_window")
         if window:
             config["sliding_window"] = int(window)
-            if self._family == "llama":  # the name of Mistral models too
+            if self._family == "llama":  # which is also the name for Mistral models
                 config["model_type"] = "mistral"
 
     def _add_gemma(self, config: dict[str, Any]) -> None:
@@ -137,7 +139,7 @@ class _Metadata:
         if self._family == "gemma":
             return
         heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
-        # Scores are divided by the root of this; GGUF does not say: only the 27B models differ from the size of a head.
+        # Scores are divided by the root of this. GGUF lacks it: it is the head size except in the 27B models.
         large = layers == (46 if self._family == "gemma2" else 62)
         config["query_pre_attn_scalar"] = config["hidden_size"] // heads if large else config["head_dim"]
         config["attn_logit_softcapping"] = self._optional("attn_logit_softcapping")
@@ -149,17 +151,17 @@ class _Metadata:
             config["rope_local_base_freq"] = _round(self._number("rope.freq_base_swa", 10000.0))
 
     def _sliding_layers(self, layers: int) -> list[bool]:
-        """Return which layers slide. A file that does not say means the pattern of the published models."""
+        """Return which layers slide. The default is the pattern of the published models."""
         pattern = self._optional("attention.sliding_window_pattern", 2 if self._family == "gemma2" else 6)
         if isinstance(pattern, list) and len(pattern) == layers:
             return [bool(slides) for slides in pattern]
         if isinstance(pattern, int) and pattern > 0:
             return [(i + 1) % pattern != 0 for i in range(layers)]
-        raise ModelDirectoryError(f"{self._file.path}: its pattern of sliding layers is not understood")
+        raise ModelDirectoryError(f"{self._file.path}: its pattern of sliding layers is not supported")
 
 
 def _llama3_divisors(theta: float, rotary: int, scaling: dict[str, Any]) -> np.ndarray:
-    """What Llama 3.1 divides each frequency by: 1 for short waves, `factor` for long ones, a blend between."""
+    """Return the divisor of each frequency in Llama 3.1: 1 for short waves, `factor` for long ones, a blend between."""
     wavelengths = 2 * np.pi * theta ** (np.arange(0, rotary, 2) / rotary)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     blend = np.clip((scaling["original_max_position_embeddings"] / wavelengths - low) / (high - low), 0, 1)
@@ -167,5 +169,5 @@ def _llama3_divisors(theta: float, rotary: int, scaling: dict[str, Any]) -> np.n
 
 
 def _round(value: float) -> float:
-    """Return the short decimal that a float32 of the file stands for: 1e-05, not 9.999999747378752e-06."""
+    """Return the shortest decimal that gives the file's float32: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))

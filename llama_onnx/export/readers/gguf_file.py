@@ -1,4 +1,4 @@
-"""The container of GGUF: metadata and a table of tensors, read with every length checked."""
+"""The GGUF container: metadata and a table of tensors. Every length is checked."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ VERSIONS = (2, 3)
 STRING, ARRAY = 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 PLAIN = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 30: np.dtype(ml_dtypes.bfloat16)}  # tensor types that numpy has
-LIMIT = 1 << 26  # of a count or a length: far above any real one
+LIMIT = 1 << 26  # of counts and lengths, far above any real one
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies: byte offset in the file, shape as numpy has it, number of its type."""
+    """A tensor in the file: byte offset, shape in numpy's order, number of its type."""
 
     offset: int
     shape: tuple[int, ...]
@@ -40,10 +40,10 @@ class GgufFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read everything but the tensors' data.
+        """Read everything except the tensors' data.
 
         Raises:
-            ModelDirectoryError: missing, damaged, or of a version that is not known.
+            ModelDirectoryError: the file is missing, damaged, or of an unknown version.
         """
         self.path = path
         self.metadata: dict[str, Any] = {}
@@ -58,10 +58,10 @@ class GgufFile:
             raise ModelDirectoryError(f"{path}: its header cannot be read: {DAMAGED}") from None
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the float type it is stored in; one in blocks is dequantised to float32.
+        """Return a tensor in its stored float type; a quantised tensor is dequantised to float32.
 
         Raises:
-            ModelDirectoryError: the file ends before, or the type is not known.
+            ModelDirectoryError: the file is too short, or the type is not known.
             MissingDependencyError: the type needs the `gguf` package, which is not installed.
         """
         entry = self.tensors[name]
@@ -79,7 +79,7 @@ class GgufFile:
                 return np.asarray(gguf.quants.dequantize(data.reshape(*entry.shape[:-1], row), kind), np.float32)
         except (ValueError, KeyError, NotImplementedError):
             raise ModelDirectoryError(
-                f"{self.path}: {name} is stored in GGML type {entry.type}, which is not read here; "
+                f"{self.path}: {name} is stored in GGML type {entry.type}, which is not supported; "
                 "give a file in F32, F16, BF16, Q8_0, Q4_0 to Q5_1 or Q2_K to Q6_K"
             ) from None
 
@@ -88,7 +88,9 @@ class GgufFile:
             raise ModelDirectoryError(f"{self.path}: not a GGUF file")
         (version,) = _unpack(file, "I")
         if version not in VERSIONS:
-            raise ModelDirectoryError(f"{self.path}: GGUF version {version}, only 2 and 3 (little-endian) are read")
+            raise ModelDirectoryError(
+                f"{self.path}: GGUF version {version}; only 2 and 3 (little-endian) are supported"
+            )
         tensors, fields = _unpack(file, "QQ")
         if max(tensors, fields) > LIMIT:
             raise ValueError
@@ -103,7 +105,7 @@ class GgufFile:
             shape = _unpack(file, f"{dimensions}Q")
             kind, offset = _unpack(file, "IQ")
             if max(shape, default=1) > 1 << 40 or offset > self._bytes:
-                raise ModelDirectoryError(f"{self.path}: ends before {name} does: {DAMAGED}")
+                raise ModelDirectoryError(f"{self.path}: ends before the end of {name}: {DAMAGED}")
             entries[name] = Entry(offset, shape[::-1], kind)
         alignment = self.metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 0 < alignment < LIMIT:
@@ -123,13 +125,13 @@ class GgufFile:
             raise ValueError
         if element == STRING:
             return [_string(file) for _ in range(count)]
-        if element not in SCALARS:  # an array of arrays: none is needed
+        if element not in SCALARS:  # arrays of arrays are not needed
             raise ValueError
         return list(_unpack(file, f"{count}{SCALARS[element]}"))
 
 
 def import_gguf(path: Path) -> Any:
-    """Return the `gguf` package, which knows how the quantised types are laid out."""
+    """Return the `gguf` package, which knows the layout of the quantised types."""
     try:
         import gguf
     except ImportError:

@@ -1,4 +1,4 @@
-"""The vocabulary inside a GGUF file as a `tokenizer.model` (sentencepiece) or `tokenizer.json` (byte-level BPE)."""
+"""Makes a `tokenizer.model` (sentencepiece) or `tokenizer.json` (byte-level BPE) from a GGUF file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .sentencepiece_model import CONTROL, NORMAL, USER_DEFINED, Piece, sentencep
 
 
 def tokenizer_files(path: Path, metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, Path | bytes]:
-    """Return the files a tokenizer needs, made from the metadata; one that lies beside the GGUF file is preferred.
+    """Return the files of the tokenizer: those beside the GGUF file if there are any, else made from the metadata.
 
     Raises:
-        ModelDirectoryError: the vocabulary is damaged, or of a kind that is not known.
+        ModelDirectoryError: the vocabulary is damaged, or its kind is not supported.
     """
     files: dict[str, Path | bytes] = {}
     beside = [path.parent / name for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")]
@@ -28,10 +28,10 @@ def tokenizer_files(path: Path, metadata: dict[str, Any], config: dict[str, Any]
         elif kind == "gpt2":
             files["tokenizer.json"] = _byte_level_bpe(path, metadata)
         elif kind is None:
-            report(f"{path}: holds no vocabulary; put the model's tokenizer.model beside it")
+            report(f"{path}: has no vocabulary; put the model's tokenizer.model beside it")
         else:
             raise ModelDirectoryError(
-                f"{path}: its tokenizer {kind!r} is not known; put the model's tokenizer.json beside the file"
+                f"{path}: its tokenizer {kind!r} is not supported; put the model's tokenizer.json beside the file"
             )
     if "tokenizer_config.json" not in files:
         files["tokenizer_config.json"] = _tokenizer_config(metadata, config)
@@ -55,7 +55,7 @@ def _tokenizer_config(metadata: dict[str, Any], config: dict[str, Any]) -> bytes
 def _vocabulary(path: Path, metadata: dict[str, Any]) -> tuple[list[str], list[float], list[int]]:
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
-        raise ModelDirectoryError(f"{path}: holds no list of tokens; put the model's tokenizer files beside it")
+        raise ModelDirectoryError(f"{path}: has no list of tokens; put the model's tokenizer files beside it")
     scores = metadata.get("tokenizer.ggml.scores", [0.0] * len(tokens))
     types = metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     if len(scores) != len(tokens) or len(types) != len(tokens):
@@ -86,7 +86,7 @@ def _byte_level_bpe(path: Path, metadata: dict[str, Any]) -> bytes:
     merges, cut = metadata.get("tokenizer.ggml.merges"), metadata.get("tokenizer.ggml.pre", "gpt-2")
     if not isinstance(merges, list) or cut not in CUTS:
         raise ModelDirectoryError(
-            f"{path}: its byte-level tokenizer (rules {cut!r}) is not known; put the model's tokenizer.json beside it"
+            f"{path}: its byte-level tokenizer ({cut!r}) is not supported; put the model's tokenizer.json beside it"
         )
     added = {i: kind == CONTROL for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED)}
     return byte_level_tokenizer(tokens, merges, cut, added)

@@ -1,6 +1,6 @@
-"""Models on the Hugging Face hub, through the optional `huggingface_hub` package and its cache.
+"""Downloads models from the Hugging Face hub, with the optional `huggingface_hub` package and its cache.
 
-The package honours HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE. Only what an export reads is downloaded.
+The package reads HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE. Only the files an export reads are downloaded.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from ...errors import MissingDependencyError, ModelDirectoryError
 from .hugging_face import AUXILIARY
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?")
-WEIGHTS = (  # the second kind is looked for only where the first is not
+WEIGHTS = (  # the second kind is downloaded only if there is none of the first
     ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"],
     ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"],
 )
 
 
 def is_hub_id(name: str) -> bool:
-    """Tell whether a name has the form `organisation/name[@revision]`."""
+    """Return whether a name has the form `organisation/name[@revision]`."""
     return HUB_ID.fullmatch(name) is not None and ".." not in name
 
 
 def download(name: str) -> Path:
-    """Return the directory of a model in the cache, downloading what is not there yet.
+    """Return the directory of a model in the cache, after downloading missing files.
 
     Raises:
         MissingDependencyError: `huggingface_hub` is not installed.
-        ModelDirectoryError: no such model or revision, no access, no network, or no weights that can be read.
+        ModelDirectoryError: no such model or revision, no access, no network, or no weights in a supported format.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -40,7 +40,7 @@ def download(name: str) -> Path:
         )
     except ImportError:
         raise MissingDependencyError(
-            f"{name}: no such directory; to download a model of that name: pip install huggingface_hub"
+            f"{name}: no such directory; to download it from the Hugging Face hub: pip install huggingface_hub"
         ) from None
     repository, _, revision = name.partition("@")
     try:
@@ -55,14 +55,16 @@ def download(name: str) -> Path:
             if any((folder / file).is_file() for file in (weights[0], weights[2])):
                 return folder
     except GatedRepoError:
-        reason = "access is restricted: accept its conditions on the hub and set HF_TOKEN"
+        reason = "access is restricted; accept its conditions on the hub and set HF_TOKEN"
     except RevisionNotFoundError:
-        reason = f"the hub has no revision {revision or 'main'} of it"
+        reason = f"the hub has no revision {revision or 'main'} of this model"
     except RepositoryNotFoundError:
         reason = "no such directory, and no such model on the hub (or it is private and HF_TOKEN is not set)"
     except LocalEntryNotFoundError:
-        reason = "no such directory; not in the cache, and the hub is out of reach (offline, or HF_HUB_OFFLINE is set)"
-    except Exception as error:  # the network fails in every way there is
+        reason = (
+            "no such directory, it is not in the cache, and the hub is out of reach (offline, or HF_HUB_OFFLINE is set)"
+        )
+    except Exception as error:  # networks fail in many ways
         first = (str(error).splitlines() or [""])[0]
         reason = f"no such directory, and downloading it failed ({type(error).__name__}: {first[:200]})"
     else:

@@ -1,4 +1,4 @@
-"""Hugging Face directories: `config.json`, and weights in one file or several with an index."""
+"""Hugging Face directories: `config.json`, and weights in one file, or in several with an index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...errors import ModelDirectoryError
 from ..nbits import NBits
 from .json_files import read_json
 
-# Everything that belongs beside the shards: what the runtime and its users look for in a model directory.
+# Files that are copied beside the shards, for the runtime and its users.
 AUXILIARY = (
     "config.json",
     "generation_config.json",
@@ -26,13 +26,13 @@ AUXILIARY = (
 
 
 class TensorFile(Protocol):
-    """One file with tensors by name."""
+    """One file of named tensors."""
 
     def names(self) -> frozenset[str]:
         """Return the names of the tensors in this file."""
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the type it is stored in."""
+        """Return a tensor in its stored type."""
 
 
 class HuggingFaceCheckpoint:
@@ -43,8 +43,8 @@ class HuggingFaceCheckpoint:
 
         Args:
             directory: with `config.json` and the weights.
-            weights: name of the file when there is one; with `.index.json` after it, of the index of several.
-            open_file: reads the header of one file.
+            weights: name of the single file; with `.index.json` appended, that of the index of several.
+            open_file: opens one file and reads its header.
 
         Raises:
             ModelDirectoryError: a file is missing or damaged, or index and files disagree.
@@ -62,20 +62,20 @@ class HuggingFaceCheckpoint:
         return frozenset(self._file_of)
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the type it is stored in."""
+        """Return a tensor in its stored type."""
         if name not in self._file_of:
             raise ModelDirectoryError(f"{self._directory}: the checkpoint has no tensor {name}")
         return self._file_of[name][1].tensor(name)
 
     def quantized(self, name: str) -> NBits | None:
-        """Return None: what is here is not in blocks."""
+        """Return None: these files hold floats."""
         return None
 
 
 def _open_files(
     directory: Path, weights: str, open_file: Callable[[Path], TensorFile]
 ) -> dict[str, tuple[Path, TensorFile]]:
-    """Return path and file of each tensor."""
+    """Return the path and the opened file for each tensor."""
     index = directory / f"{weights}.index.json"
     if not index.is_file():
         path = directory / weights
@@ -87,14 +87,14 @@ def _open_files(
     opened: dict[str, tuple[Path, TensorFile]] = {}
     for name, file_name in file_of.items():
         if not isinstance(file_name, str) or Path(file_name).name != file_name:
-            raise ModelDirectoryError(f"{index}: {file_name!r} is not the name of a file beside it; download it again")
+            raise ModelDirectoryError(f"{index}: {file_name!r} is not a file name; download it again")
         if file_name not in opened:
             path = directory / file_name
             if not path.is_file():
-                raise ModelDirectoryError(f"{path}: missing, though {index.name} lists it; download it")
+                raise ModelDirectoryError(f"{path}: missing, although {index.name} lists it; download it")
             opened[file_name] = path, open_file(path)
         if name not in opened[file_name][1].names():
             raise ModelDirectoryError(
-                f"{directory / file_name}: lacks {name}, which {index.name} places there; download both again"
+                f"{directory / file_name}: lacks {name}, although {index.name} lists it there; download both again"
             )
     return {name: opened[file_name] for name, file_name in file_of.items()}

@@ -1,14 +1,14 @@
-"""GPTQ and AWQ checkpoints: matrices of small integers become the blocks of MatMulNBits, without a second rounding.
+"""GPTQ and AWQ checkpoints: packed integers become the blocks of MatMulNBits, without a second rounding.
 
-Both hold, for a matrix [out, in], groups of `group_size` inputs that share a float16 scale and an integer zero point:
+In both, groups of `group_size` inputs of a matrix [out, in] share a float16 scale and an integer zero point:
 w = (q - zero) · scale. The integers are packed into int32 words, the first in the lowest bits:
 
     GPTQ  qweight [in · bits / 32, out]  along the inputs    qzeros [groups, out · bits / 32] along the outputs
     AWQ   qweight [in, out · bits / 32]  along the outputs, in the order 0 2 4 6 1 3 5 7, qzeros likewise
 
-GPTQ's first format stores zero - 1, so that the highest number stands for a zero point of 0. With `desc_act`, GPTQ
-takes the inputs in an order of its own (`g_idx`), so that a group is not a block of neighbours: such a matrix is handed
-out as floats, which are exact, and only an export that quantises rounds them again; a report says so.
+GPTQ's first format stores zero - 1, so the highest integer means a zero point of 0. With `desc_act`, GPTQ reorders the
+inputs (`g_idx`), so a group is not a block of neighbours. Such a matrix is returned as floats, which is exact; an
+export that quantises rounds them again, and reports it.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ..checkpoint import Checkpoint
 from ..nbits import BLOCK_SIZES, NBits, pack_bits
 from ..progress import report
 
-AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which column each place of a word holds
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the column in each place of a word
 PARTS = (".qweight", ".qzeros", ".scales", ".g_idx")
 
 
 def is_packed(config: dict[str, Any]) -> bool:
-    """Tell whether `config.json` is of a checkpoint of this kind; others are left for the export to refuse."""
+    """Return whether `config.json` belongs to a GPTQ or AWQ checkpoint. The export rejects other quantisations."""
     return _settings(config).get("quant_method") in ("gptq", "awq")
 
 
 class PackedCheckpoint:
-    """See `Checkpoint`: hands out the matrices of another checkpoint under their ordinary names."""
+    """See `Checkpoint`: gives the packed matrices of another checkpoint their ordinary names."""
 
     def __init__(self, inner: Checkpoint) -> None:
-        """Args: inner, whose tensors are `*.qweight`, `*.qzeros`, `*.scales` and perhaps `*.g_idx`.
+        """Args: inner: has the tensors `*.qweight`, `*.qzeros`, `*.scales` and perhaps `*.g_idx`.
 
         Raises:
-            ModelDirectoryError: a layout that is not known.
+            ModelDirectoryError: the layout is not supported.
         """
         self._inner = inner
         self._read_settings(_settings(inner.config))
@@ -58,7 +58,7 @@ class PackedCheckpoint:
         return self._names
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the float type it is stored in; a packed matrix in float32."""
+        """Return a tensor in its stored float type; a packed matrix as float32."""
         module = name.removesuffix(".weight")
         if module not in self._modules:
             return self._inner.tensor(name)
@@ -69,7 +69,7 @@ class PackedCheckpoint:
         return matrix
 
     def quantized(self, name: str) -> NBits | None:
-        """Return a packed matrix in blocks, None where its groups are not blocks of neighbours."""
+        """Return a packed matrix in blocks, None if its groups are not blocks of neighbours."""
         module = name.removesuffix(".weight")
         if module not in self._modules:
             return self._inner.quantized(name)
@@ -98,7 +98,7 @@ class PackedCheckpoint:
         known = ("gemm",) if awq else ("gptq", "gptq_v2")
         if str(layout).lower() not in known or bits not in ((4,) if awq else (2, 4, 8)):
             raise ModelDirectoryError(
-                f"config.json: {method} in layout {layout!r} with {bits} bits is not read here; known are "
+                f"config.json: {method} in layout {layout!r} with {bits} bits is not supported; use "
                 "gptq and gptq_v2 with 2, 4 or 8 bits, and awq gemm with 4"
             )
         if isinstance(group, bool) or not isinstance(group, int) or group == 0:
@@ -123,7 +123,7 @@ class PackedCheckpoint:
         if not whole or len(scales) != rows or scales.shape[1] < count:
             raise ModelDirectoryError(
                 f"{module}: packed weights {rows} x {columns}, scales {scales.shape} and zero points {zeros.shape} "
-                "do not belong together; download the checkpoint again"
+                "do not match; download the checkpoint again"
             )
         return values, zeros, scales, groups
 
@@ -135,11 +135,11 @@ class PackedCheckpoint:
     def _words(self, name: str) -> np.ndarray:
         array = self._inner.tensor(name)
         if array.dtype != np.int32 or array.ndim != 2:
-            raise ModelDirectoryError(f"{name}: {array.dtype} {list(array.shape)} where a table of int32 words belongs")
+            raise ModelDirectoryError(f"{name}: {array.dtype} {list(array.shape)} instead of a matrix of int32 words")
         return np.ascontiguousarray(array)
 
     def _empty_biases(self, plain: set[str]) -> set[str]:
-        """Return the all-zero biases that some tools add to every matrix of a model that has none."""
+        """Return the all-zero biases that some tools add to models without biases."""
         biases = {f"{module}.bias" for module in self._modules} & plain
         if self.config.get("model_type") not in ("llama", "mistral") or self.config.get("attention_bias"):
             return set()
@@ -170,7 +170,7 @@ def _columns(words: np.ndarray, bits: int, awq: bool) -> np.ndarray:
 
 
 def _block_size(group: int, columns: int) -> int | None:
-    """Return the largest block that never spans two groups, None if there is none."""
+    """Return the largest block size that never spans two groups, None if there is none."""
     if group in BLOCK_SIZES:
         return group
     whole = [size for size in BLOCK_SIZES if group % size == 0 and columns % size == 0]

@@ -1,4 +1,4 @@
-"""JSON objects: read from a checkpoint's files, and written for the formats that lack them."""
+"""Reads the JSON objects of a checkpoint, and makes them for formats that lack them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def auxiliary_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    """Return an auxiliary file of a checkpoint that is a JSON object, {} if there is none of that name.
+    """Return a JSON object among the auxiliary files of a checkpoint, or {} if there is no such file.
 
     Raises:
         ModelDirectoryError: the file is not a JSON object.
@@ -37,7 +37,7 @@ def auxiliary_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
 
 
 def json_bytes(fields: dict[str, Any]) -> bytes:
-    """Return a JSON file for `Checkpoint.files`, such as the config.json a format does not have."""
+    """Return the bytes of a JSON file for `Checkpoint.files`, such as a config.json for a format that has none."""
     return (json.dumps(fields, indent=1, ensure_ascii=False) + "\n").encode()
 
 

@@ -1,9 +1,10 @@
 """llama2.c `.bin` files, versions 0 to 2, and their `tokenizer.bin`.
 
-Version 0: seven int32 (dim, hidden_dim, layers, heads, key-value heads, vocabulary, context; the vocabulary negative
-where the classifier is not the embedding), then float32 tensors, each kind for all layers in a row. Versions 1 and 2:
-256 bytes of header with the magic number "ak42" before the same seven numbers, then norms first; version 2 holds the
-matrices as int8 in groups that share a float32 scale, values and scales of one matrix after each other (runq.c).
+Version 0: seven int32 (dim, hidden_dim, layers, heads, key-value heads, vocabulary, context; the vocabulary is
+negative if the classifier is not the embedding), then float32 tensors, each kind for all layers in a row. Versions 1
+and 2: a header of 256 bytes, with the magic number "ak42" before the same seven numbers; then the tensors, norms first.
+Version 2 stores matrices as int8 in groups that share a float32 scale: all values of a matrix, then its scales
+(runq.c).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .sentencepiece_model import BYTE, BYTE_PIECE, CONTROL, NORMAL, UNKNOWN, Pie
 MAGIC = 0x616B3432
 HEADER = 256  # bytes, from version 1 on
 SIZES = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")
-BOS, EOS = 1, 2  # fixed in run.c, like the two numbers below
+BOS, EOS = 1, 2  # constants in run.c, like the two numbers below
 NORM_EPSILON, ROPE_THETA = 1e-5, 10000.0
 
 
@@ -52,7 +53,7 @@ class Llama2cCheckpoint:
             "rope_theta": ROPE_THETA,
             "hidden_act": "silu",
             "bos_token_id": BOS,
-            "eos_token_id": [EOS, BOS],  # run.c stops at BOS: it stands between the stories of the training text
+            "eos_token_id": [EOS, BOS],  # run.c also stops at BOS, which separates the training texts
             "tie_word_embeddings": self._tied,
         }
         self.files: dict[str, Path | bytes] = {"config.json": json_bytes(self.config)}
@@ -62,14 +63,16 @@ class Llama2cCheckpoint:
             self.source.append(tokenizer[0])
             self.files["tokenizer.model"] = tokenizer[1]
         else:
-            report(f"{path.parent}: no tok*.bin or tokenizer.model of {size['vocab_size']} tokens beside {path.name}")
+            report(
+                f"{path.parent}: no tok*.bin with {size['vocab_size']} tokens and no tokenizer.model beside {path.name}"
+            )
 
     def names(self) -> frozenset[str]:
         """Return the names of all tensors."""
         return frozenset(self._place)
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in float32."""
+        """Return a tensor as float32."""
         offset, shape, quantised = self._find(name)
         count = int(np.prod(shape))
         if quantised:
@@ -81,7 +84,7 @@ class Llama2cCheckpoint:
         return self._reordered(name, array)
 
     def quantized(self, name: str) -> NBits | None:
-        """Return the int8 matrix of version 2 where its groups are blocks of a row."""
+        """Return an int8 matrix of version 2 if its groups are blocks of a row, else None."""
         offset, shape, quantised = self._find(name)
         if not quantised or self._group not in BLOCK_SIZES or shape[1] % self._group:
             return None
@@ -115,9 +118,9 @@ class Llama2cCheckpoint:
                 self._tied = numbers[5] > 0
                 numbers[5] = abs(numbers[5])
         except struct.error:
-            raise ModelDirectoryError(f"{self._path}: shorter than its header: {DAMAGED}") from None
+            raise ModelDirectoryError(f"{self._path}: is shorter than its header: {DAMAGED}") from None
         if not 0 <= self._version <= 2:
-            raise ModelDirectoryError(f"{self._path}: llama2.c version {self._version}, this program reads 0 to 2")
+            raise ModelDirectoryError(f"{self._path}: llama2.c version {self._version}; only 0 to 2 are supported")
         size = dict(zip(SIZES, numbers, strict=True))
         check_sizes(self._path, size | ({"group_size": self._group} if self._version == 2 else {}))
         if size["dim"] % size["n_heads"] or size["n_heads"] % size["n_kv_heads"]:
@@ -141,13 +144,13 @@ class Llama2cCheckpoint:
                 )
         if offset != self._path.stat().st_size:
             raise ModelDirectoryError(
-                f"{self._path}: {self._path.stat().st_size} bytes where its header makes it {offset}: "
+                f"{self._path}: {self._path.stat().st_size} bytes, but its header implies {offset}: "
                 "damaged, or not a llama2.c checkpoint"
             )
         return place
 
     def _order(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Yield name and shape of each tensor as the file has them; a nameless one is skipped."""
+        """Yield the name and the shape of each tensor in the order of the file; one without a name is skipped."""
         size = self._size
         dim, hidden, head = size["dim"], size["hidden_dim"], size["dim"] // size["n_heads"]
         keys = size["n_kv_heads"] * head
@@ -176,13 +179,13 @@ class Llama2cCheckpoint:
         yield from layers("mlp.up_proj", hidden, dim)
         if not self._version:
             yield norm
-            yield "", (2 * size["seq_len"] * (head // 2),)  # rotary tables: computed anew by the export
+            yield "", (2 * size["seq_len"] * (head // 2),)  # rotary tables, which the export computes itself
         if not self._tied:
             yield "lm_head.weight", (size["vocab_size"], dim)
 
 
 def _find_tokenizer(folder: Path, vocab_size: int) -> tuple[Path, Path | bytes] | None:
-    """Return the tokenizer of this vocabulary: the file found and what to put in the model directory."""
+    """Return the tokenizer with this vocabulary: the file that was found, and the path or bytes for the export."""
     named = [folder / f"tok{vocab_size}.bin", folder / "tokenizer.bin"]
     for path in (*named, *sorted(set(folder.glob("tok*.bin")) - set(named))):
         if path.is_file():
@@ -194,10 +197,10 @@ def _find_tokenizer(folder: Path, vocab_size: int) -> tuple[Path, Path | bytes] 
 
 
 def read_tokenizer_bin(path: Path) -> list[Piece]:
-    """Read the vocabulary of llama2.c: the longest token's length, then score, length and bytes of each token.
+    """Read a vocabulary of llama2.c: the length of the longest token, then score, length and bytes of each token.
 
     Raises:
-        ModelDirectoryError: damaged, or not text.
+        ModelDirectoryError: the file is damaged.
     """
     data = path.read_bytes()
     pieces: list[Piece] = []
@@ -211,13 +214,13 @@ def read_tokenizer_bin(path: Path) -> list[Piece]:
                 raise ValueError
             pieces.append(_piece(len(pieces), data[position - length : position].decode(), score))
     except (struct.error, ValueError):
-        raise ModelDirectoryError(f"{path}: not a tokenizer of llama2.c, or damaged; make it again") from None
+        raise ModelDirectoryError(f"{path}: not a tokenizer of llama2.c, or damaged; get it again") from None
     return pieces
 
 
 def _piece(token: int, text: str, score: float) -> Piece:
     if token == 0:
         return Piece("<unk>", score, UNKNOWN)
-    if token in (BOS, EOS):  # written with line breaks around them
+    if token in (BOS, EOS):  # stored with line breaks around them
         return Piece(text.strip(), score, CONTROL)
     return Piece(text.replace(" ", "\u2581"), score, BYTE if BYTE_PIECE.fullmatch(text) else NORMAL)

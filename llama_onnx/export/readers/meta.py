@@ -1,4 +1,4 @@
-"""Meta's own checkpoints: `consolidated.*.pth` (one for each of the GPUs it was trained on) and `params.json`."""
+"""Meta's own checkpoints: `params.json` and `consolidated.*.pth`, one for each GPU of the original code."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class MetaCheckpoint:
         return frozenset(self._name_of)
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the type it is stored in, put together from the shards."""
+        """Return a tensor in its stored type, joined from all shards."""
         if name not in self._name_of:
             raise ModelDirectoryError(f"{self._directory}: the checkpoint has no tensor {name}")
         parts = [shard.tensor(self._name_of[name]) for shard in self._shards]
@@ -71,11 +71,11 @@ class MetaCheckpoint:
         return rows_in_halves(name, array, self._params["n_heads"], self._params["n_kv_heads"])
 
     def quantized(self, name: str) -> NBits | None:
-        """Return None: what is here is not in blocks."""
+        """Return None: these files hold floats."""
         return None
 
     def _axis(self, name: str, shape: Sequence[int]) -> int | None:
-        """Return the axis a tensor is split along, None where every shard has all of it."""
+        """Return the axis along which a tensor is split over shards, None if every shard has all of it."""
         if len(shape) == 1:
             return None
         if name == "model.embed_tokens.weight":  # Llama 3 splits the vocabulary, Llama 1 and 2 the width
@@ -97,17 +97,19 @@ class MetaCheckpoint:
             raise ModelDirectoryError(f"{self._directory}: no consolidated.00.pth in it; download the weights as well")
         numbers = [path.name.split(".")[1] for path in paths]
         if numbers != [f"{i:02d}" for i in range(len(paths))]:
-            raise ModelDirectoryError(f"{self._directory}: shards {', '.join(numbers)} leave a gap; download all")
+            raise ModelDirectoryError(
+                f"{self._directory}: shards {', '.join(numbers)} leave a gap; download all of them"
+            )
         for path, shard in zip(paths, self._shards, strict=True):
             if shard.names() != self._shards[0].names():
-                raise ModelDirectoryError(f"{path}: has other tensors than {paths[0].name}; download both again")
+                raise ModelDirectoryError(f"{path}: has different tensors than {paths[0].name}; download both again")
 
     def _make_config(self) -> dict[str, Any]:
         params = self._params
         vocab_size, _ = self._shape("model.embed_tokens.weight")
         if params.get("vocab_size", -1) not in (-1, vocab_size):
             raise ModelDirectoryError(
-                f"{self._directory}: the embedding has {vocab_size} rows where params.json says {params['vocab_size']} "
+                f"{self._directory}: the embedding has {vocab_size} rows, but params.json says {params['vocab_size']} "
                 "(or a shard is missing); download the checkpoint again"
             )
         llama3 = vocab_size >= LLAMA3_VOCABULARY
@@ -128,14 +130,14 @@ class MetaCheckpoint:
             "tie_word_embeddings": self._tied(),
         }
         if params.get("use_scaled_rope"):
-            # Llama 3.2 (1B and 3B) was published with a factor of 32, Llama 3.1 (8B and up) with 8; the file may say.
+            # Unless the file has it: 32 for Llama 3.2 (1B and 3B), 8 for Llama 3.1 (8B and larger).
             factor = float(params.get("rope_scaling_factor") or (32.0 if params["dim"] < 4096 else 8.0))
             config["rope_scaling"] = {"rope_type": "llama3", **LLAMA3_ROPE, "factor": factor}
         config["max_position_embeddings"] = params.get("max_seq_len") or _context_length(params, theta)
         return config
 
     def _tied(self) -> bool:
-        """Whether the head is the embedding: not there, or (torch saves it so) the same data under a second name."""
+        """Return whether the head is the embedding: missing, or (as torch saves it) another name for the same data."""
         if "lm_head.weight" not in self._name_of:
             return True
         first = self._shards[0].tensors
@@ -143,11 +145,11 @@ class MetaCheckpoint:
 
 
 def _hugging_face_name(name: str) -> str | None:
-    if name == "rope.freqs":  # a buffer that can be computed
+    if name == "rope.freqs":  # a buffer that is computed
         return None
     match = re.fullmatch(r"(?:layers\.(\d+)\.)?([a-z0-9_.]+)\.weight", name)
     if not match or match[2] not in NAMES:
-        raise ModelDirectoryError(f"{name}: a tensor that Meta's Llama checkpoints do not have; this one is not known")
+        raise ModelDirectoryError(f"{name}: unknown tensor, which Meta's Llama checkpoints do not have")
     return ("" if match[1] is None else f"model.layers.{match[1]}.") + NAMES[match[2]] + ".weight"
 
 
@@ -161,12 +163,12 @@ def _read_params(path: Path) -> dict[str, Any]:
     params["n_kv_heads"] = params["n_kv_heads"] or params.get("n_heads")
     check_sizes(path, {name: params.get(name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads")})
     if params.get("moe") or params.get("quantization_args"):
-        raise ModelDirectoryError(f"{path}: experts or quantised weights, which are not read in this format")
+        raise ModelDirectoryError(f"{path}: experts or quantised weights, which are not supported in this format")
     return params
 
 
 def _context_length(params: dict[str, Any], theta: float) -> int:
-    """Positions the published models were trained for; Meta's files do not say."""
+    """Return the context length of the published models, which is not in Meta's files."""
     if params.get("use_scaled_rope"):
         return 131072
     if theta >= 1e6:
@@ -177,7 +179,7 @@ def _context_length(params: dict[str, Any], theta: float) -> int:
 
 
 def _auxiliary_files(directory: Path, vocab_size: int) -> dict[str, Path | bytes]:
-    """Return tokenizer and its like, which lie beside the weights or one level up."""
+    """Return the tokenizer and other auxiliary files, which are beside the weights or one level up."""
     files: dict[str, Path | bytes] = {}
     for name in AUXILIARY:
         for folder in (directory, directory.parent):
@@ -189,7 +191,7 @@ def _auxiliary_files(directory: Path, vocab_size: int) -> dict[str, Path | bytes
         if "tokenizer.json" not in files:
             files["tokenizer.json"] = llama3_tokenizer(model, vocab_size)
     elif not files:
-        report(f"{directory}: no tokenizer.model there or one level up; the export will lack it")
+        report(f"{directory}: no tokenizer.model there or one level up; the export will have no tokenizer")
     return files
 
 

@@ -1,7 +1,7 @@
-"""Model directories of this project, fp32 or fp16, read back as the checkpoint they were made from.
+"""Model directories of this project, fp32 or fp16, read back as a checkpoint.
 
-Shards hold weights the way their graphs want them: heads padded, offsets added to norms, fused tensors apart. All of
-that is undone here, so that what is read can go through the export again.
+Shards hold weights as their graphs need them: heads padded, offsets added to norms, fused tensors split. This is undone
+here, so that the tensors can be exported again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ModelDirectoryCheckpoint:
     """See `Checkpoint`."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises: ModelDirectoryError: not whole, quantised already, or without a config.json."""
+        """Raises: ModelDirectoryError: the model is incomplete, already quantised, or has no config.json."""
         model = read_config(directory)
         if model.weights not in ("fp32", "fp16"):
             raise ModelDirectoryError(
@@ -58,7 +58,7 @@ class ModelDirectoryCheckpoint:
         return self._names
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the type it is stored in."""
+        """Return a tensor in its stored type."""
         if name not in self._names:
             raise ModelDirectoryError(f"{self._directory}: the model has no tensor {name}")
         place, _, kind = name.rpartition(".")
@@ -74,7 +74,7 @@ class ModelDirectoryCheckpoint:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def quantized(self, name: str) -> NBits | None:
-        """Return None: what is here is floats."""
+        """Return None: these directories hold floats."""
         return None
 
     def _plain(self, name: str, kind: str) -> np.ndarray:
@@ -101,5 +101,5 @@ class ModelDirectoryCheckpoint:
 
     def _read(self, name: str) -> np.ndarray:
         if name not in self._tensors:
-            raise ModelDirectoryError(f"{self._directory}: its shards lack {name}, which config.json asks for")
+            raise ModelDirectoryError(f"{self._directory}: its shards lack {name}, which config.json requires")
         return read_tensor(self._tensors[name], self._directory)

@@ -19,16 +19,15 @@ from .torch_file import TorchFile
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a checkpoint in any format that is known here.
+    """Open a checkpoint in any supported format.
 
     Args:
-        path: a Hugging Face or Meta directory, a model directory of this project, a GGUF or llama2.c file, or, if
-            nothing of that name exists, a model on the Hugging Face hub: `organisation/name` or
-            `organisation/name@revision`.
+        path: a Hugging Face or Meta directory, a model directory of this project, or a GGUF or llama2.c file. If
+            nothing of that name exists, a model on the Hugging Face hub: `organisation/name[@revision]`.
 
     Raises:
-        ModelDirectoryError: nothing there, or nothing that can be read.
-        MissingDependencyError: an optional package is needed and not installed.
+        ModelDirectoryError: there is no checkpoint, or it cannot be read.
+        MissingDependencyError: a needed optional package is not installed.
     """
     checkpoint = _open(path)
     return PackedCheckpoint(checkpoint) if is_packed(checkpoint.config) else checkpoint
@@ -43,7 +42,7 @@ def _open(path: str | Path) -> Checkpoint:
     if is_hub_id(name):
         return _open_directory(download(name))
     raise ModelDirectoryError(
-        f"{path}: no such file or directory; give a checkpoint, or organisation/name of one on the Hugging Face hub"
+        f"{path}: no such file or directory; give a checkpoint, or organisation/name of a model on the Hugging Face hub"
     )
 
 
@@ -78,5 +77,5 @@ def _open_file(path: Path) -> Checkpoint:
     if path.suffix == ".bin" and not start.startswith((b"PK", b"\x80")):
         return Llama2cCheckpoint(path)
     if path.suffix in (".safetensors", ".bin", ".pth", ".pt", ".json"):
-        raise ModelDirectoryError(f"{path}: a part of a checkpoint; give the directory it lies in")
+        raise ModelDirectoryError(f"{path}: only a part of a checkpoint; give the directory it is in")
     raise ModelDirectoryError(f"{path}: not a checkpoint; give a directory, or a GGUF or llama2.c file")

@@ -13,7 +13,7 @@ from ...errors import ModelDirectoryError
 from ..packages import ml_dtypes, safetensors
 from .raw import read_array
 
-# What the format calls types. Others that exist (float8, 4 bits) have no numpy type.
+# Types by their names in the format. Others (float8, 4 bits) have no numpy type.
 DTYPES: dict[str, Any] = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
     "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "U16": np.uint16, "U32": np.uint32,
@@ -22,10 +22,10 @@ DTYPES: dict[str, Any] = {
 
 
 class SafetensorsFile:
-    """The tensors of a file, each read when it is asked for.
+    """The tensors of a file, each read on demand.
 
-    The package checks the file; the bytes are read in one go, which is faster than through the mapping it makes and
-    leaves no pages of it in this process. Format: https://huggingface.co/docs/safetensors/index#format
+    The package checks the file, but the bytes are read directly: that is faster than through the package's mapping and
+    leaves no mapped pages in this process. Format: https://huggingface.co/docs/safetensors/index#format
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,11 +47,11 @@ class SafetensorsFile:
         return self._names
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the type it is stored in."""
+        """Return a tensor in its stored type."""
         entry = self._entries[name]
         if entry["dtype"] not in DTYPES:
             raise ModelDirectoryError(
-                f"{self._path}: {name} is stored in a type that is not read here (such as float8); "
+                f"{self._path}: {name} is stored in a type that is not supported (such as float8); "
                 "give a checkpoint in float32, float16 or bfloat16"
             )
         shape = entry["shape"]

@@ -1,4 +1,4 @@
-"""Writes a sentencepiece `tokenizer.model` from a bare vocabulary, as llama2.c and GGUF files hold it."""
+"""Makes a sentencepiece `tokenizer.model` from a bare vocabulary, as in llama2.c and GGUF files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 @dataclass(frozen=True)
 class Piece:
-    """A token: its text (spaces as U+2581), its score (the larger merges first), its type."""
+    """A token: its text (spaces as U+2581), its score (higher scores merge first), its type."""
 
     text: str
     score: float
@@ -33,28 +33,30 @@ def sentencepiece_model(
     extra_spaces: bool = True,
     charsmap: bytes = b"",
 ) -> bytes:
-    """Return the bytes of a ModelProto, a BPE model that writes unknown characters as bytes.
+    """Return the bytes of a ModelProto for a BPE model, with byte fallback if the vocabulary has all byte tokens.
 
     Args:
-        pieces: in the order of their ids; one must be UNKNOWN.
+        pieces: in the order of their ids; exactly one must be UNKNOWN.
         bos: id of the token that begins a text, or -1.
         eos: id of the token that ends one, or -1.
         pad: id of the padding token, or -1.
-        space_prefix: put a space before a text, so that its first word is like any other.
-        extra_spaces: keep several spaces in a row.
-        charsmap: compiled normalisation rules, none for no normalisation.
+        space_prefix: put a space before a text, so that its first word is encoded like any other.
+        extra_spaces: keep repeated spaces.
+        charsmap: compiled normalisation rules; empty for no normalisation.
 
     Raises:
-        ModelDirectoryError: a vocabulary sentencepiece could not load.
+        ModelDirectoryError: sentencepiece could not load this vocabulary.
     """
     unknown = [i for i, piece in enumerate(pieces) if piece.type == UNKNOWN]
     if len(unknown) != 1:
-        raise ModelDirectoryError(f"the vocabulary has {len(unknown)} unknown tokens where sentencepiece wants one")
+        raise ModelDirectoryError(
+            f"the vocabulary has {len(unknown)} unknown tokens, but sentencepiece needs exactly one"
+        )
     seen: set[str] = set()
     proto = bytearray()
     for i, piece in enumerate(pieces):
         text = piece.text
-        if not text or text in seen:  # sentencepiece takes no text twice; the first keeps it
+        if not text or text in seen:  # sentencepiece rejects duplicates, so only the first keeps its text
             text = f"<unused-{i}>"
         seen.add(text)
         kind = piece.type if text == piece.text else UNUSED
@@ -67,7 +69,7 @@ def sentencepiece_model(
     return bytes(proto + _message(2, trainer) + _message(3, normalizer))
 
 
-# Wire format of protocol buffers: a field's number and kind, then its value.
+# Wire format of protocol buffers: the number and kind of a field, then its value.
 def _number(field: int, value: int) -> bytes:
     return _varint(field << 3) + _varint(value)
 

@@ -1,8 +1,8 @@
-"""Files of `torch.save` without torch, and without ever running what a pickle asks for.
+"""Reads files of `torch.save` without torch, and without running any code from the pickle.
 
-A checkpoint is a pickle of a dictionary whose tensors refer to storages that lie beside the pickle: as members of an
-uncompressed zip archive, or one after another behind it (before torch 1.6). A pickle may name any function to call, so
-only the few names that tensors need are known here; anything else is refused before it is looked up.
+A checkpoint is a pickled dictionary whose tensors refer to storages outside the pickle: other members of an
+uncompressed zip archive, or data that follows the pickle (before torch 1.6). A pickle can name any function to call, so
+only the few names that tensors need are allowed. Any other name is rejected before it is looked up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LEGACY_VERSION = 1001
 
 @dataclass(frozen=True)
 class Storage:
-    """A row of values somewhere in the file."""
+    """A run of values in the file."""
 
     key: str
     dtype: np.dtype
@@ -59,13 +59,13 @@ class LazyTensor:
 
 
 class TorchFile:
-    """The tensors of a file, each read when it is asked for."""
+    """The tensors of a file, each read on demand."""
 
     def __init__(self, path: Path) -> None:
         """Read the pickle.
 
         Raises:
-            ModelDirectoryError: missing, damaged, or a pickle that asks for anything but tensors.
+            ModelDirectoryError: the file is missing or damaged, or its pickle asks for anything but tensors.
         """
         self.path = path
         self._place: dict[str, tuple[int, int]] = {}  # byte offset and bytes of each storage
@@ -78,11 +78,11 @@ class TorchFile:
             raise
         except _Refused as error:
             raise ModelDirectoryError(f"{path}: {error}") from None
-        except Exception as error:  # a damaged pickle fails in every way there is
+        except Exception as error:  # a damaged pickle can raise anything
             name = type(error).__name__
             raise ModelDirectoryError(f"{path}: not a checkpoint that torch saved ({name}): {DAMAGED}") from None
         if not isinstance(state, dict):
-            raise ModelDirectoryError(f"{path}: holds no dictionary of tensors; give a checkpoint's own weights")
+            raise ModelDirectoryError(f"{path}: is not a dictionary of tensors; give the weights of a checkpoint")
         self.tensors = {
             name: value
             for name, value in state.items()
@@ -94,7 +94,7 @@ class TorchFile:
         return frozenset(self.tensors)
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in the type it is stored in, contiguous."""
+        """Return a tensor in its stored type, contiguous."""
         tensor = self.tensors[name]
         storage, size = tensor.storage, math.prod(tensor.shape)
         span = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)) if size else 0
@@ -102,7 +102,7 @@ class TorchFile:
             raise ModelDirectoryError(f"{self.path}: {name} refers to data that is not there: {DAMAGED}")
         start, length = self._place[storage.key]
         width = storage.dtype.itemsize
-        # A tensor of more values than it has storage for would repeat them: no weight does, and memory has an end.
+        # A view can have more values than its storage by repeating them. No weight does, and it could fill the memory.
         if size > storage.size or tensor.offset + span > storage.size or storage.size * width > length:
             raise ModelDirectoryError(f"{self.path}: {name} reaches beyond its data: {DAMAGED}")
         values = read_array(self.path, start + tensor.offset * width, span, storage.dtype)
@@ -119,13 +119,17 @@ class TorchFile:
             for info in archive.infolist():
                 if info.filename.startswith(folder + "data/"):
                     if info.compress_type != zipfile.ZIP_STORED:
-                        raise ModelDirectoryError(f"{self.path}: {info.filename} is compressed; save it again by torch")
+                        raise ModelDirectoryError(
+                            f"{self.path}: {info.filename} is compressed; save it again with torch"
+                        )
                     key = info.filename.removeprefix(folder + "data/")
                     self._place[key] = _data_offset(file, info), info.file_size
             if folder + "byteorder" in archive.namelist() and archive.read(folder + "byteorder") != b"little":
-                raise ModelDirectoryError(f"{self.path}: saved on a big-endian machine, which is not read here")
+                raise ModelDirectoryError(f"{self.path}: saved on a big-endian machine, which is not supported")
             if pickles[0].file_size > MAX_PICKLE:
-                raise ModelDirectoryError(f"{self.path}: a pickle of {pickles[0].file_size} bytes is no checkpoint's")
+                raise ModelDirectoryError(
+                    f"{self.path}: a pickle of {pickles[0].file_size} bytes is too large for a checkpoint"
+                )
             with archive.open(pickles[0]) as member:
                 return _Unpickler(member).load()
 
@@ -138,25 +142,27 @@ class TorchFile:
             raise ModelDirectoryError(f"{self.path}: a pickle, but not one that torch saved; give a checkpoint")
         system = _Unpickler(file).load()
         if not system.get("little_endian"):
-            raise ModelDirectoryError(f"{self.path}: saved on a big-endian machine, which is not read here")
+            raise ModelDirectoryError(f"{self.path}: saved on a big-endian machine, which is not supported")
         unpickler = _Unpickler(file)
         state = unpickler.load()
         for key in _Unpickler(file).load():
             (size,) = struct.unpack("<q", file.read(8))
             storage = unpickler.storages[key]
             if size != storage.size:
-                raise ModelDirectoryError(f"{self.path}: data of {size} values where {storage.size} belong: {DAMAGED}")
+                raise ModelDirectoryError(
+                    f"{self.path}: data of {size} values, but its tensors need {storage.size}: {DAMAGED}"
+                )
             self._place[key] = file.tell(), size * storage.dtype.itemsize
             file.seek(size * storage.dtype.itemsize, 1)
         return state
 
 
 class _Refused(pickle.UnpicklingError):
-    """What a pickle asks for is not done; the text says why."""
+    """The pickle asks for something that is not allowed; the message says what."""
 
 
 class _StateDict(dict[str, Any]):
-    """Stands for OrderedDict; what a pickle would set as its attributes (`_metadata`) is dropped."""
+    """Stands in for OrderedDict. Attributes that the pickle sets (`_metadata`) are dropped."""
 
     __slots__ = ()
 
@@ -165,7 +171,7 @@ class _StateDict(dict[str, Any]):
 
 
 class _Callable:
-    """A function a pickle may call but not change: it has no attributes to set."""
+    """A function that the pickle may call but not change: its attributes cannot be set."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -184,7 +190,7 @@ class _Callable:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> LazyTensor:
-    """What `torch._utils._rebuild_tensor_v2` would make: (storage, offset, size, stride, requires_grad, hooks)."""
+    """Stands in for `torch._utils._rebuild_tensor_v2`(storage, offset, size, stride, requires_grad, hooks)."""
     numbers = [offset, *shape, *strides]
     valid = all(isinstance(number, int) and number >= 0 for number in numbers) and len(shape) == len(strides)
     if not isinstance(storage, Storage) or not valid:
@@ -193,7 +199,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Laz
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:
-    """What `torch._utils._rebuild_parameter` would make: (data, requires_grad, hooks)."""
+    """Stands in for `torch._utils._rebuild_parameter`(data, requires_grad, hooks)."""
     return tensor
 
 
@@ -206,7 +212,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _Callable(_tensor),
     ("torch._utils", "_rebuild_parameter"): _Callable(_parameter),
     ("torch", "Size"): _Callable(_size),
-    **{("torch", name): f"torch.{name}" for name in STORAGES},  # marks, nothing to call
+    **{("torch", name): f"torch.{name}" for name in STORAGES},  # plain strings, which cannot be called
 }
 
 
@@ -221,8 +227,8 @@ class _Unpickler(pickle.Unpickler):
         except KeyError:
             asked = f"{module}.{name}".encode("unicode_escape").decode()[:80]
             raise _Refused(
-                f"the pickle asks for {asked}, which weights do not need; nothing of it was run: do not trust "
-                "this file, or save the weights as safetensors"
+                f"the pickle asks for {asked}, which weights do not need; nothing was run. Do not trust this "
+                "file, or save the weights as safetensors"
             ) from None
 
     def persistent_load(self, reference: Any) -> Storage:
@@ -233,11 +239,11 @@ class _Unpickler(pickle.Unpickler):
                 storage = Storage(key, STORAGES[kind.removeprefix("torch.")], size)
                 self.storages[key] = storage
                 return storage
-        raise _Refused(f"a tensor whose data is not described as torch does it: {DAMAGED}")
+        raise _Refused(f"a tensor whose data is not described as in torch: {DAMAGED}")
 
 
 def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
-    """Return where a member's bytes begin: behind its local header, which may differ from the directory's entry."""
+    """Return the offset of a member's bytes, after its local header, whose size may differ from the directory entry."""
     position = file.tell()
     file.seek(info.header_offset)
     header = file.read(30)

@@ -1,4 +1,4 @@
-"""Comparison: the metrics as worked by hand, errors where they arise, one shard of each model in memory at a time."""
+"""Comparison: metrics worked by hand, errors located, one shard of each model in memory at a time."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_one_model_alone_is_refused(
 
 
 class Checker(HTMLParser):
-    """Collects tags that are not closed, and what is loaded from elsewhere."""
+    """Collects unclosed tags and external resources."""
 
     def __init__(self) -> None:
         super().__init__()

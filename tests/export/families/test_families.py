@@ -1,4 +1,4 @@
-"""Every family against what transformers computes (tests/fixtures), in both styles of graph."""
+"""Every family in both styles of graph, against logits from transformers (tests/fixtures)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOLERANCE = 2e-4  # the promise is 1e-3; what is measured is below 1e-4
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A function from the name of a fixture and a style to its exported directory, made once."""
+    """A function that exports a fixture in a style once, and returns the directory."""
     root = tmp_path_factory.mktemp("architectures")
 
     def directory(name: str, style: str) -> Path:
@@ -69,7 +69,7 @@ def test_token_by_token_gives_the_same_logits_and_greedy_tokens(exported: Any, n
     ids, greedy = expected["ids"], expected["greedy"].tolist()
     decoder = decoder_of(exported(name, style))
     switch = decoder.config.rope_switch_length
-    # The expected logits of a sequence beyond LongRoPE's original length are all by the long factors.
+    # Beyond LongRoPE's original length, all expected logits use the long factors.
     first = switch if switch is not None and switch < len(ids) else 0
     cache, tokens = KVCache(decoder.config, len(ids) + len(greedy)), []
     for i, token in enumerate(ids):
@@ -135,10 +135,10 @@ def test_longrope_cache_is_right_on_both_sides_of_the_original_length(exported: 
     decoder.forward(ids[None, : switch - 1], cache)
     below = decoder.forward(ids[None, switch - 1 : switch], cache)[0, -1]
     np.testing.assert_allclose(below, fresh(switch), rtol=0, atol=TOLERANCE)
-    # Several tokens at once beyond the boundary: logits of those tokens alone, by the long factors.
+    # Several tokens at once beyond the boundary: logits of those tokens alone, with the long factors.
     crossing = decoder.forward(ids[None, switch : switch + 5], cache, every_position=True)[0]
     np.testing.assert_allclose(crossing, decoder.logits(ids[: switch + 5])[switch:], rtol=0, atol=TOLERANCE)
-    # And back: what is left of the cache was turned by the long factors.
+    # And back: the rest of the cache was rotated with the long factors.
     cache.truncate(20)
     np.testing.assert_allclose(decoder.forward(ids[None, 20:21], cache)[0, -1], fresh(21), rtol=0, atol=TOLERANCE)
     last = decoder.forward(ids[None, 21:], cache)[0, -1]
@@ -191,7 +191,7 @@ def test_quantised_styles_agree(tmp_path: Path, name: str, dtype: str) -> None:
     for style in STYLES:
         export(FIXTURES / name, tmp_path / style, dtype, 32, ops=style)
         results.append(decoder_of(tmp_path / style).logits(ids))
-    # The fused operator rounds activations to 8 bits, so the two agree no better than that.
+    # The fused operator rounds activations to 8 bits, which limits how well the two agree.
     assert np.corrcoef(results[0].ravel(), results[1].ravel())[0, 1] > 0.99
 
 
@@ -218,9 +218,9 @@ def test_standard_product_is_exact(tmp_path: Path, bits: int, columns: int, bloc
 
 
 def test_unknown_tensor_is_refused(tmp_path: Path) -> None:
-    # A Mistral checkpoint with the biases of Qwen2, and the other way round.
+    # A Mistral checkpoint with the biases of Qwen2, and a Qwen2 checkpoint without them.
     for source, family, message in (
-        ("qwen2-bias", "mistral", "have no place"),
+        ("qwen2-bias", "mistral", "does not use"),
         ("mistral-null-window", "qwen2", "lacks"),
     ):
         folder = tmp_path / source

@@ -1,4 +1,4 @@
-"""What is read from `config.json`: published ones are understood, what is not implemented is refused by name."""
+"""Published `config.json` files are read; settings that are not implemented are rejected by name."""
 
 from __future__ import annotations
 

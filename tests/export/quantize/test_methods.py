@@ -1,4 +1,4 @@
-"""The maths of each quantiser: a case worked by hand, an optimum found by brute force, a direct solution."""
+"""The maths of each method against cases worked by hand, brute-force optima and direct solutions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def matrix_of(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 def inputs_of(tokens: int, columns: int, seed: int = 1) -> np.ndarray:
-    """Correlated inputs of very different sizes, as those of language models are."""
+    """Correlated inputs of very different sizes, as in language models."""
     rng = np.random.default_rng(seed)
     mixed = rng.standard_normal((tokens, columns)) @ (np.eye(columns) + 0.3 * rng.standard_normal((columns, columns)))
     return (mixed * np.exp(rng.standard_normal(columns))).astype(np.float32)
@@ -140,7 +140,7 @@ def test_gptq_factor_is_the_cholesky_factor_of_the_inverse() -> None:
 
 
 def test_gptq_update_is_the_least_squares_solution() -> None:
-    """After the first weight is fixed, the others are what solving for them directly gives."""
+    """Once the first weight is fixed, the others equal the direct solution."""
     inputs = inputs_of(200, 8).astype(np.float64)
     hessian = inputs.T @ inputs
     weights = np.random.default_rng(5).standard_normal(8)
@@ -153,7 +153,7 @@ def test_gptq_update_is_the_least_squares_solution() -> None:
 
 
 def test_gptq_follows_the_plain_algorithm() -> None:
-    """Batches and panels change nothing: inputs one by one, each solved for directly, give the same integers."""
+    """Batches and panels give the same integers as solving directly for one input after another."""
     matrix, inputs = matrix_of(6, 200), inputs_of(1000, 200)
     form = Format(4, 32)
     hessian = (inputs.T @ inputs).astype(np.float64)
@@ -204,7 +204,7 @@ def test_gptq_tells_of_inputs_that_are_not_finite() -> None:
 
 
 def test_awq_scales_by_hand() -> None:
-    """One loud input: its channel is scaled up, and 1 is among the candidates."""
+    """With one large input, its channel is scaled up; a scale of 1 is also tried."""
     matrix, sample = matrix_of(64, 64), inputs_of(256, 64)
     sample /= np.abs(sample).mean(0)
     sample[:, 7] *= 50

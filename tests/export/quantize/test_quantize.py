@@ -39,7 +39,7 @@ SHORT = Options(calib_size=4, calib_length=32)
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A text that the random models' tokenizer knows."""
+    """A text in the vocabulary of the random models."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("the quick brown fox jumps over the lazy dog near the river and sings about the rain\n" * 20)
     return str(path)
@@ -52,7 +52,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class Stories:
-    """The trained model, text it wrote to calibrate on, and other text it wrote with its own log-probabilities."""
+    """The trained model, text sampled from it for calibration, and other sampled text with its log-probabilities."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.source, self.folder = source, folder
@@ -67,7 +67,7 @@ class Stories:
         self._known: dict[Any, float] = {}
 
     def divergence(self, algo: str, block_size: int, **options: Any) -> float:
-        """Return the mean KL divergence to float32 in nats, made once for each method and format."""
+        """Return the mean KL divergence from float32 in nats, computed once for each method and format."""
         key = (algo, block_size, *sorted(options.items()))
         if key not in self._known:
             out = self.folder / "quantised"
@@ -122,7 +122,7 @@ def test_eight_bits_lose_next_to_nothing(trained: Stories) -> None:
 
 
 def test_a_budget_is_spent_better_than_by_rule(trained: Stories) -> None:
-    """`auto` at 5 bits a weight against rules that spend more than that: whole layers, and lm_head with one of them."""
+    """Compare `auto` at 5 bits per weight with rules that spend more: whole layers, and lm_head with one of them."""
     spec = read_spec(open_checkpoint(trained.source).config)
     sizes = matrix_sizes(spec)
     auto = trained.divergence("k_quant", 32, mixed="auto", budget=5.0)
@@ -135,8 +135,8 @@ def test_a_budget_is_spent_better_than_by_rule(trained: Stories) -> None:
         assert auto < trained.divergence("k_quant", 32, **rule), rule
 
 
-# Every method on Llama's shapes of attention; elsewhere, Llama's other ropes included, those that between them scale
-# inputs, move errors and do neither.
+# Every method with Llama's shapes of attention. For other families and ropes, one method that scales inputs, one that
+# compensates errors, and one that does neither.
 SHAPES = ("llama-gqa", "llama-mha-tied", "llama-mqa-bias", "llama-head-dim-24")
 CASES = [
     (family, algo) for family in FAMILIES for algo in (METHODS if family in SHAPES else ("rtn", "awq_full", "gptq"))
@@ -147,7 +147,7 @@ CASES = [
 def test_eight_bits_of_every_family_compute_what_the_floats_do(
     family: str, algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What AWQ multiplies into a matrix is divided out again, wherever the family has norms, heads and biases."""
+    """The scales AWQ multiplies into a matrix are divided out again, in every family's norms, heads and biases."""
     expected = np.load(FIXTURES / family / "expected.npz")
     monkeypatch.setattr(
         "llama_onnx.export.quantize.quantizer._samples", lambda *_: expected["ids"][None].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Readers: a model gives the same logits in every format; what is damaged or hostile gives one clear line."""
+"""Readers: a model gives the same logits in every format; damaged or hostile files give one clear line."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def read_all(source: str | Path) -> None:
 
 
 def refuse(source: str | Path, *words: str) -> str:
-    """Check that reading a checkpoint fails in one line that has these words, and return it."""
+    """Check that reading a checkpoint fails with one line that contains these words, and return the line."""
     with pytest.raises(LlamaOnnxError) as caught:
         read_all(source)
     message = str(caught.value)
@@ -92,7 +92,7 @@ def refuse(source: str | Path, *words: str) -> str:
 
 
 def hugging_face(folder: Path, tensors: Tensors | None = None, **changes: Any) -> Path:
-    """Write a directory with the fixture's configuration, and tensors in safetensors if there are any."""
+    """Write a directory with the fixture's configuration, and with safetensors if tensors are given."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
     if tensors is not None:
@@ -192,7 +192,7 @@ def test_torch_reads_one_tensor_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Evil:
-    """Pickles to a call."""
+    """Pickles as a call of a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -202,7 +202,7 @@ class Evil:
 
 
 def hostile_pickles(marker: Path) -> dict[str, tuple[bytes, str]]:
-    """Return pickles that would write `marker`, each with the name that must be refused."""
+    """Return pickles that would write `marker`, each with the name that must be rejected."""
     command = f"touch {marker}"
     source = f"open({str(marker)!r}, 'w')"
     eval_text = pickle.dumps(source, protocol=2)[2:-1]
@@ -254,7 +254,7 @@ def test_hostile_pickle_is_refused_and_nothing_runs(case: str, container: str, t
 def torch_tensor(
     offset: int, shape: tuple[int, ...], strides: tuple[int, ...], count: int = 4, key: str = "0"
 ) -> bytes:
-    """Return a pickle of one float32 tensor described like this."""
+    """Return a pickle of one float32 tensor with this description."""
 
     def dumps(value: Any) -> bytes:
         return pickle.dumps(value, protocol=2)[2:-1]
@@ -328,7 +328,7 @@ def test_meta_tokenizer_is_found_one_level_up(tensors: Tensors, tmp_path: Path) 
 
 
 def bpe(text: bytes, rank_of: dict[bytes, int]) -> list[bytes]:
-    """Merge the neighbours of the lowest rank until there are none, unless the whole is a token, as tiktoken does."""
+    """Merge the neighbours of lowest rank as long as possible, unless the whole text is a token, as in tiktoken."""
     if text in rank_of:
         return [text]
     parts = [text[i : i + 1] for i in range(len(text))]
@@ -755,7 +755,7 @@ def test_missing_gguf_package_is_named(tensors: Tensors, tmp_path: Path, monkeyp
 
 
 def assert_blocks_equal(source: Path, values: Tensors, bits: int) -> None:
-    """Check that every matrix comes in blocks that stand for these float32 values, bit for bit."""
+    """Check that every matrix comes in blocks that dequantise to these float32 values, bit for bit."""
     checkpoint = open_checkpoint(source)
     for name, expected in values.items():
         blocks = checkpoint.quantized(name)
@@ -920,7 +920,7 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def on_hub(hub: Hub, home: Path, *names: str, **environment: str) -> list[str]:
-    """Open models of the hub in a process of its own and return a line for each: what was read, or the error."""
+    """Open models of the hub in a separate process and return a line for each: what was read, or the error."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from llama_onnx.errors import LlamaOnnxError\n"
@@ -961,7 +961,7 @@ def test_hub_model_is_downloaded_once_and_only_what_is_needed(tensors: Tensors, 
     asked = " ".join(request for request in hub.requests if "some/tiny" in request)
     assert "model.safetensors" in asked
     assert not any(name in asked for name in ("README", "pytorch_model", "consolidated"))
-    # The hub is gone: what is in the cache serves, what is not is a clear error.
+    # Without the hub, cached models still open, and others give a clear error.
     tiny, other = on_hub(hub, home, "some/tiny", "some/other", HF_HUB_OFFLINE="1")
     assert tiny == read
     assert "out of reach" in other

@@ -1,1 +1,1 @@
-"""Methods of quantising a matrix, one module for each."""
+"""Quantises matrices, with one module for each method."""

@@ -1,7 +1,7 @@
-"""Activation-aware quantisation (Lin et al. 2023, "AWQ"): scale inputs that matter up, clip ranges that do not pay.
+"""Activation-aware quantisation (Lin et al. 2023, "AWQ"): scale important inputs up, clip ranges.
 
-`find_scales` is AWQ lite: input channels are multiplied by t before rounding and divided by t afterwards, outside the
-matrix. `clip_ranges` is AWQ clip: the range of each block is shortened where that lowers the error of its products.
+`find_scales` is AWQ lite: input channels of a matrix are multiplied by t before rounding, and the inputs divided by t.
+`clip_ranges` is AWQ clip: the range of each block is shortened if that lowers the error of its products.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ...nbits import NBits, to_blocks
 from . import rtn
 from .common import Format, join, quantize_with, rounded, slices, threaded
 
-AT_ONCE = 1 << 20  # weights of a product with the sample
-LOSS_WEIGHTS = 1 << 22  # of a matrix on which scales are judged: all its outputs share them, some rows speak for it
+AT_ONCE = 1 << 20  # weights that are multiplied with the sample at once
+LOSS_WEIGHTS = 1 << 22  # of a matrix on which scales are judged: all rows share them, so some rows are enough
 LOWEST, HIGHEST = 1e-4, 1e4  # of t
 
 
@@ -27,19 +27,19 @@ def find_scales(
     alpha_step: float = 0.1,
     shared: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return t, float32 [in], by which the inputs of all these matrices are multiplied.
+    """Return t, float32 [in], by which the input channels of all these matrices are multiplied.
 
-    For each α from 0 to 1: t = a^α / b^(1-α), clipped, divided by sqrt(max t · min t), where a is the mean size of an
-    input and b the mean over outputs of |w| / max|w| of its block; the t of least squared error of the products wins,
-    and t = 1 is among them.
+    For each α from 0 to 1: t = a^α / b^(1-α), clipped and divided by sqrt(max t · min t). Here a is the mean absolute
+    value of an input, and b the mean over outputs of |w| / max|w| of its block. The result is the t whose products have
+    the least squared error; t = 1 is also tried.
 
     Args:
-        matrices: float32 [out, in] each, all multiplied with the same inputs (q, k and v; gate and up).
-        form: of each when quantised.
+        matrices: float32 [out, in] each, all with the same inputs (q, k and v; gate and up).
+        form: the format of each quantised matrix.
         mean_abs: a, float32 [in].
         sample: inputs float32 [tokens, in] on which the error is measured.
         alpha_step: of the grid of α.
-        shared: int [in]: inputs of the same number must get the same t; None where each has its own.
+        shared: int [in]; inputs with the same number get the same t. None if there are no such inputs.
     """
     live = mean_abs > 0
     size = _pooled(np.maximum(mean_abs, 1e-8), shared)
@@ -64,13 +64,13 @@ def clip_ranges(
     alpha_step: float = 0.05,
     alpha_min: float = 0.5,
 ) -> NBits:
-    """Quantise float32 [out, in] with each block's range multiplied by the best k from 1 down to `alpha_min`.
+    """Quantise float32 [out, in] after multiplying the range of each block by its best k, from 1 down to `alpha_min`.
 
     Args:
-        matrix: the weights, scaled already where they are.
+        matrix: the weights, after scaling if any.
         form: of the result.
-        sample: inputs float32 [tokens, in] on which the error of a block's part of the product is measured, divided by
-            the same scales.
+        sample: inputs float32 [tokens, in], divided by the same scales, on which the error of each block's part of the
+            product is measured.
         alpha_step: of the grid of k.
         alpha_min: the smallest k.
     """
@@ -91,11 +91,11 @@ def clip_ranges(
                 best[better], scales[better, i], zeros[better, i] = loss[better], tried[0][better], tried[1][better]
         return quantize_with(matrix[rows], scales, zeros, form)
 
-    return join(threaded(search, slices((len(matrix), size))))  # a block's part of many rows is in the cache at a time
+    return join(threaded(search, slices((len(matrix), size))))  # the same block of many rows fits into the cache
 
 
 def _some_rows(matrix: np.ndarray) -> np.ndarray:
-    """Return rows spread evenly over a matrix, or all where these are few."""
+    """Return rows spread evenly over a matrix, or all if there are few."""
     count = max(1, LOSS_WEIGHTS // matrix.shape[1])
     return matrix if count >= len(matrix) else matrix[np.linspace(0, len(matrix) - 1, count).round().astype(int)]
 
@@ -112,7 +112,7 @@ def _share_of_block(matrices: Sequence[np.ndarray], block_size: int) -> np.ndarr
 
 
 def _pooled(values: np.ndarray, shared: np.ndarray | None) -> np.ndarray:
-    """Return the mean over inputs of the same number, at each of them."""
+    """Return for each input the mean over all inputs with the same number."""
     if shared is None:
         return values
     means = np.bincount(shared, values) / np.maximum(np.bincount(shared), 1)
@@ -120,7 +120,7 @@ def _pooled(values: np.ndarray, shared: np.ndarray | None) -> np.ndarray:
 
 
 def _loss(matrices: Sequence[np.ndarray], form: Sequence[Format], t: np.ndarray, sample: np.ndarray) -> float:
-    """Squared error of the products: |x·Wᵀ - (x / t)·Q(t·W)ᵀ|²."""
+    """Return the squared error of the products: |x·Wᵀ - (x / t)·Q(t·W)ᵀ|²."""
     total = 0.0
     for matrix, its_form in zip(matrices, form, strict=True):
 
@@ -140,7 +140,7 @@ def _loss(matrices: Sequence[np.ndarray], form: Sequence[Format], t: np.ndarray,
 def _block_loss(
     block: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format, inputs: np.ndarray
 ) -> np.ndarray:
-    """Squared error [out] of what a block [out, block_size] adds to the products with inputs [block_size, tokens]."""
+    """Return the squared error [out] of the products of a block [out, block_size] with inputs [block_size, tokens]."""
     difference = rounded(block, scales, zeros, form)
     difference -= block
     products = difference @ inputs

@@ -1,4 +1,4 @@
-"""What the methods share: a `Format`, integers for given scales and zero points, and the packing of both."""
+"""What the methods share: a `Format`, rounding with given scales and zero points, packing, and threads."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 
 from ...nbits import NBits, check_format, pack_bits, to_blocks
 
-IN_CACHE = 1 << 16  # weights: a few arrays of them stay in a core's cache, which is several times as fast
+IN_CACHE = 1 << 16  # weights: a few arrays of this size fit into a core's cache, which is several times as fast
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a matrix is stored.
+    """The format of a quantised matrix.
 
     Attributes:
         bits: of a weight: 2, 4 or 8.
         block_size: how many weights along the inputs share a scale.
-        zero_point: each block has a zero point of its own, else 0 is in the middle: 2^(bits - 1).
+        zero_point: whether each block has its own zero point; otherwise it is the middle, 2^(bits - 1).
     """
 
     bits: int = 4
@@ -40,7 +40,7 @@ class Format:
 
     @property
     def middle(self) -> int:
-        """The integer that stands for 0 where there are no zero points."""
+        """The integer that stands for 0 if there are no zero points."""
         return 1 << (self.bits - 1)
 
     @property
@@ -63,7 +63,7 @@ def integers(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Fo
 
 
 def centred(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format) -> np.ndarray:
-    """Return float32 whole numbers clip(round(w / s), -z, 2^bits - 1 - z): `integers` less their zero points."""
+    """Return float32 whole numbers clip(round(w / s), -z, 2^bits - 1 - z): `integers` minus their zero points."""
     values = blocks / scales[..., None]
     np.rint(values, out=values)
     if form.zero_point:
@@ -72,27 +72,27 @@ def centred(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: For
 
 
 def rounded(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format) -> np.ndarray:
-    """Return what the blocks become: float32 of their shape."""
+    """Return the dequantised values of the blocks, float32 of the same shape."""
     values = centred(blocks, scales, zeros, form)
     values *= scales[..., None]
     return values
 
 
 def pack(values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format, columns: int) -> NBits:
-    """Return the matrix of whole numbers [out, blocks, block_size] with scales and zero points [out, blocks]."""
+    """Pack whole numbers [out, blocks, block_size] with scales and zero points [out, blocks]."""
     points = pack_bits(zeros.astype(np.uint8), form.bits) if form.zero_point else None
     packed = pack_bits(values.astype(np.uint8), form.bits)
     return NBits(packed, np.ascontiguousarray(scales, np.float32), points, form.bits, columns)
 
 
 def quantize_with(matrix: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format) -> NBits:
-    """Round a matrix float32 [out, in] to given scales and zero points [out, blocks]."""
+    """Round a matrix float32 [out, in] with given scales and zero points [out, blocks]."""
     blocks = to_blocks(matrix, form.block_size)
     return pack(integers(blocks, scales, zeros, form), scales, zeros, form, matrix.shape[1])
 
 
 def threaded(work: Callable[[slice], T], parts: Sequence[slice]) -> list[T]:
-    """Return what `work` makes of each part, in order, all cores working on them."""
+    """Return the results of `work` on each part, in order, using all cores."""
     if len(parts) < 2:
         return [work(part) for part in parts]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -100,14 +100,14 @@ def threaded(work: Callable[[slice], T], parts: Sequence[slice]) -> list[T]:
 
 
 def slices(shape: tuple[int, ...], limit: int = IN_CACHE) -> list[slice]:
-    """Cut rows so that a slice has about `limit` weights."""
+    """Return slices of rows with about `limit` weights each."""
     rows, columns = shape
     step = max(1, limit // max(columns, 1))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def join(parts: list[NBits]) -> NBits:
-    """Put matrices of the same columns below each other."""
+    """Stack matrices that have the same columns."""
     first = parts[0]
     points = None if first.zero_points is None else np.concatenate([part.zero_points for part in parts])
     packed, scales = (np.concatenate([getattr(part, name) for part in parts]) for name in ("packed", "scales"))

@@ -1,7 +1,7 @@
-"""GPTQ (Frantar et al. 2022): each weight is rounded in turn, those that are left make up for the error it made.
+"""GPTQ (Frantar et al. 2022): weights are rounded one by one, and the remaining ones compensate for each error.
 
-H = XᵀX is the Hessian of the squared error of the products. With H⁻¹ = UᵀU, U upper triangular, row i of U holds what
-the best answer to an error at input i is: w_j -= (w_i - q_i) / U_ii · U_ij for every later input j.
+H = XᵀX is the Hessian of the squared error of the products. With H⁻¹ = UᵀU and U upper triangular, row i of U gives
+the best compensation for an error at input i: w_j -= (w_i - q_i) / U_ii · U_ij for every later input j.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from .common import Format, join, pack, slices, threaded
 from .k_quant import search
 from .rtn import range_of
 
-PANEL = 512  # rows and columns handled at once where a whole matrix would not fit twice
-BATCH = 128  # inputs whose errors reach the later ones in one product; among themselves, when a turn comes
-ROWS = 1024  # outputs quantised at once: none depends on another, and a batch of their weights stays in the cache
-EXACT = 2048  # up to this many inputs the factorisation is in float64
+PANEL = 512  # rows and columns processed at once, so that a matrix need not be in memory twice
+BATCH = 128  # inputs whose errors are applied to later inputs in one product
+ROWS = 1024  # outputs quantised at once: they are independent, and a batch of their weights fits into the cache
+EXACT = 2048  # up to this many inputs, the factorisation is in float64
 
 
 @dataclass(frozen=True)
 class Factor:
-    """What GPTQ needs of the inputs; matrices that read the same inputs share it.
+    """What GPTQ needs to know about the inputs. Matrices that read the same inputs share it.
 
     Attributes:
         upper: U, float32 [in, in], rows and columns in `order`.
-        order: int [in], in which inputs are quantised.
-        importance: float32 [in], the diagonal of the Hessian over its mean.
+        order: int [in], the order in which inputs are quantised.
+        importance: float32 [in], the diagonal of the Hessian divided by its mean.
     """
 
     upper: np.ndarray
@@ -38,7 +38,7 @@ class Factor:
 
     @property
     def in_order(self) -> bool:
-        """Whether inputs are quantised as they come."""
+        """Whether inputs are quantised in their original order."""
         return bool((np.diff(self.order) > 0).all())
 
 
@@ -46,9 +46,9 @@ def factorise(hessian: np.ndarray, damp: float = 0.01, descending: bool = False)
     """Return the factor of a Hessian.
 
     Args:
-        hessian: float32 [in, in], XᵀX of the inputs up to a factor. Overwritten: at 7B it is half a gigabyte.
-        damp: share of the mean diagonal that is added to the diagonal.
-        descending: quantise inputs of large diagonal first.
+        hessian: float32 [in, in], XᵀX of the inputs, up to a factor. It is overwritten to save memory.
+        damp: the fraction of the mean diagonal that is added to the diagonal.
+        descending: quantise inputs with a large diagonal first.
     """
     diagonal = prepare(hessian, damp)
     order = np.argsort(-diagonal, kind="stable") if descending else np.arange(len(hessian))
@@ -61,14 +61,14 @@ def factorise(hessian: np.ndarray, damp: float = 0.01, descending: bool = False)
 def quantize(matrix: np.ndarray, form: Format, factor: Factor, search_scales: bool = True) -> NBits:
     """Quantise float32 [out, in].
 
-    In order, the scale of a block is chosen when its turn comes, from the weights as they are by then; in another order
-    a block's weights have their turns far apart, and all scales are those of the original weights.
+    In the original order, the scale of a block is chosen when the block is reached, from its updated weights. In
+    another order, the weights of a block are quantised far apart, so all scales come from the original weights.
 
     Args:
         matrix: the weights.
         form: of the result.
         factor: see `factorise`.
-        search_scales: choose scales by least squares, weighted with the inputs' importance, not by the range.
+        search_scales: choose scales by least squares, weighted by the importance of inputs; otherwise by range.
     """
     parts = slices(matrix.shape, ROWS * matrix.shape[1])
     return join(threaded(lambda rows: _quantize_rows(matrix[rows], form, factor, search_scales), parts))
@@ -112,10 +112,10 @@ def _quantize_rows(matrix: np.ndarray, form: Format, factor: Factor, search_scal
             whole = np.clip(np.rint(weights / scales[block]) + zeros[block], 0, form.highest)
             values[column] = whole
             errors[done] = (weights - (whole - zeros[block]) * scales[block]) / corner[done, done]
-        for first in range(end, columns, PANEL):  # the rest, once for the whole batch
+        for first in range(end, columns, PANEL):  # later inputs, once for the whole batch
             last = min(first + PANEL, columns)
             work[first:last] -= upper[start:end, first:last].T @ errors
-    if form.zero_point:  # what lies beyond the columns must count as 0
+    if form.zero_point:  # padding must be 0
         values[columns:] = zeros[-1]
     del work
     packed = np.ascontiguousarray(values.T).reshape(rows, blocks, size)
@@ -123,10 +123,12 @@ def _quantize_rows(matrix: np.ndarray, form: Format, factor: Factor, search_scal
 
 
 def prepare(hessian: np.ndarray, damp: float) -> np.ndarray:
-    """Damp a Hessian in place and return its diagonal; an input that is always 0 counts for nothing but itself."""
+    """Damp a Hessian in place and return its diagonal. Inputs that are always 0 get the mean diagonal."""
     diagonal = hessian.diagonal().copy()
     if not np.isfinite(diagonal).all():
-        raise RequestError("the inputs of a matrix are not finite on the calibration text; is the checkpoint damaged?")
+        raise RequestError(
+            "the inputs of a matrix are not finite on the calibration text; the checkpoint may be damaged"
+        )
     mean = diagonal.mean() or 1.0
     dead = diagonal == 0
     diagonal[dead] = mean
@@ -136,10 +138,10 @@ def prepare(hessian: np.ndarray, damp: float) -> np.ndarray:
 
 
 def inverse_factor(h: np.ndarray) -> np.ndarray:
-    """Return U, upper triangular with UᵀU = H⁻¹, in place of the positive definite H.
+    """Replace a positive definite H by U, upper triangular with UᵀU = H⁻¹, and return it.
 
-    H = RRᵀ with R upper triangular, found from the last panel to the first; then U = R⁻¹. Nothing but `h` and one
-    panel is in memory.
+    H = RRᵀ with R upper triangular is computed from the last panel to the first; then U = R⁻¹. Only `h` and one panel
+    are in memory.
     """
     count = len(h)
     starts = range(0, count, PANEL)

@@ -1,8 +1,8 @@
-"""Half-quadratic quantisation (Badri and Shaji 2023, "HQQ"): a sparse error norm, no data.
+"""Half-quadratic quantisation (Badri and Shaji 2023, "HQQ"): a sparse error norm, without data.
 
-Minimises Σ|w - s·(q - z)|^p, p < 1, which forgives a few large errors. The residual is split off as a variable of its
-own; each step shrinks it, then solves for the zero point and the scale in closed form. The kernels take whole zero
-points, so z is rounded in each step and s makes up for it; without zero points only s is solved for.
+Minimises Σ|w - s·(q - z)|^p with p < 1, which tolerates a few large errors. The residual becomes a separate variable.
+Each step shrinks it, then solves for the zero point and the scale in closed form. The kernels need whole zero points,
+so each step rounds z, and s compensates. Without zero points, only s is solved for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .rtn import range_of
 
 POWER = 0.7
 STEPS = 20
-BETA, GROWTH = 10.0, 1.01  # of the paper's code: weight of the split, and its growth from step to step
+BETA, GROWTH = 10.0, 1.01  # of the paper's code: the weight of the split, and its growth per step
 
 
 def quantize(matrix: np.ndarray, form: Format) -> NBits:
@@ -30,9 +30,9 @@ def quantize(matrix: np.ndarray, form: Format) -> NBits:
 def solve(blocks: np.ndarray, form: Format) -> tuple[np.ndarray, np.ndarray]:
     """Return scales and zero points [...] of blocks [..., block_size].
 
-    Each block keeps the best of its steps, so no block is worse in the norm than rounding to nearest.
+    Each block keeps its best step, so its norm is never worse than that of rounding to nearest.
     """
-    unit = nonzero(np.abs(blocks).max(-1))  # the paper's constants are for weights around 1
+    unit = nonzero(np.abs(blocks).max(-1))  # the paper's constants assume weights around 1
     blocks = blocks / unit[..., None]
     scales, zeros = range_of(blocks, form)
     best_scales, best_zeros, best = scales.copy(), zeros.copy(), _norm(blocks, scales, zeros, form)

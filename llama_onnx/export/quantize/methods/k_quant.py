@@ -1,6 +1,6 @@
-"""Weighted least squares over a small grid of ranges: what llama.cpp's k-quants do (ggml-quants.c), no data.
+"""Weighted least squares over a small grid of ranges, without data, as in llama.cpp's k-quants (ggml-quants.c).
 
-The weight of w in the error of its block is sqrt(mean w²) + |w|, or an importance that is given.
+The weight of w in the error of its block is sqrt(mean w²) + |w|, or a given importance.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ...nbits import NBits, nonzero, to_blocks
 from .common import Format, centred, join, quantize_with, rounded, slices, threaded
 from .rtn import range_of
 
-STEPS = 16  # ranges tried besides the whole one
-SHORTEST = 0.6  # the shortest range, relative to the whole one
+STEPS = 16  # ranges tried in addition to the full one
+SHORTEST = 0.6  # the shortest range, relative to the full one
 
 
 def quantize(matrix: np.ndarray, form: Format) -> NBits:
@@ -29,15 +29,15 @@ def quantize(matrix: np.ndarray, form: Format) -> NBits:
 
 
 def search(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scales and zero points [...] of least weighted squared error among those tried.
+    """Return the scales and zero points [...] with the least weighted squared error of those tried.
 
-    Every range of `candidates` is rounded with, and its scale then replaced by the least-squares one for the integers
-    that gave. Rounding to nearest is among them, so the result is never worse than that.
+    Each range of `candidates` is used for rounding; then its scale is replaced by the least-squares scale for the
+    resulting integers. Rounding to nearest is also tried, so the result is never worse than that.
 
     Args:
         blocks: float32 [..., block_size].
         form: of the result.
-        importance: float32, broadcast against the blocks, not below 0.
+        importance: float32, at least 0, broadcast against the blocks.
     """
     scales, zeros = range_of(blocks, form)
     best = _error(blocks, scales, zeros, form, importance)
@@ -54,11 +54,11 @@ def search(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np
 
 
 def candidates(blocks: np.ndarray, form: Format) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield scales and zero points to begin with.
+    """Yield initial scales and zero points.
 
-    With zero points: shorter and shorter ranges. Without: the value of largest magnitude at the lowest integer, which
-    has no counterpart on the other side (2^(bits-1) steps instead of 2^(bits-1) - 1; the scale takes its sign), and
-    shorter ranges both ways.
+    With zero points: shorter and shorter ranges. Without: the value of largest magnitude is mapped to the lowest
+    integer, which has no positive counterpart (2^(bits-1) steps instead of 2^(bits-1) - 1; the scale has the sign for
+    it), again with shorter and shorter ranges.
     """
     shrinks = np.linspace(1, SHORTEST, STEPS + 1)
     if form.zero_point:

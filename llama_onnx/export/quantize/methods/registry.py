@@ -1,14 +1,14 @@
-"""The methods by name. Each takes a matrix float32 [out, in] and a `Format` and returns `NBits`.
+"""The methods by name. Each turns a matrix float32 [out, in] into `NBits` of a given `Format`.
 
-| method | reads | idea |
+| method | needs | idea |
 | --- | --- | --- |
-| `rtn`, `rtn_dq` | weights | nearest of evenly spaced values; `rtn_dq` writes DequantizeLinear + MatMul |
+| `rtn`, `rtn_dq` | weights | the nearest of evenly spaced values; `rtn_dq` writes DequantizeLinear + MatMul |
 | `k_quant` | weights | weighted least squares over a grid of ranges |
 | `hqq` | weights | a sparse error norm, solved by alternation |
-| `awq_lite` | inputs | channels that matter are scaled up before rounding |
-| `awq_clip` | inputs | ranges are clipped where products gain from it |
+| `awq_lite` | inputs | important channels are scaled up before rounding |
+| `awq_clip` | inputs | ranges are clipped where that improves products |
 | `awq_full` | inputs | both |
-| `gptq` | inputs | later weights make up for the errors of earlier ones |
+| `gptq` | inputs | later weights compensate for the errors of earlier ones |
 """
 
 from __future__ import annotations
@@ -33,6 +33,6 @@ METHODS = (*DATA_FREE, *CALIBRATED)
 
 
 def check_method(name: str) -> None:
-    """Raise RequestError unless a method of this name exists."""
+    """Raise RequestError unless there is a method of this name."""
     if name not in METHODS:
         raise RequestError(f"quantiser {name!r} is not known; use one of {', '.join(METHODS)}")

@@ -1,4 +1,4 @@
-"""Rounding to nearest: no data, no search. What every other method is compared with."""
+"""Rounding to nearest, without data and without search: the baseline of all methods."""
 
 from __future__ import annotations
 
