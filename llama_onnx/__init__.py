@@ -7,15 +7,7 @@ Example:
     ...         print(step.text, end="", flush=True)
 """
 
-from .errors import (  # isort: split
-    LlamaOnnxError,
-    MissingDependencyError,
-    ModelDirectoryError,
-    ModelStateError,
-    PoolTooSmallError,
-    RequestError,
-)
-
+from .errors import *  # the public errors are all it defines
 from .model import Conversation, LanguageModel, load
 from .sampling import SamplingParams
 from .tokens import Completion, Step

@@ -1,4 +1,4 @@
-"""What the runtime knows about a model and its shards: frozen, and checked before it gets here."""
+"""What the runtime knows about a model and its shards; `model_directory` checks it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,6 @@ class Shard:
         """Bytes it takes when its float weights stay as they are in the file; packed ones as loaded."""
         smallest = self.loaded_bytes if self.quantized else max(self.file_bytes, self.loaded_bytes // 2)
         return min(self.loaded_bytes, smallest)
-
-    @property
-    def loading_bytes(self) -> int:
-        """Further bytes needed while it is being loaded: its file, unless the weights stay mapped from it."""
-        mapped = self.loaded_bytes <= self.file_bytes and not self.quantized and not self.copied
-        return 0 if mapped else self.file_bytes
-
-    @property
-    def casting_bytes(self) -> int:
-        """Most bytes a run needs to convert mapped float16 weights to float32."""
-        return self.loaded_bytes - self.mapped_bytes
 
 
 @dataclass(frozen=True)
@@ -70,8 +59,3 @@ class ModelConfig:
     def shards(self) -> tuple[Shard, ...]:
         """All shards in the order a step runs them."""
         return (self.embed, *self.layers, *([self.norm] if self.norm else []), self.head)
-
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """Bytes the float32 keys and values of one token take in all layers."""
-        return 2 * 4 * self.num_layers * self.num_kv_heads * self.head_dim

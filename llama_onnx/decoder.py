@@ -13,9 +13,7 @@ from .kv_cache import KVCache
 from .pool import Pool
 from .session import Guard, Session
 
-# Positions that go through a layer at once. Bounds what a layer needs for intermediate results; a longer prompt goes
-# through each layer in several chunks, so that it is still loaded only once.
-CHUNK = 512
+CHUNK = 512  # positions that go through a layer at once, which bounds its intermediate results
 ATTENTION_BYTES = 6 << 20  # at most, of a kernel that does not write out its scores (measured: 1 to 5 MB)
 
 
@@ -25,17 +23,15 @@ Arrays = Mapping[str, np.ndarray]
 class Stretch:
     """New tokens on their way through the shards: `count` of one row of a cache, or one of each of several rows.
 
-    Attributes:
-        rows: which rows of the cache; None means all, so that its arrays stay bound as they are.
-        ids: int64 [rows, count].
-        hidden: float32 [rows, count, hidden_size], what the last shard made of them.
-        spare: where the next layer writes; None for a new array each time.
-        cuts: the chunks, as slices of the positions.
-        inputs: of each chunk, what a layer wants besides hidden states, keys and values.
+    `ids` are int64 [rows, count]; `hidden`, float32 [rows, count, hidden_size], is what the last shard made of them.
     """
 
     def __init__(self, shape: Any, ids: np.ndarray, chunk: int, rows: slice | None = None, spare: bool = True) -> None:
-        """Make the buffers for ids [rows, count], where rows or count is 1; `shape` is a config, or a spec."""
+        """Make the buffers for ids [rows, count], one of which is 1; `shape` is a config, or a spec.
+
+        `rows` None means all rows of the cache, whose arrays then stay bound as they are. Without `spare`, each layer
+        writes to a new array instead of a second buffer.
+        """
         width, count = ids.shape
         self.rows, self.ids = rows, ids
         self.hidden = np.empty((width, count, shape.hidden_size), np.float32)
@@ -63,14 +59,10 @@ class Stretch:
 def run_layer(
     session: Session, stretch: Stretch, key: np.ndarray, value: np.ndarray, more: Arrays | None = None
 ) -> None:
-    """Run a layer on a stretch, chunk by chunk. This is the calling convention of a shard.
+    """Run a layer on a stretch, whose hidden states it replaces, chunk by chunk: the calling convention of a shard.
 
-    Args:
-        session: of the layer.
-        stretch: its hidden states become what the layer makes of them.
-        key: float32 [rows, kv_heads, capacity, head_dim]; the layer writes those of the new tokens in place.
-        value: like key.
-        more: further outputs by name, of a shard that has them; for a stretch of one chunk.
+    It writes keys and values, float32 [rows, kv_heads, capacity, head_dim], of the new tokens in place. `more` are
+    further outputs by name, of a shard that has them, for a stretch of one chunk.
     """
     if stretch.rows is not None:
         key, value = key[stretch.rows], value[stretch.rows]
@@ -98,8 +90,8 @@ class Run(NamedTuple):
 def runs_of(counts: Sequence[int], lengths: Sequence[int]) -> list[Run]:
     """Return the runs of a pass that adds `counts` tokens to rows, which are `lengths` long afterwards.
 
-    All rows go together with one token each, then each longer row alone: the kernel takes several new tokens of one row
-    only. Together means adjoining rows, so a longer row takes part with its first token, which its own run repeats.
+    The kernel takes several new tokens of one row only: so all rows go together with their first one, then each longer
+    row goes alone, and repeats it.
     """
     longer = [Run(1, count, length) for count, length in zip(counts, lengths, strict=True) if count > 1]
     return longer if len(longer) == len(counts) else [Run(len(counts), 1, max(lengths)), *longer]
@@ -138,12 +130,11 @@ class Decoder:
     def forward(
         self, new: np.ndarray | Sequence[Sequence[int]], cache: KVCache, every_position: bool = False
     ) -> np.ndarray:
-        """Append tokens to each row of the cache and return logits.
+        """Append tokens to each row of the cache, and return logits of the last one or of every position.
 
         Args:
-            new: int64 [rows, sequence], or for each row its ids: the tokens that follow those in the cache.
+            new: int64 [rows, sequence], or a list of ids for each row; equally many for `every_position`.
             cache: read and extended in place.
-            every_position: logits of all positions instead of the last one; for rows of equally many new tokens.
 
         Returns:
             float32 [rows, sequence or 1, vocab].
@@ -180,15 +171,14 @@ class Decoder:
             return self.head(self.norm(last))
 
     def through_layers(
-        self, stretches: Sequence[Stretch], cache: KVCache, advance: Callable[[int], object] | None = None
+        self, stretches: Sequence[Stretch], cache: KVCache, advance: Callable[[int], object] = lambda tokens: None
     ) -> None:
         """Take stretches through all layers, each layer borrowed once; `advance` is told the tokens of each run."""
         for i, layer in enumerate(self.config.layers):
             with self.pool.use(layer) as session, cache.layer(i) as (key, value):
                 for stretch in stretches:
                     self.run_layer(session, stretch, key, value)
-                    if advance:
-                        advance(stretch.ids.size)
+                    advance(stretch.ids.size)
 
     run_layer = staticmethod(run_layer)
 

@@ -18,15 +18,9 @@ from .tokens import Timing, Token
 def generate_tokens(
     decoder: Decoder, cache: KVCache, prompt: Sequence[int], params: SamplingParams, limit: int, timing: Timing
 ) -> Iterator[Token]:
-    """Yield tokens that continue a prompt.
+    """Yield tokens that continue a prompt, until an end token or `limit` tokens in all.
 
-    Args:
-        decoder: runs the model.
-        cache: of one row; the tokens at its start that are those of the prompt are not computed again.
-        prompt: token ids, from `check_prompt`.
-        params: how to sample and when to stop.
-        limit: the most tokens of prompt and output together.
-        timing: filled in as the generation goes.
+    The prompt is not computed again as far as the cache, of one row, begins with it. `timing` is filled in on the way.
     """
     config, history = decoder.config, list(prompt)
     rng = np.random.default_rng(params.seed)
@@ -68,6 +62,6 @@ def finish_reason(token: int, length: int, limit: int, config: ModelConfig) -> s
 
 
 def _draft_room(config: ModelConfig, length: int, limit: int) -> int:
-    """Return how many tokens after `length` may be drafted: the cache holds them, and they keep the rope factors."""
+    """Return how many tokens may be drafted: the cache holds them, and they keep the rope factors."""
     switch = config.rope_switch_length
     return min(limit - 1, switch if switch is not None and length <= switch else limit) - length

@@ -1,8 +1,7 @@
 """The KV cache: keys and values of one or more sequences, allocated once and filled in place by the shards.
 
-Each sequence has a row of its own. Attention reads and writes float32. A cache of another type stores rows smaller:
-those of the layer at work are expanded into one pair of float32 arrays, and what the layer added is compressed when it
-has run. Old rows stay as they were compressed the first time, so nothing is rounded twice.
+Attention reads and writes float32. A cache of another type stores less: one layer at a time is expanded into a pair of
+float32 arrays, and what the layer added is compressed when it has run, so nothing is rounded twice.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from .errors import RequestError
 from .kv_types import check_cache_type, compress, expand, stored_type, zero_rows
 from .pool import Pool, Reservation
 
-Pair = tuple[np.ndarray, np.ndarray]
-
 
 class KVCache:
     """Keys and values float32 [rows, kv_heads, capacity, head_dim] of each layer, and the tokens that are in them.
@@ -30,15 +27,11 @@ class KVCache:
     def __init__(
         self, config: ModelConfig, capacity: int, rows: int = 1, cache_type: str = "fp32", one_layer: bool = False
     ) -> None:
-        """Make an empty cache.
+        """Make an empty cache for `rows` sequences of up to `capacity` tokens.
 
         Args:
-            config: of the model.
-            capacity: the most tokens of a row.
-            rows: how many sequences.
-            cache_type: 'fp32' as attention has them; 'fp16'; or 'int8', each vector of head_dim numbers with a float32
-                scale of its own.
-            one_layer: all layers share the arrays of one, for passes in which nothing is read again.
+            cache_type: 'fp32'; 'fp16'; or 'int8', each vector of head_dim numbers with a float32 scale of its own.
+            one_layer: all layers share the arrays of one, for passes whose tokens are not read by a later one.
 
         Raises:
             RequestError: capacity is below 1 or more than the model's context, or a type the model cannot have.
@@ -58,7 +51,7 @@ class KVCache:
 
     def _allocate(self, rows: int) -> None:
         self.lengths, self.rope_offsets = [0] * rows, [0] * rows  # tokens, and the row of the rope tables of the first
-        self._written = [0] * rows  # high water of each row: tokens whose memory is in use
+        self._ends, self._written = [0] * rows, [0] * rows  # high water of each row: tokens whose memory is in use
         self._ids = np.zeros((rows, 1, self.capacity), np.int64)
         self.keys, self.values = ([self._zeros(rows) for _ in range(self._layers)] for _ in range(2))
         self._share()
@@ -97,16 +90,15 @@ class KVCache:
             self._ids[row, 0, self.lengths[row] : self._ends[row]] = ids
         return self._ends
 
-    def layer(self, i: int) -> AbstractContextManager[Pair]:
-        """Return keys and values of layer `i`, both float32 [rows, kv_heads, capacity, head_dim], for it to extend.
+    def layer(self, i: int) -> AbstractContextManager[tuple[np.ndarray, ...]]:
+        """Borrow keys and values of layer `i`, both float32 [rows, kv_heads, capacity, head_dim], for it to extend.
 
-        The arrays are the same every time, so that they stay bound. One layer is borrowed at a time; what it wrote is
-        kept when the block ends without an error.
+        They are the same arrays every time, so that they stay bound. What was written is kept unless an error ends it.
         """
         return self._expand(i) if self._compact else self._pairs[i]
 
     @contextmanager
-    def _expand(self, i: int) -> Iterator[Pair]:
+    def _expand(self, i: int) -> Iterator[tuple[np.ndarray, ...]]:
         with self._pairs[i] as stored:
             pairs = list(zip(stored, self._expanded, strict=True))
         for small, large in pairs:
@@ -135,10 +127,7 @@ class KVCache:
         return int(different.argmax()) if different.any() else len(cached)
 
     def rearrange(self, order: Sequence[int | None]) -> None:
-        """Make row i of what is row order[i] now; None makes it empty.
-
-        While the number of rows stays, each row stays where it is or becomes empty.
-        """
+        """Make row i of what is row order[i] now, None for empty; while their number stays, rows stay in place."""
         lengths, offsets = (
             [0 if old is None else of[old] for old in order] for of in (self.lengths, self.rope_offsets)
         )
@@ -160,21 +149,14 @@ class KVCache:
         self.lengths, self.rope_offsets = lengths, offsets
 
     def bytes_with(self, lengths: Sequence[int]) -> int:
-        """Return the bytes in use when rows hold so many tokens; with another number of rows, when rearranged.
-
-        Several rows take one layer more: while they are rearranged, one layer exists twice.
-        """
+        """Return the bytes in use when (as many or newly arranged) rows hold so many tokens."""
         written = self._written if len(lengths) == len(self._written) else [0] * len(lengths)
         pages = sum(-(-max(pair) // self._page) + self._compact for pair in zip(lengths, written, strict=True))
         size = pages * self._page * self.bytes_per_token
-        return size + size // self._layers * (len(lengths) > 1)
+        return size + size // self._layers * (len(lengths) > 1)  # one layer exists twice while rows are rearranged
 
     def reserve(self, pool: Pool, size: int) -> None:
-        """Hold so many bytes of the pool's budget, until `close`, or until nobody uses this cache any more.
-
-        Raises:
-            PoolTooSmallError: there is no room.
-        """
+        """Hold so many bytes of the pool's budget, until `close`; see `Reservation.hold`."""
         self.reservation = self.reservation or pool.reserved()
         self.reservation.hold(size)
 

@@ -19,10 +19,7 @@ def check_cache_type(config: ModelConfig, cache_type: str) -> None:
     if cache_type not in CACHE_TYPES:
         raise RequestError(f"cache type {cache_type!r} is not known; these are: {', '.join(CACHE_TYPES)}")
     if config.norm is not None and cache_type != "fp32":
-        raise RequestError(
-            f"{config.directory}: the graphs of the original llama.onnx keep keys and values themselves; "
-            f"leave out the cache type {cache_type}"
-        )
+        raise RequestError(f"the original llama.onnx has a cache of its own; leave out the cache type {cache_type}")
 
 
 def stored_type(head_dim: int, cache_type: str) -> np.dtype:

@@ -21,11 +21,7 @@ UNITS = {"b": 1, "kb": 1 << 10, "mb": MIB, "gb": GIB, "tb": 1 << 40}
 
 
 def parse_size(size: str | float) -> int:
-    """Return bytes for a size: a plain number means GiB, '512MB' or '2 GiB' means what it says (units of 1024).
-
-    Raises:
-        RequestError: the text is not a positive size.
-    """
+    """Return bytes for a size: a number of GiB, or a text such as '512MB' or '2 GiB' (units of 1024)."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgt]?i?b?)\s*", str(size).lower())
     unit = match[2].replace("i", "").removesuffix("b") + "b" if match and match[2] else "gb"
     number = float(match[1]) * UNITS[unit] if match else math.nan
@@ -43,7 +39,7 @@ def format_size(size: float) -> str:
 
 
 def process_bytes() -> int:
-    """Return the resident memory of this process, in bytes (where /proc is missing: the peak so far)."""
+    """Return the resident memory of this process in bytes; where /proc is missing, the peak so far."""
     return _status_bytes("VmRSS") or peak_bytes()
 
 
@@ -51,28 +47,20 @@ def peak_bytes() -> int:
     """Return the largest resident memory this process has had, in bytes (0 where the system does not tell)."""
     if peak := _status_bytes("VmHWM"):
         return peak
-    try:
+    with contextlib.suppress(ImportError):
         import resource
-    except ImportError:
-        return 0
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return usage if sys.platform == "darwin" else usage * 1024
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 0
 
 
 def return_what_is_freed() -> None:
-    """Make glibc map every large block separately, so that the system has it back as soon as it is freed.
-
-    By itself glibc raises the threshold to 32 MB as blocks come and go, and keeps them: a process that casts float16
-    weights as it runs then holds several times what it uses.
-    """
+    """Make glibc return every freed block of 1 MB: by itself it keeps many, when weights are cast as they run."""
     _glibc("mallopt", M_MMAP_THRESHOLD, MIB)
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """Return an array of zeros of which only the pages that were written take memory.
-
-    numpy asks for huge pages where an array has 4 MB or more: one number written then takes 2 MB.
-    """
+    """Return zeros of which only the pages that were written take memory: numpy's may come in pages of 2 MB."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if sys.platform != "linux":

@@ -40,9 +40,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
     every use raises a `ModelStateError`.
     """
 
-    def __init__(
-        self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int, promise: Any = None
-    ) -> None:
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int, promise: Any = None):
         self.config, self.tokenizer, self.decoder, self.context = config, tokenizer, decoder, context
         self.timing = Timing()
         self._promise = promise
@@ -57,10 +55,6 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
         Raises:
             RequestError: the prompt is empty, has ids out of range, or does not fit the context.
             PoolTooSmallError: the KV cache outgrew the memory that the pool size leaves.
-
-        Example:
-            >>> for step in lm.stream_generate("bonjour", SamplingParams(seed=7)):
-            ...     print(step.text, end="", flush=True)
         """
         ids, params = self.check(prompt), params or SamplingParams()
         conversation = Conversation(self, min(self.context, len(ids) + params.max_tokens))
@@ -72,25 +66,16 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
             return "".join(step.text for step in self.stream_generate(prompt, params))
 
     def generate_many(
-        self,
-        prompts: Sequence[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
-        batch: int = BATCH,
-        report: Callable[[Report], object] = lambda report: None,
-    ) -> Iterator[Completion]:
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None,
+        batch: int = BATCH, report: Callable[[Report], object] = lambda report: None,
+    ) -> Iterator[Completion]:  # fmt: skip
         """Yield what comes after each of many prompts, in their order; they share each pass over the weights.
 
         Args:
-            prompts: texts, or token ids taken as they are.
-            params: one for each prompt, or one for all, which then have the seeds `seed`, `seed + 1` …; their
-                `prompt_lookup` is not used.
-            batch: how many are under way at a time, at most; fewer where the memory does not hold them.
+            prompts: as for `stream_generate`, which says what is raised as well.
+            params: one for each prompt, or one for all, whose seeds are then `seed`, `seed + 1` …
+            batch: how many share a pass, at most; fewer where the memory does not hold them.
             report: called with a `Report` after every pass.
-
-        Raises:
-            RequestError: a prompt cannot be used (see `stream_generate`), batch is below 1, or there are not as many
-                params as prompts.
-            PoolTooSmallError: the memory that the pool size leaves does not hold one sequence.
         """
         if batch < 1:
             raise RequestError(f"batch must be at least 1, not {batch}")
@@ -109,13 +94,6 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
         Args:
             prompt: what the user says, or [{"role": "user", "content": text}, …].
             template: 'plain', 'alpaca', 'chat' (the model's own), or 'auto': see `templates.choose_template`.
-
-        Raises:
-            RequestError: an empty prompt, an unknown template, or messages the template refuses.
-            MissingDependencyError: the model's chat template is asked for and jinja2 is not installed.
-
-        Example:
-            >>> lm.generate(lm.format("Say hello in French"))
         """
         return encode_prompt(self.config, self.tokenizer, prompt, template)
 
@@ -126,12 +104,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
             return check_prompt(ids, self.config.vocab_size, self.context + 1 - room)
 
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return float32 [S, vocab] for int64 [S]: the scores for the token after each position, in one pass.
-
-        Raises:
-            RequestError: no ids, ids out of range, or more than the context holds.
-            PoolTooSmallError: the pool size has no room for so many scores.
-        """
+        """Return float32 [S, vocab] for int64 [S]: the scores for the token after each position, in one pass."""
         if np.ndim(ids) != 1:
             raise RequestError(f"logits takes one sequence of ids [S], not an array of shape {list(np.shape(ids))}")
         return self.decoder.logits(np.array(self.check(ids, room=0), np.int64))
@@ -156,7 +129,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
 
 
 class Conversation(AbstractContextManager["Conversation"]):
-    """What two prompts begin with in common is computed once. Close it to give its memory back.
+    """One KV cache and the memory reserved for it: what a prompt and the previous one begin with is computed once.
 
     Example:
         >>> with lm.conversation() as chat:
@@ -166,10 +139,8 @@ class Conversation(AbstractContextManager["Conversation"]):
     """
 
     def __init__(self, lm: LanguageModel, capacity: int) -> None:
-        self._lm = lm
-        self._cache = lm.decoder.new_cache(capacity)
-        self._turn = 0  # counts whatever changes the cache: a stream of an earlier turn cannot go on
-        self._closed = False
+        self._lm, self._cache = lm, lm.decoder.new_cache(capacity)
+        self._turn = 0  # counts what changes the cache: a stream of an earlier turn cannot go on
 
     @property
     def ids(self) -> list[int]:
@@ -177,10 +148,9 @@ class Conversation(AbstractContextManager["Conversation"]):
         return list(map(int, self._cache.tokens()))
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, last: bool = False) -> Iterator[Step]:
-        """Yield a `Step` for each token that continues `prompt`, the whole of what was said so far.
+        """Yield a `Step` for each token that continues `prompt`, which is all that was said so far.
 
-        The tokens at its start that are in the cache already are not computed again. With `last`, the conversation is
-        closed afterwards. See `LanguageModel.stream_generate`.
+        With `last`, the conversation is closed afterwards. See `LanguageModel.stream_generate`.
         """
         lm, cache, params = self._lm, self._cache, params or SamplingParams()
         if not isinstance(params, SamplingParams):
@@ -210,14 +180,14 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def close(self) -> None:
         """Free the cache and return its memory to the pool."""
-        self._closed = True
+        self._turn += 1
         self._cache.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _next_turn(self) -> int:
-        if self._closed:
+        if not self._cache.lengths:
             raise ModelStateError("this conversation is closed; begin another one")
         self._turn += 1
         return self._turn
@@ -227,7 +197,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         with closing(self if last else tokens), closing(tokens):
             while True:
                 with self._lm.decoder.guard:
-                    if turn != self._turn or self._closed:
+                    if turn != self._turn:
                         raise ModelStateError("this conversation has gone on or is closed; begin a new stream")
                     step = next(steps, None)
                 if step is None:
@@ -236,37 +206,27 @@ class Conversation(AbstractContextManager["Conversation"]):
 
 
 def load(
-    directory: str | Path,
-    *,
-    poolsize: str | float | None = None,
-    ctx_size: int | None = None,
-    threads: int | None = None,
-    pool_policy: str = "resident",
+    directory: str | Path, *, poolsize: str | float | None = None, ctx_size: int | None = None,
+    threads: int | None = None, pool_policy: str = "resident", cache_type: str = "fp32",
     progress: Progress = lambda doing, done, total: None,
-    cache_type: str = "fp32",
-) -> LanguageModel:
-    """Load a model directory. Shards are loaded when they are first needed.
+) -> LanguageModel:  # fmt: skip
+    """Load a model directory; shards are loaded when they are first needed.
 
     Args:
         directory: made by `llama-onnx export`, or one of the original llama.onnx.
-        poolsize: what the whole process may use: a number of GiB, a text ('512MB'), 'min' (one shard at a time), or
-            None for 80 % of the available memory. The first model fixes it; later ones share it, and name the same or
-            none.
+        poolsize: what the whole process may use: GiB, a text ('512MB'), 'min' (one shard at a time), or None for 80 %
+            of the available memory. The first model fixes it; later ones share it, and name the same or none.
         ctx_size: the most tokens of prompt and output together; None means the model's own context length.
         threads: how many threads compute; None means one per core. Fixed by the first model a process loads.
-        pool_policy: 'resident' keeps the layers that fit and streams the others ahead of the loop; 'lru' loads a shard
-            when it is needed and evicts the least recently used one.
-        progress: told (doing, done, total) while packed images of quantised shards are made, once per machine, and
-            while the first pass loads the shards.
-        cache_type: how keys and values are kept: 'fp32', or smaller at some cost in speed and quality 'fp16', 'int8'.
+        pool_policy: 'resident' keeps the layers that fit and streams the others; 'lru' is the plain pool.
+        progress: told (doing, done, total) while quantised shards are packed, once per machine, and while the first
+            pass loads the shards.
+        cache_type: of keys and values: 'fp32'; 'fp16' and 'int8' are smaller, slower, coarser.
 
     Raises:
         ModelDirectoryError: the directory is not a whole model.
         PoolTooSmallError: not even one shard at a time fits beside the rest of the process.
         RequestError: an argument out of range.
-
-    Example:
-        >>> lm = llama_onnx.load("models/alpaca", poolsize="2GB")
     """
     promise, before = promised(poolsize), process_bytes()
     config = read_config(directory)

@@ -13,10 +13,7 @@ from .original.layout import is_legacy, read_legacy_config
 MANIFEST = "manifest.json"
 ASIDE = ".{}.replaced"  # where a model waits while its successor takes its place
 FORMAT, FORMAT_VERSION = "llama_onnx", 1
-COUNTS = (
-    "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size",
-    "context_length",
-)  # fmt: skip
+COUNTS = "hidden_size num_layers num_heads num_kv_heads head_dim intermediate_size vocab_size context_length".split()
 SOFT_CAPPED = ("gemma2",)  # architectures whose attention scores the fused kernel has to write out, for a soft cap
 STANDARD_SCORES = 3  # copies of the scores that standard operators make
 
@@ -24,10 +21,7 @@ STANDARD_SCORES = 3  # copies of the scores that standard operators make
 def read_config(directory: str | Path) -> ModelConfig:
     """Read `manifest.json` of a model directory and check that every file it lists is there in full size.
 
-    A directory of the original llama.onnx has no manifest; see `original/`.
-
-    Raises:
-        ModelDirectoryError: not a model directory, an unreadable or wrong manifest, a missing or truncated file.
+    A directory of the original llama.onnx has no manifest; see `original/`. Whatever is wrong is a ModelDirectoryError.
     """
     directory = Path(directory)
     if not (directory / MANIFEST).exists() and is_legacy(directory):
@@ -47,33 +41,23 @@ def read_config(directory: str | Path) -> ModelConfig:
             _refuse(MANIFEST, f"special token id {token!r} is not in the vocabulary")
     if template not in (None, *TEMPLATES):
         _refuse(MANIFEST, f"template {str(template)[:40]!r} is not one of {TEMPLATES}")
+    if "rope_switch_length" in model:
+        counts["rope_switch_length"] = _count(model, "rope_switch_length")
+    add_bos, weights = _field(model, "add_bos", bool), _field(precision, "weights", str)
+    copies = STANDARD_SCORES if precision.get("ops") == "onnx" else int(architecture in SOFT_CAPPED)
     return ModelConfig(
-        directory=directory,
-        architecture=architecture,
-        bos_token_id=bos,
-        eos_token_ids=tuple(eos),
-        add_bos=_field(model, "add_bos", bool),
-        weights=_field(precision, "weights", str),
-        embed=shards["embed"],
-        layers=tuple(shards[name] for name in wanted[1:-1]),
-        head=shards["head"],
-        rope_switch_length=_count(model, "rope_switch_length") if "rope_switch_length" in model else None,
-        template=template,
-        score_copies=STANDARD_SCORES if precision.get("ops") == "onnx" else int(architecture in SOFT_CAPPED),
-        **counts,
-    )
+        directory=directory, architecture=architecture, bos_token_id=bos, eos_token_ids=tuple(eos), add_bos=add_bos,
+        weights=weights, embed=shards["embed"], layers=tuple(shards[name] for name in wanted[1:-1]),
+        head=shards["head"], template=template, score_copies=copies, **counts,
+    )  # fmt: skip
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest of a model directory, known to be of our format, its fields yet to be checked.
-
-    Raises:
-        ModelDirectoryError: there is none, or it cannot be read.
-    """
+    """Return the manifest of a model directory, known to be of our format, its fields yet to be checked."""
     path, aside = directory / MANIFEST, directory.with_name(ASIDE.format(directory.name))
     if aside.is_dir() and not directory.exists():
-        _refuse(directory, f"was being replaced when that was interrupted; the model that was there is {aside}",
-                "rename it back, or run the same export again")  # fmt: skip
+        what = f"was being replaced when that was interrupted; the model that was there is {aside}: rename it back"
+        _refuse(directory, what, "or run the same export again")
     if not directory.is_dir():
         _refuse(directory, "no such directory", "give one made by llama-onnx export")
     try:
@@ -128,13 +112,7 @@ def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
     for needed in (file, *data_files):
         if needed not in listed:
             _refuse(directory / MANIFEST, f"shard {name} needs {needed!r}, which is not listed")
-    return Shard(
-        name=name,
-        path=directory / file,
-        data_files=tuple(data_files),
-        loaded_bytes=_count(entry, "loaded_bytes"),
-        file_bytes=_count(entry, "file_bytes"),
-        quantized=_field(entry, "quantized", bool),
-        kind=_field(entry, "kind", str),
-        digest=" ".join(_field(listed[needed], "sha256", str) for needed in (file, *data_files)),
-    )
+    digest = " ".join(_field(listed[needed], "sha256", str) for needed in (file, *data_files))
+    loaded, stored = _count(entry, "loaded_bytes"), _count(entry, "file_bytes")
+    quantized, kind = _field(entry, "quantized", bool), _field(entry, "kind", str)
+    return Shard(name, directory / file, tuple(data_files), loaded, stored, quantized, kind=kind, digest=digest)

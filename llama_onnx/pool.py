@@ -16,7 +16,7 @@ from .session import SESSION_BYTES, Session
 
 @dataclass
 class PoolStats:
-    """Counts since the pool was made. `loaded_bytes` sums every load; `resident_bytes` is what is loaded now."""
+    """Counts since the pool was made: `loaded_bytes` of every load, `resident_bytes` of what is loaded now."""
 
     hits: int = 0
     misses: int = 0
@@ -47,7 +47,7 @@ class Pool(Protocol):
         """Unload everything."""
 
 
-class Reservation:
+class Reservation(AbstractContextManager["Reservation"]):
     """Bytes of a pool's budget that one holder (a cache, a batch, a draft model) keeps until it closes or is gone."""
 
     def __init__(self, holders: Reservations, size: int = 0) -> None:
@@ -56,11 +56,7 @@ class Reservation:
         self.hold(size)
 
     def hold(self, size: int) -> None:
-        """Hold `size` bytes from now on, instead of what was held before.
-
-        Raises:
-            PoolTooSmallError: no shard would fit any more; what was held before is still held.
-        """
+        """Hold `size` bytes from now on; a PoolTooSmallError, if no shard would fit any more, changes nothing."""
         if size != self.size:
             self._holders.change(self, size)
 
@@ -74,9 +70,6 @@ class Reservation:
 
     __del__ = close
 
-    def __enter__(self) -> Reservation:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -84,8 +77,8 @@ class Reservation:
 class Reservations:
     """What all holders of a pool have reserved; `changed(total, high water)` makes room for it, or raises.
 
-    High water stays set aside when a holder closes, so that the next one, which most likely needs as much, does not
-    evict layers that were loaded in between. When a holder closes, high water falls to what that one needed.
+    High water stays set aside when a holder closes, so that the next one, which most likely needs as much, evicts
+    nothing. When a holder closes, high water falls to what that one needed.
     """
 
     def __init__(self, changed: Callable[[int, int], None]) -> None:
@@ -109,28 +102,21 @@ class Reservations:
 
 
 class MemoryPool:
-    """Loaded shards under a byte budget, evicted in least-recently-used order; a shard in use is never evicted.
+    """A `Pool` that evicts in least-recently-used order; a shard in use is never evicted.
 
     The budget covers the loaded shards and whatever is reserved for others (the KV cache).
     """
 
     def __init__(
-        self,
-        shards: Iterable[Shard],
-        budget: int | None,
-        load: Callable[[Shard], Session] = Session,
-        fixed_bytes: int = 0,
-        loading_bytes: int = 0,
-    ) -> None:
+        self, shards: Iterable[Shard], budget: int | None, load: Callable[[Shard], Session] = Session,
+        fixed_bytes: int = 0, loading_bytes: int = 0,
+    ) -> None:  # fmt: skip
         """Make an empty pool for `shards`, whose sessions `load` makes.
 
         Args:
             budget: bytes; None for the largest shard alone, with what is reserved on top.
             fixed_bytes: what the rest of the process takes; only named in error messages.
             loading_bytes: what a shard takes besides while it is loaded; set aside once.
-
-        Raises:
-            PoolTooSmallError: the largest shard alone is over the budget.
         """
         self.stats = PoolStats()
         self.reservations = Reservations(self._reserve)
@@ -150,7 +136,6 @@ class MemoryPool:
 
     @contextmanager
     def use(self, shard: Shard) -> Iterator[Session]:
-        """Borrow the session of a shard, loading it (and evicting others) first where needed."""
         name, stats = shard.name, self.stats
         if name in self._loaded:
             stats.hits += 1
@@ -169,11 +154,9 @@ class MemoryPool:
             self._in_use[name] -= 1
 
     def reserved(self, size: int = 0) -> Reservation:
-        """Set `size` bytes of the budget aside for the caller, evicting shards if needed; see `Reservation.hold`."""
         return Reservation(self.reservations, size)
 
     def resident(self, shard: Shard) -> bool:
-        """Return whether a shard is loaded now."""
         return shard.name in self._loaded
 
     def needs(self) -> tuple[int, int]:
@@ -192,7 +175,6 @@ class MemoryPool:
             self._evict(name)
 
     def snapshot(self) -> dict[str, int | str]:
-        """Return the counts, with the budget, for people and JSON."""
         return {"budget": self.budget, "reserved": self.reservations.total, **asdict(self.stats)}
 
     def _reserve(self, total: int, high_water: int = 0) -> None:
@@ -200,11 +182,13 @@ class MemoryPool:
         if self._smallest:
             return
         if self._largest + total > self.budget:
-            name = max(self._charges, key=self._charges.__getitem__)
+            name, beside = (
+                max(self._charges, key=self._charges.__getitem__),
+                f" beside {format_size(total)} of KV cache",
+            )
             raise PoolTooSmallError(
-                f"the pool is too small: shard {name} needs {format_size(self._largest)}"
-                + (f" beside {format_size(total)} of KV cache" if total else "")
-                + f", {format_size(self.budget)} are free for it; a poolsize of at least "
+                f"the pool is too small: shard {name} needs {format_size(self._largest)}{beside * bool(total)}, "
+                f"{format_size(self.budget)} are free for it; a poolsize of at least "
                 f"{format_size(self._largest + total + self._fixed_bytes)} is needed"
             )
         self._make_room(total)
@@ -213,10 +197,8 @@ class MemoryPool:
         while self.stats.resident_bytes + size > self.budget:
             idle = next((name for name in self._loaded if not self._in_use[name]), None)
             if idle is None:
-                raise PoolTooSmallError(
-                    f"the shards in use take {format_size(self.stats.resident_bytes)}, {format_size(size)} more does "
-                    f"not fit into the pool's {format_size(self.budget)}; give a larger poolsize"
-                )
+                budget = format_size(self.budget)
+                raise PoolTooSmallError(f"the shards in use take the pool's {budget}; give a larger poolsize")
             self._evict(idle)
 
     def _evict(self, name: str) -> None:
@@ -227,5 +209,5 @@ class MemoryPool:
 
 
 def charge_of(shard: Shard) -> int:
-    """Bytes the pool charges for a loaded shard: its weights as loaded, and the session around them."""
+    """Return the bytes charged for a loaded shard: its weights, and the session around them."""
     return shard.loaded_bytes + SESSION_BYTES

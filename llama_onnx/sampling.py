@@ -1,8 +1,7 @@
 """Sampling in numpy: logits in, one token out.
 
-Order: repetition penalty, temperature, top-k, top-p, min-p (that of Hugging Face: temperature first, so top-p and min-p
-see the probabilities that are sampled from). Each filter is a pure function from float [vocab] to float [vocab] that
-sets what it removes to -inf and never removes the most likely token.
+Order, as in Hugging Face: repetition penalty, temperature, top-k, top-p, min-p. Each filter is a pure function from
+float [vocab] to float [vocab]; it sets what it removes to -inf and never removes the most likely token.
 """
 
 from __future__ import annotations
@@ -32,44 +31,32 @@ RANGES: tuple[tuple[str, Any, float, float, str], ...] = (
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen and when to stop. These defaults are those of the command line as well.
-
-    Attributes:
-        temperature: 0 takes the most likely token (greedy); higher is more varied.
-        top_k: sample from the k most likely tokens; 0 means all.
-        top_p: sample from the fewest tokens whose probabilities add up to p; 1 means all.
-        min_p: drop tokens less likely than this share of the most likely one; 0 means none.
-        repetition_penalty: above 1 makes tokens that already occurred less likely (Keskar et al. 2019, CTRL).
-        max_tokens: the most tokens to generate.
-        seed: makes sampling repeatable; None draws a new one.
-        stop: texts that end the generation; they are not part of the output.
-        prompt_lookup: how many tokens to guess at a time from what was said before and check in one pass; 0 = none. The
-            tokens are those that come without it, but for two that are equally likely up to rounding.
+    """How tokens are chosen and when to stop; the command line and the server have the same defaults.
 
     Raises:
         RequestError: a value of another type, or out of its range.
     """
 
-    temperature: float = 0.1
-    top_k: int = 40
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    max_tokens: int = 2000
-    seed: int | None = None
-    stop: Sequence[str] = ()
-    prompt_lookup: int = 8
+    temperature: float = 0.1  # 0 takes the most likely token (greedy); higher is more varied
+    top_k: int = 40  # sample from the k most likely tokens; 0 means all
+    top_p: float = 1.0  # sample from the fewest tokens whose probabilities add up to p; 1 means all
+    min_p: float = 0.0  # drop tokens less likely than this share of the most likely one; 0 means none
+    repetition_penalty: float = 1.0  # above 1 makes tokens that already occurred less likely (Keskar et al. 2019)
+    max_tokens: int = 2000  # the most tokens to generate
+    seed: int | None = None  # makes sampling repeatable; None draws a new one
+    stop: Sequence[str] = ()  # texts that end the generation and are not part of the output
+    prompt_lookup: int = 8  # how many tokens to guess at a time from the text so far and check in one pass; 0 = none
 
     def __post_init__(self) -> None:
         for name, kind, least, most, bounds in RANGES:
             value = getattr(self, name)
-            if value is None and name == "seed":
+            if name == "seed" and value is None:
                 continue
-            if not isinstance(value, kind) or isinstance(value, (bool, np.bool_)):
+            if not isinstance(value, kind) or isinstance(value, bool):
                 wanted = "a whole number" if kind is Integral else "a number"
                 raise RequestError(f"{name} must be {wanted}, not {value!r:.40}")
             if not least <= value <= most:
-                raise RequestError(f"{name} must be {bounds}, not {str(value)[:40]}")
+                raise RequestError(f"{name} must be {bounds}, not {value!s:.40}")
         listed = isinstance(self.stop, Sequence) and not isinstance(self.stop, (str, bytes))
         if not listed or not all(isinstance(text, str) and text for text in self.stop):
             raise RequestError("stop must be a list of texts, none of them empty")
@@ -82,19 +69,9 @@ class SamplingParams:
 def sample(
     logits: np.ndarray, params: SamplingParams, rng: np.random.Generator, history: Sequence[int] = ()
 ) -> tuple[int, float]:
-    """Choose the next token.
+    """Choose the next token after `history` by its logits, float [vocab]; draw one number from `rng` unless greedy.
 
-    Args:
-        logits: float [vocab] as the model gives them; not changed.
-        params: the filters and their values.
-        rng: one number is drawn from it for each sampled token, none when greedy.
-        history: tokens before this one, for the repetition penalty.
-
-    Returns:
-        The token and its log-probability under the model's own distribution (no filters), in nats.
-
-    Raises:
-        LlamaOnnxError: the logits hold NaN or +inf, or nothing but -inf.
+    Returns the token and its log-probability under the model's own distribution (no filters), in nats.
     """
     top = largest(logits)
     filtered = apply_repetition_penalty(logits, history, params.repetition_penalty)
@@ -113,10 +90,9 @@ def sample(
 def largest(logits: np.ndarray) -> float:
     """Return the largest of float [vocab] logits; raise LlamaOnnxError if they make no distribution."""
     top = float(logits[logits.argmax()])  # NaN wins every argmax
-    if np.isnan(top) or top == np.inf:
-        raise LlamaOnnxError("the model returned NaN or infinite logits: its weights are damaged or overflow")
-    if top == -np.inf:
-        raise LlamaOnnxError("the model gives every token probability 0: its weights are damaged")
+    if not math.isfinite(top):
+        what = "gives every token probability 0" if top == -math.inf else "returned NaN or infinite logits"
+        raise LlamaOnnxError(f"the model {what}: its weights are damaged or overflow")
     return top
 
 
@@ -137,13 +113,8 @@ def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Return the ids of the k most likely tokens (k = 0 or k >= vocab: of all), ascending, none of probability 0.
-
-    Never more than k: of equal ones those with the lowest ids.
-    """
-    if k == 0 or k >= len(logits):
-        return np.flatnonzero(logits > -np.inf)
-    threshold = np.partition(logits, -k)[-k]
+    """Return the ids, ascending, of the k most likely tokens (0: of all), of equal ones the lowest, none impossible."""
+    threshold = np.partition(logits, -k)[-k] if 0 < k < len(logits) else -np.inf
     if threshold == -np.inf:
         return np.flatnonzero(logits > threshold)
     tokens = (logits >= threshold).nonzero()[0]
@@ -167,9 +138,7 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
 
 def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:
     """Drop tokens whose probability is below p times that of the most likely one (p = 0: none)."""
-    if p == 0:
-        return logits
-    return np.where(logits >= np.max(logits) + math.log(p), logits, -np.inf)
+    return logits if p == 0 else np.where(logits >= np.max(logits) + math.log(p), logits, -np.inf)
 
 
 def draw(logits: np.ndarray, rng: np.random.Generator) -> int:

@@ -1,9 +1,8 @@
 """ONNX Runtime sessions: the one place that makes them.
 
-All sessions share one global thread pool (a pool per session would leave dozens of threads spinning on a few cores).
-Float shards are not prepacked: weights then stay where they are mapped, loading takes a millisecond, and the resident
-size of a float32 shard is the size of its file. Matrices are stored [out, in], the layout in which the unpacked product
-is fast. Quantised shards must be packed: without it the whole matrix is dequantised at every call.
+All sessions share one thread pool: one for each would leave dozens of threads spinning on a few cores. Float shards are
+not prepacked: their weights stay mapped from the file, and loading takes a millisecond. Matrices are stored [out, in],
+for which the unpacked product is fast. Quantised ones must be packed, or every call dequantises the whole matrix.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,14 +35,10 @@ _process: int | None = None  # that made the thread pool; a fork of it has none 
 
 
 def start_runtime(threads: int | None = None) -> None:
-    """Make the global thread pool; called once per process, before the first session.
-
-    Args:
-        threads: how many threads compute; None means one for each core this process may use.
+    """Make the global thread pool, once per process: `threads` compute, by default one for each core.
 
     Raises:
-        RequestError: threads is below 1 or far above what the cores can use, or another number was set before (ONNX
-            Runtime cannot change it).
+        RequestError: not a sensible number, or another one was set before (ONNX Runtime cannot change it).
         ModelStateError: this process is a fork of one that has loaded a model.
     """
     global _threads, _process
@@ -72,19 +67,13 @@ class Session:
     """One loaded shard. Arrays are bound by address, so a step copies nothing."""
 
     def __init__(self, shard: Shard, path: Path | None = None, fold: bool = True) -> None:
-        """Load a shard.
+        """Load a shard, from `path` if that is not its own file.
 
-        Args:
-            shard: what to load.
-            path: the ONNX file, if it is not the shard's own.
-            fold: turn float16 weights into float32 now; otherwise they stay mapped, and every run converts them.
-
-        Raises:
-            ModelDirectoryError: ONNX Runtime cannot load the file.
+        With `fold`, float16 weights are converted to float32 now; otherwise they stay mapped and every run converts.
         """
         self.shard = shard
         fold = fold or shard.mapped_bytes == shard.loaded_bytes  # nothing to fold
-        disabled = () if fold else ("ConstantFolding",)
+        disabled = [] if fold else ["ConstantFolding"]
         self.runtime = open_session(path or shard.path, session_options(shard.quantized, fold), disabled)
         self._binding = self.runtime.io_binding()
         self._inputs = {value.name for value in self.runtime.get_inputs()}
@@ -95,9 +84,9 @@ class Session:
         """Compute outputs from inputs, in place: every array is C-contiguous and already has its shape.
 
         An output bound to the same array as an input is updated in place (present keys and values over past ones).
-        Binding is skipped while the same array objects come again, as they do from one decode step to the next.
+        Arrays that were bound in the previous run stay so, as they do from one decode step to the next.
         """
-        # An array has one reference of this kind, so that what was bound before is known by it.
+        # weakref.ref returns the same object for the same array.
         arrays = tuple(map(weakref.ref, (*inputs.values(), *outputs.values())))
         if len(arrays) != len(self._bound) or not all(map(is_, arrays, self._bound)):
             self._bind(inputs, outputs)
@@ -110,10 +99,8 @@ class Session:
     def _bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         for kind, wanted, given in (("inputs", self._inputs, inputs), ("outputs", self._outputs, outputs)):
             if wanted != given.keys():
-                raise ModelDirectoryError(
-                    f"{self.shard.path}: its {kind} are {', '.join(sorted(wanted))}, not {', '.join(given)}; "
-                    "export the model again"
-                )
+                what = f"its {kind} are {', '.join(sorted(wanted))}, not {', '.join(given)}"
+                raise ModelDirectoryError(f"{self.shard.path}: {what}; export the model again")
         for name, array in inputs.items():
             self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name, array in outputs.items():
@@ -141,19 +128,13 @@ class Guard:
 
 
 def open_session(
-    path: Path, options: onnxruntime.SessionOptions, disabled: Sequence[str] = ()
+    path: Path, options: onnxruntime.SessionOptions, disabled: list[str] | None = None
 ) -> onnxruntime.InferenceSession:
-    """Load an ONNX file.
-
-    Raises:
-        ModelDirectoryError: ONNX Runtime cannot load it.
-    """
+    """Load an ONNX file, or raise a ModelDirectoryError that says why not."""
     import onnxruntime as ort
 
     try:
-        return ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
-        )
+        return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"], disabled_optimizers=disabled or [])
     except Exception as error:  # ONNX Runtime raises a family of its own exceptions
         raise ModelDirectoryError(f"{path}: cannot be loaded: {one_line(error)}") from None
 

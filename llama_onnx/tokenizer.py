@@ -1,7 +1,4 @@
-"""The interface of a tokenizer, and the incremental detokenizer: streamed text equals the text decoded as a whole.
-
-`text/` has the tokenizers themselves and the function that opens the one a model directory holds.
-"""
+"""The interface of a tokenizer (its kinds are in `text/`), and the detokenizer: text is the same when streamed."""
 
 from __future__ import annotations
 
@@ -22,20 +19,16 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """One more than the largest id."""
+        """One more than the largest id; `base_size` is that of the tokens that were not added."""
 
     @property
     @abstractmethod
-    def base_size(self) -> int:
-        """One more than the largest id of a token that was not added."""
+    def base_size(self) -> int: ...
 
     def encode(self, text: str, add_bos: bool = True, special: bool = False) -> list[int]:
         """Return the token ids of a text, after BOS where the model wants it and `add_bos` is set.
 
         With `special`, the texts of special tokens become their ids; otherwise they are text like any other.
-
-        Raises:
-            RequestError: the text cannot be written as UTF-8 (it holds half of a surrogate pair).
         """
         try:
             text.encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,18 +27,15 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Token):
     """What streaming yields for each token: the text that became whole with it, perhaps none."""
 
-    text: str
-    token: int
-    logprob: float
-    finish_reason: str | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What came after a prompt. `finish_reason` is 'stop' or 'length'; `completion_tokens` counts an end token too."""
+    """What came after a prompt; see `Token` for `finish_reason`. `completion_tokens` counts an end token too."""
 
     index: int
     text: str
@@ -48,17 +46,13 @@ class Completion:
 
 @dataclass
 class Timing:
-    """How long the last generation took, in seconds.
-
-    The first new token counts as part of the prompt's pass; `decoded` counts those of passes without a prompt in them.
-    `reused_tokens` of the prompt were in the cache already.
-    """
+    """How long the last generation took, in seconds; the first new token is part of the prompt's pass."""
 
     prompt_tokens: int = 0
-    reused_tokens: int = 0
+    reused_tokens: int = 0  # of the prompt, which were in the cache already
     prompt_seconds: float = 0.0
     new_tokens: int = 0
-    decoded: int = 0
+    decoded: int = 0  # new tokens of passes without a prompt in them
     decode_seconds: float = 0.0
     drafted: int = 0
     accepted: int = 0
@@ -73,7 +67,6 @@ class Timing:
 
     def as_dict(self) -> dict[str, float]:
         """Return the figures with their rates in tokens per second (0 where nothing was measured)."""
-        computed = self.prompt_tokens - self.reused_tokens
-        rate = computed / self.prompt_seconds if self.prompt_seconds else 0.0
-        decode_rate = self.decoded / self.decode_seconds if self.decode_seconds else 0.0
-        return {**vars(self), "prompt_tokens_per_second": rate, "tokens_per_second": decode_rate}
+        prompt = (self.prompt_tokens - self.reused_tokens) / (self.prompt_seconds or math.inf)
+        decode = self.decoded / (self.decode_seconds or math.inf)
+        return {**vars(self), "prompt_tokens_per_second": prompt, "tokens_per_second": decode}

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..config import ModelConfig, Shard
 from ..errors import ModelDirectoryError, RequestError
 from ..files.onnx_file import DTYPES, Graph, Initializer, read_graph
+from ..kv_cache import KVCache
 from ..memory import format_size
 from ..model_directory import MANIFEST, read_config, read_manifest
 from .options import add_model, model_directory
@@ -185,7 +186,7 @@ def _figures(config: ModelConfig) -> list[str]:
         "architecture": config.architecture,
         "layers": f"{config.num_layers}, hidden size {config.hidden_size}",
         "heads": heads,
-        "context": f"{config.context_length} tokens, {format_size(config.cache_bytes_per_token)} of cache each",
+        "context": f"{config.context_length} tokens, {format_size(KVCache(config, 1).bytes_per_token)} of cache each",
         "vocabulary": f"{config.vocab_size}",
         "special ids": f"BOS {config.bos_token_id}{'' if config.add_bos else ' (not added)'}, "
         f"EOS {', '.join(map(str, config.eos_token_ids)) or 'none'}",

@@ -1,1 +1,1 @@
-"""Makes model directories from checkpoints, converts, quantises and compares them. Needs the extra 'tools'."""
+"""Makes model directories from checkpoints, converts, quantises and compares them; needs the extra 'tools'."""

@@ -61,7 +61,7 @@ def final_hidden(
             yield from final_hidden(decoder, group[:half], shared, advance)
             yield from final_hidden(decoder, group[half:], shared, advance)
         else:
-            yield from _run(decoder, group, cache, shared, advance)
+            yield from _run(decoder, group, cache, shared, advance or (lambda tokens: None))
     finally:
         cache.close()
 
@@ -93,7 +93,7 @@ def common_start(sequences: Sequence[np.ndarray]) -> int:
 
 
 def _run(
-    decoder: Decoder, group: Sequence[np.ndarray], cache: KVCache, shared: int, advance: Advance | None
+    decoder: Decoder, group: Sequence[np.ndarray], cache: KVCache, shared: int, advance: Advance
 ) -> Iterator[np.ndarray]:
     offsets = [decoder.rope_offset(len(sequence)) for sequence in group]
     # Keys that are rotated by different factors have nothing in common, though their tokens are the same.

@@ -73,11 +73,11 @@ class StreamingPool:
         self._progress = progress
         self.reservations = Reservations(self._reserve)
         self._working = 0
-        self._loading = max(shard.loading_bytes for shard in config.shards)  # while a session is made
+        self._loading = max(loading_bytes(shard) for shard in config.shards)  # while a session is made
         folded = sum(shard.loaded_bytes + SESSION_BYTES for shard in config.shards)
         self._fold = folded + self._loading <= self.budget
         if not self._fold:  # then float16 weights are cast as they run, one shard at a time
-            self._working = max(shard.casting_bytes for shard in config.shards)
+            self._working = max(shard.loaded_bytes - shard.mapped_bytes for shard in config.shards)
         self._loader = Loader(config.shards, self.stats)
         self._use_slots = use_slots and all(shard.kind for shard in config.layers)  # until they are tried in vain
         self._slots: SlotFolder | None = None
@@ -314,6 +314,12 @@ class StreamingPool:
         wanted = sum(slots.images.get(shard).bytes for shard in layers)
         self._slots_stay = slots.free_bytes() >= min(self.budget, wanted)
         return slots
+
+
+def loading_bytes(shard: Shard) -> int:
+    """Return the further bytes a shard takes while it is loaded: its file, unless weights stay mapped from it."""
+    mapped = shard.loaded_bytes <= shard.file_bytes and not shard.quantized and not shard.copied
+    return 0 if mapped else shard.file_bytes
 
 
 def leaving_order(layers: Sequence[Shard]) -> list[Shard]:

@@ -18,7 +18,7 @@ from ..pool import MemoryPool, charge_of
 from ..session import WARM_UP_BYTES, Guard
 from .available import available_bytes
 from .images import Progress
-from .pool import StreamingPool
+from .pool import StreamingPool, loading_bytes
 
 SMALLEST = "min"
 POOL_POLICIES = ("resident", "lru")
@@ -147,7 +147,7 @@ def open_pool(
     if promise.total is None:
         smallest = MemoryPool(config.shards, None) if policy == "lru" else StreamingPool(config, None, 0, progress)
         return promise.admit((0, 0), guard, lambda budget: smallest)
-    fixed, loading = promise.fixed, max(shard.loading_bytes for shard in config.shards)
+    fixed, loading = promise.fixed, max(loading_bytes(shard) for shard in config.shards)
     charges = list(map(charge_of, config.shards))
     needs = max(charges) + loading, sum(charges) + loading
 

@@ -35,10 +35,10 @@ class TextStream:
             text += self._detokenizer.finish()
         found = min((place for place in map(text.find, self._stop) if place >= 0), default=-1)
         if found >= 0:
-            return Step(text[:found], token.token, token.logprob, "stop")
+            return Step(token.token, token.logprob, "stop", text[:found])
         keep = 0 if token.finish_reason else _partial_stop(text, self._stop)
         text, self._held_back = text[: len(text) - keep], text[len(text) - keep :]
-        return Step(text, token.token, token.logprob, token.finish_reason)
+        return Step(token.token, token.logprob, token.finish_reason, text)
 
 
 def _partial_stop(text: str, stop: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ import llama_onnx
 from llama_onnx import LanguageModel, PoolTooSmallError, RequestError, SamplingParams
 from llama_onnx.batching.scheduler import Report
 from llama_onnx.export.exporter import export
+from llama_onnx.kv_cache import KVCache
 from llama_onnx.memory import MIB
 from llama_onnx.pool import MemoryPool
 
@@ -198,7 +199,7 @@ def test_youngest_wait_where_memory_is_too_little_for_all(model: Path) -> None:
     lm.decoder.config = replace(lm.config, eos_token_ids=())  # all go on to the end
     params, prompts = replace(SAMPLED, max_tokens=70), [[5 + i] * 3 for i in range(5)]
     expected = alone(lm, prompts, params)
-    room = 5 * 105 * lm.config.cache_bytes_per_token  # enough for the prompts, not for what they become
+    room = 5 * 105 * KVCache(lm.config, 1).bytes_per_token  # enough for the prompts, not for what they become
     pool = MemoryPool(lm.config.shards, MemoryPool(lm.config.shards, None).budget + room)
     lm.decoder.pool = pool
     passes: list[Report] = []

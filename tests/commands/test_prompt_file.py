@@ -222,11 +222,11 @@ def test_other_prompts_are_refused_as_well(
         (b'{"prompt": "a", "temperature": 1' + b"0" * 400 + b"}", "temperature must be 0 to 1000000, not 1000"),
         (b'{"prompt": "a", "repetition_penalty": 1e-50}', "repetition_penalty must be 0.000001 to 1000000"),
         (b'{"prompt": "a", "temperature": NaN}', "temperature must be 0 to 1000000"),
-        (b'{"prompt": "a", "temperature": "1"}', 'temperature must be a number, not "1"'),
-        (b'{"prompt": "a", "temperature": true}', "temperature must be a number, not true"),
+        (b'{"prompt": "a", "temperature": "1"}', "temperature must be a number, not '1'"),
+        (b'{"prompt": "a", "temperature": true}', "temperature must be a number, not True"),
         (b'{"prompt": "a", "max_tokens": 2.5}', "max_tokens must be a whole number, not 2.5"),
         (b'{"prompt": "a", "max_tokens": 0}', "max_tokens must be at least 1"),
-        (b'{"prompt": "a", "max_tokens": null}', "max_tokens must be a whole number, not null"),
+        (b'{"prompt": "a", "max_tokens": null}', "max_tokens must be a whole number, not None"),
         (b'{"prompt": "a", "seed": -1}', "seed must be 0 or more"),
         (b'{"prompt": "a", "stop": [""]}', "stop must be a list of texts, none of them empty"),
         (b'{"prompt": "a", "stop": 5}', "stop must be a text or a list of texts, not 5"),
@@ -290,10 +290,11 @@ def test_fewer_at_a_time_than_asked_for_is_told(
     model: Path, prompts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llama_onnx import model as models
+    from llama_onnx.kv_cache import KVCache
     from llama_onnx.pool import MemoryPool
 
     def small_pool(config: Any, *_: Any) -> MemoryPool:
-        room = 260 * config.cache_bytes_per_token
+        room = 260 * KVCache(config, 1).bytes_per_token
         return MemoryPool(config.shards, MemoryPool(config.shards, None).budget + room)
 
     assert generate(model, prompts) == 0
