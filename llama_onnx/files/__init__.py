@@ -1,1 +1,1 @@
-"""ONNX files as bytes, and locks on files: the floor, which imports nothing but `errors`, so that everything may import it."""
+"""ONNX files as bytes, and locks on files: the floor, which imports nothing but `errors`."""

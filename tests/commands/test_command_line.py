@@ -127,7 +127,7 @@ def test_demo_is_short_and_imports_the_public_names_only() -> None:
 def test_choices_and_defaults_of_the_verbs_are_those_of_the_library() -> None:
     from llama_onnx.commands import compare, export, quantize
     from llama_onnx.export.compare.comparison import DEFAULT_CTX
-    from llama_onnx.export.graphs.ops import get_ops
+    from llama_onnx.export.graphs.styles import get_ops
     from llama_onnx.export.graphs.weights import Precision
     from llama_onnx.export.nbits import BITS, BLOCK_SIZES
     from llama_onnx.export.quantize.bits import FLOAT_BITS, RULES
