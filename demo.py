@@ -16,11 +16,11 @@ FIGURES = """[ prompt {prompt_tokens} tokens, {prompt_tokens_per_second:.1f} tok
 def answer(args: argparse.Namespace) -> None:
     asked = {"max_tokens": args.max, "seed": args.seed, "prompt_lookup": 0}  # the loop alone, without guesses
     params = llama_onnx.SamplingParams(args.temperature, args.topk, args.topp, **asked)
-    lm = llama_onnx.load(args.onnx_dir, poolsize=args.poolsize, progress=show_progress)
-    for step in lm.stream_generate(lm.format(args.prompt, args.template), params):
-        print(step.text, end="", flush=True)
-    print(flush=True)
-    stats = lm.stats()
+    with llama_onnx.load(args.onnx_dir, poolsize=args.poolsize, progress=show_progress) as lm:
+        for step in lm.stream_generate(lm.format(args.prompt, args.template), params):
+            print(step.text, end="", flush=True)
+        print(flush=True)
+        stats = lm.stats()
     loaded, peak = stats["pool"]["loaded_bytes"] >> 20, stats["peak_memory"] >> 20
     print(FIGURES.format(**stats, loaded=loaded, peak=peak), file=sys.stderr)
 

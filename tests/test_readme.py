@@ -22,6 +22,7 @@ import pytest
 from helpers import ROOT, make_checkpoint
 
 from llama_onnx.export.exporter import export
+from llama_onnx.streaming import promise
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,6 +83,7 @@ def inline_commands(page: Path) -> Iterator[str]:
 def start(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run what `python ARGUMENTS` runs, in this process: a start for each would take most of the time."""
     module = arguments[0] == "-m"
+    monkeypatch.setattr(promise, "_current", None)  # as in a process of its own
     monkeypatch.setattr("sys.argv", arguments[module:])
     (runpy.run_module if module else runpy.run_path)(arguments[module], run_name="__main__")
 

@@ -132,7 +132,7 @@ def test_choices_and_defaults_of_the_verbs_are_those_of_the_library() -> None:
     from llama_onnx.export.nbits import BITS, BLOCK_SIZES
     from llama_onnx.export.quantize.bits import FLOAT_BITS, RULES
     from llama_onnx.export.quantize.layer import Settings
-    from llama_onnx.export.quantize.methods import METHODS
+    from llama_onnx.export.quantize.methods.registry import METHODS
     from llama_onnx.export.quantize.quantizer import FORMATS, Options
 
     assert (quantize.METHODS, quantize.BITS, quantize.BLOCK_SIZES) == (METHODS, BITS, BLOCK_SIZES)
