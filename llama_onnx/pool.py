@@ -14,6 +14,9 @@ from .memory import format_size, trim
 from .session import SESSION_BYTES, Session
 
 
+PATIENCE = 64  # passes
+
+
 @dataclass
 class PoolStats:
     """Counts since the pool was made: `loaded_bytes` of every load, `resident_bytes` of what is loaded now."""
@@ -51,18 +54,18 @@ class Reservation(AbstractContextManager["Reservation"]):
     """Bytes of a pool's budget that one holder (a cache, a batch, a draft model) keeps until it closes or is gone."""
 
     def __init__(self, holders: Reservations, size: int = 0) -> None:
-        self.size = self.peak = 0
+        self.size = 0
         self._holders = holders
         self.hold(size)
 
     def hold(self, size: int) -> None:
         """Hold `size` bytes from now on; a PoolTooSmallError, if no shard would fit any more, changes nothing."""
-        if size != self.size:
-            self._holders.change(self, size)
+        self._holders.change(self, size)
 
     def grow(self, size: int) -> None:
         """Hold at least `size` bytes; see `hold`."""
-        self.hold(max(size, self.size))
+        if size > self.size:
+            self.hold(size)
 
     def close(self) -> None:
         """Return all bytes to the pool."""
@@ -77,28 +80,30 @@ class Reservation(AbstractContextManager["Reservation"]):
 class Reservations:
     """What all holders of a pool have reserved; `changed(total, high water)` makes room for it, or raises.
 
-    High water stays set aside when a holder closes, so that the next one, which most likely needs as much, evicts
-    nothing. When a holder closes, high water falls to what that one needed.
+    High water stays set aside, so that the next request, which most likely needs as much, evicts nothing. It falls when
+    `PATIENCE` passes needed less, and, when the last holder closes, to the most that was reserved since there was none.
     """
 
     def __init__(self, changed: Callable[[int, int], None]) -> None:
-        self.total = self.high_water = 0
+        self.total = self.high_water = self._peak = self._quiet = 0
         self._changed = changed
 
     def change(self, holder: Reservation, size: int) -> None:
         """Set what one holder has; see `Reservation.hold`."""
         total = self.total - holder.size + size
-        high_water = max(self.high_water, total)
-        self._changed(total, high_water)
-        self.total, self.high_water = total, high_water
-        holder.size, holder.peak = size, max(size, holder.peak)
+        self._quiet = self._quiet + 1 if total < self.high_water else 0
+        high_water = total if self._quiet > PATIENCE else max(self.high_water, total)
+        if (total, high_water) != (self.total, self.high_water):
+            self._changed(total, high_water)
+        self.total, self.high_water, self._peak = total, high_water, max(self._peak, total)
+        holder.size = size
 
     def end(self, holder: Reservation) -> None:
         """Take a holder's bytes back."""
         self.total -= holder.size
-        if holder.peak:
-            self.high_water = self.total + holder.peak
-        holder.size = holder.peak = 0
+        holder.size = 0
+        if self._peak and not self.total:
+            self.high_water, self._peak = min(self.high_water, self._peak), 0
 
 
 class MemoryPool:
