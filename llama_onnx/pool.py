@@ -13,7 +13,6 @@ from .errors import PoolTooSmallError
 from .memory import format_size, trim
 from .session import SESSION_BYTES, Session
 
-
 PATIENCE = 64  # passes
 
 
