@@ -147,13 +147,7 @@ class Decoder:
         with self.guard:
             positions = len(new[0]) if every_position else 1
             tokens = self._all_where_rope_changes([np.asarray(ids, np.int64) for ids in new], cache)
-            counts, lengths = [len(ids) for ids in tokens], cache.start(tokens)
-            step = [length >> 4 for length in lengths] if max(counts) == 1 else []
-            if not step or step != cache.step:  # 16 steps of one token each take the bytes of the last one
-                cache.step, most = step, [length | 15 for length in lengths] if step else lengths
-                size = pass_bytes(self.config, runs_of(counts, most), len(counts) * positions, self.chunk)
-                cache.size = cache.bytes_with(most) + size
-            cache.reserve(self.pool, cache.size)
+            self.reserve(cache, [len(ids) for ids in tokens], cache.start(tokens), positions)
             stretches = self._stretches(tokens, cache)
 
             # 1. Tokens become vectors.
@@ -173,6 +167,15 @@ class Decoder:
             elif positions < last.shape[1]:
                 last = last[:, -positions:].copy()
             return self.head(self.norm(last))
+
+    def reserve(self, cache: KVCache, counts: Sequence[int], lengths: Sequence[int], positions: int = 1) -> None:
+        """Have the cache reserve what it and a pass take that adds `counts` tokens to rows, then `lengths` long."""
+        step = [length >> 4 for length in lengths] if max(counts) == 1 else []
+        if not step or step != cache.step:  # 16 steps of one token each take the bytes of the last one
+            cache.step, most = step, [length | 15 for length in lengths] if step else lengths
+            size = pass_bytes(self.config, runs_of(counts, most), len(counts) * positions, self.chunk)
+            cache.size = cache.bytes_with(most) + size
+        cache.reserve(self.pool, cache.size)
 
     def through_layers(
         self, stretches: Sequence[Stretch], cache: KVCache, advance: Callable[[int], object] = lambda tokens: None
