@@ -151,10 +151,10 @@ def test_damaged_questions_are_refused(content: str, message: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shots", "3"], "2 examples, 3 shots were asked for"),
+        (["--shots", "3"], "2 examples, but 3 shots are requested"),
         (["--shots", "-1"], "--shots must be at least 0"),
         (["--subject", "cooking"], "no subject 'cooking'; there are animals, small_talk"),
-        (["--mmlu", "nowhere"], "no test/*_test.csv in it"),
+        (["--mmlu", "nowhere"], "contains no test/*_test.csv"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(options: list[str], message: str, data: Path, model: Path) -> None:

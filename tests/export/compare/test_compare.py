@@ -272,7 +272,7 @@ def test_command_prints_tables_json_and_a_page(model: Path, precisions: dict[str
     ("options", "message"),
     [
         (["--plot", "report.png"], "name it report.html"),
-        (["--ctx", "300"], "--ctx must be 2 to 256"),
+        (["--ctx", "300"], "--ctx-size must be 2 to 256"),
         (["--max-tokens", "1"], "at least 2 are needed"),
         (["--rows", "0"], "--rows must be at least 1"),
         (["--text", "nowhere"], "nowhere: cannot be read"),

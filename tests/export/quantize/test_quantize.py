@@ -455,7 +455,7 @@ def test_command_line(checkpoint: Path, tmp_path: Path, text: str) -> None:
     assert (precision["weights"], precision["algorithm"]) == ("mixed", "awq_lite")
     wrong = run("tools/quantize.py", checkpoint, tmp_path / "out2", "--layers_8bit", "nine")
     assert wrong.returncode == 1
-    assert wrong.stderr.startswith("error: --layers_8bit: 'nine'")
+    assert wrong.stderr.startswith("error: --layers-8bit: 'nine'")
     assert len(wrong.stderr.splitlines()) == 1
     assert run("tools/quantize.py", checkpoint, tmp_path / "out2", "--algo", "magic").returncode == 2
 
