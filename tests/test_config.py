@@ -65,7 +65,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "other format": (edit_manifest(lambda m: m.update(format="other")), "not a llama_onnx manifest"),
     "later version": (edit_manifest(lambda m: m.update(format_version=99)), "format version 99"),
     "no model": (edit_manifest(lambda m: m.pop("model")), "'model' is missing"),
-    "no shards": (edit_manifest(lambda m: m.update(shards=[])), "do not match the shards"),
+    "no shards": (edit_manifest(lambda m: m.update(shards=[])), "do not match the listed shards"),
     "shard is a text": (edit_manifest(lambda m: m.update(shards=["x"])), "'name' is missing"),
     "a layer too many": (set_model(num_layers=4), "4 layers do not match"),
     "size is a text": (set_model(hidden_size="64"), "'hidden_size' is '64'"),

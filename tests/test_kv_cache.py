@@ -208,7 +208,7 @@ def test_loaded_model_generates_with_the_cache_that_was_asked_for(model: Path) -
         lm = llama_onnx.load(model, cache_type=cache_type)
         assert lm.decoder.new_cache(8).bytes_with([1]) == KVCache(lm.config, 8, 1, cache_type).bytes_with([1])
         assert lm.generate([5, 6, 7] * 6, SamplingParams(temperature=0, max_tokens=20))
-    with pytest.raises(RequestError, match="cache type 'fp8' is not known; these are: fp32, fp16, int8"):
+    with pytest.raises(RequestError, match="cache type 'fp8' is not known; use one of: fp32, fp16, int8"):
         llama_onnx.load(model, cache_type="fp8")
 
 

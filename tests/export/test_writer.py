@@ -132,7 +132,7 @@ def test_model_being_replaced_survives_a_crash_between_the_renames(
 ) -> None:
     out = shutil.copytree(model, tmp_path / "out")
     stop_between_renames(monkeypatch, checkpoint, out)
-    with pytest.raises(ModelDirectoryError, match=r"was being replaced.*\.out\.replaced: rename it back"):
+    with pytest.raises(ModelDirectoryError, match=r"interrupted while it replaced.*\.out\.replaced: rename it back"):
         llama_onnx.load(out)
     # The next run first moves the old model back, even if it does not finish.
     with pytest.raises(ZeroDivisionError), ModelWriter(out, {}):
