@@ -61,7 +61,7 @@ def test_command_line_prints_the_table_and_the_figures(model: Path) -> None:
     assert "FusedMatMul" in lines[2]
     for text in ("architecture  llama", "layers        3, hidden size 64", "context       256 tokens", "EOS 2"):
         assert text in done.stdout
-    assert lines[-1] == "files         all as the manifest says"
+    assert lines[-1] == "files         all match the manifest"
 
 
 def test_original_layout_is_inspected_but_has_nothing_to_verify(checkpoint: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_run_that_was_interrupted_goes_on_where_it_stopped(
     assert out.read_bytes() == whole
     err = capsys.readouterr().err
     assert f"[ {len(LINES) - done} prompts," in err
-    assert (f"{done} of 5 prompts are done already" in err) == (done > 0)
+    assert (f"{done} of 5 prompts are already done" in err) == (done > 0)
 
 
 def test_prompts_may_be_added_at_the_end(model: Path, prompts: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_two_runs_do_not_write_one_file(
         other.write(b"half a li")
         other.flush()
         assert generate(model, prompts, "--output", out) == 1
-        assert "out.jsonl: another run is writing it" in capsys.readouterr().err
+        assert "out.jsonl: another run is writing this file" in capsys.readouterr().err
         assert out.read_bytes() == b"half a li"
 
 
@@ -205,19 +205,19 @@ def test_other_prompts_are_refused_as_well(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"not json", "not a line of JSON: Expecting value at character 1"),
-        (b'{"prompt": "a"', "not a line of JSON"),
+        (b"not json", "not valid JSON: Expecting value at character 1"),
+        (b'{"prompt": "a"', "not valid JSON"),
         (b"\xff\xfe", "not valid Unicode"),
         (b'"\\ud800"', "not valid Unicode"),
         (b'{"prompt": "a", "id": "\\ud800"}', "not valid Unicode"),
-        (b"[" * 100_000, "not a line of JSON that can be read"),
+        (b"[" * 100_000, "JSON that cannot be read"),
         (b"17", 'a prompt is {"prompt": "…"} or "…", not 17'),
         (b"null", "not null"),
         (b"{}", "the prompt is empty"),
         (b'""', "the prompt is empty"),
         (b'{"prompt": 5}', "prompt must be a text, not 5"),
         (b'{"prompt": ["a"]}', "prompt must be a text"),
-        (b'{"prompt": "a", "temprature": 1}', "a prompt has no field 'temprature' (its fields are prompt, id,"),
+        (b'{"prompt": "a", "temprature": 1}', "a prompt has no field 'temprature' (the fields are prompt, id,"),
         (b'{"prompt": "a", "temperature": -1}', "temperature must be 0 to 1000000, not -1"),
         (b'{"prompt": "a", "temperature": 1' + b"0" * 400 + b"}", "temperature must be 0 to 1000000, not 1000"),
         (b'{"prompt": "a", "repetition_penalty": 1e-50}', "repetition_penalty must be 0.000001 to 1000000"),
@@ -257,7 +257,7 @@ def test_files_are_read_as_they_are_written_elsewhere(tmp_path: Path) -> None:
     ("lines", "options", "message"),
     [
         (["fox", "fox " * 300], [], "prompts.jsonl:2: the prompt has"),
-        ([], [], "there is no prompt in it"),
+        ([], [], "contains no prompt"),
         (["fox"], ["--batch", "0"], "batch must be at least 1"),
         (["fox"], ["--template", "chat"], "no chat template"),
         (["fox"], ["--output", "missing/out.jsonl"], "missing/out.jsonl: cannot be written"),
@@ -281,7 +281,7 @@ def test_file_that_is_not_there_and_options_of_the_other_kind_are_refused(
     assert generate(model, tmp_path / "none.jsonl") == 1
     assert "none.jsonl: cannot be read" in capsys.readouterr().err
     assert main(["generate", "-m", str(model), "-p", "fox", "--output", str(tmp_path / "out")]) == 1
-    assert "go with --prompts" in capsys.readouterr().err
+    assert "need --prompts" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         generate(model, tmp_path / "none.jsonl", "-p", "fox")
 

@@ -94,7 +94,7 @@ def test_text_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "bytes").write_bytes(b"ab\xff")
     (tmp_path / "bom").write_bytes("\ufeffé".encode())
-    for name, message in (("empty", "is empty"), ("bytes", r"not a text in UTF-8 \(byte 2\)"), ("none", "cannot be")):
+    for name, message in (("empty", "is empty"), ("bytes", r"not valid UTF-8 text \(byte 2\)"), ("none", "cannot be")):
         with pytest.raises(RequestError, match=f"{name}: {message}"):
             read_text(str(tmp_path / name))
     assert read_text(str(tmp_path / "bom")) == "é"

@@ -153,7 +153,7 @@ def test_damaged_questions_are_refused(content: str, message: str, tmp_path: Pat
     [
         (["--shots", "3"], "2 examples, but 3 shots are requested"),
         (["--shots", "-1"], "--shots must be at least 0"),
-        (["--subject", "cooking"], "no subject 'cooking'; there are animals, small_talk"),
+        (["--subject", "cooking"], "no subject 'cooking'; the subjects are animals, small_talk"),
         (["--mmlu", "nowhere"], "contains no test/*_test.csv"),
     ],
 )

@@ -176,7 +176,7 @@ def test_verb_prints_one_line_and_the_same_as_json(model: Path, tmp_path: Path) 
     ("content", "options", "message"),
     [
         (b"", [], "is empty"),
-        (b"\xff\xfe\xff", [], "not a text in UTF-8"),
+        (b"\xff\xfe\xff", [], "not valid UTF-8 text"),
         (None, [], "cannot be read"),
         (b"the fox", ["--ctx", "1"], "--ctx-size must be 2 to 256"),
         (b"the fox", ["--ctx", "300"], "--ctx-size must be 2 to 256"),
