@@ -48,8 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template", choices=CHOICES,
         help="format of the prompt: plain continues it unchanged; alpaca makes it an instruction; chat uses the "
-        "model's own chat template (needs jinja2); auto takes the format that the model was trained on (default: plain; "
-        "auto for the model that comes with llama_onnx)",
+        "model's own chat template (needs jinja2); auto takes the format that the model was trained on "
+        "(default: plain; auto for the model that comes with llama_onnx)",
     )  # fmt: skip
     add_sampling(parser)
     add_runtime(parser, cache_type=True)
