@@ -24,7 +24,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _disk_is_not_waited_for() -> Iterator[None]:
+def _skip_fsync() -> Iterator[None]:
     """Skip fsync: test files need not survive a power cut, and hundreds of exports would wait for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
@@ -54,6 +54,6 @@ def stories() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_promise_of_earlier_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+def _forget_earlier_poolsizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the poolsize that models of fixtures fixed for the process, so that a test can choose another."""
     monkeypatch.setattr(promise, "_current", None)
