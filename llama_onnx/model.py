@@ -33,10 +33,9 @@ Prompt = str | Sequence[int]
 
 
 class LanguageModel(AbstractContextManager["LanguageModel"]):
-    """A model ready to generate. One thread at a time may use it, only in the process that loaded it.
+    """A model ready to generate, for one thread at a time, in the process that loaded it, until `close()`.
 
-    Every use raises a `ModelStateError` after `close()` (or the end of a `with` block), while another thread is using
-    the model, and in a forked process.
+    Any other use is a `ModelStateError`.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int, promise: Any = None):
@@ -76,9 +75,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
             batch: the most prompts that share a pass; fewer if memory is too small.
             report: called with a `Report` after every pass.
         """
-        if batch not in range(1, 1 << 31):
-            raise RequestError(f"batch must be at least 1, not {batch}")
-        requests = requests_of(prompts, params, self.check, self.tokenizer)
+        requests = requests_of(prompts, params, batch, self.check, self.tokenizer)
         self.timing = Timing()
         return generate_many(self.decoder, self.tokenizer, requests, self.context, batch, self.timing, report)
 
@@ -214,14 +211,11 @@ def load(
         ctx_size: the most tokens of prompt and output together; None means the model's own context length.
         threads: how many threads compute; None means one per core. The first model of a process fixes it.
         pool_policy: 'resident' keeps the layers that fit and streams the others; 'lru' is the plain pool.
-        progress: called with (doing, done, total) while quantised shards are packed, which happens once per machine,
-            and while the first pass loads the shards.
+        progress: called with (doing, done, total) while shards are packed (once per machine) and first loaded.
         cache_type: the type of keys and values: 'fp32', or 'fp16' or 'int8', which are smaller but slower and coarser.
 
-    Raises:
-        ModelDirectoryError: the directory is not a complete model.
-        PoolTooSmallError: not even one shard at a time fits beside the rest of the process.
-        RequestError: an argument is out of range.
+    Raises a ModelDirectoryError for what is no complete model, a PoolTooSmallError where not even one shard at a time
+    fits beside the rest of the process, and a RequestError for an argument out of range.
     """
     promise = promised(poolsize)
     config = read_config(directory)

@@ -117,7 +117,7 @@ class Guard:
 
     @property
     def gone(self) -> bool:
-        """Whether nothing here can use the model any more: it is closed, or this process is a fork."""
+        """Whether the model cannot be used here any more: it is closed, or this process is a fork."""
         return self.closed or os.getpid() != self.process
 
     def __enter__(self) -> None:

@@ -264,7 +264,7 @@ def test_a_stream_whose_conversation_went_on_is_a_typed_error(lm: LanguageModel,
     steps = chat.stream(PROMPT, GREEDY)
     next(steps)
     change(chat)
-    with pytest.raises(ModelStateError, match="begin a new stream"):
+    with pytest.raises(ModelStateError, match="start a new stream"):
         next(steps)
     chat.close()
     assert lm.stats()["pool"]["reserved"] == 0
@@ -274,7 +274,7 @@ def test_a_stream_whose_conversation_went_on_is_a_typed_error(lm: LanguageModel,
 def test_a_closed_conversation_is_a_typed_error(lm: LanguageModel, use: str) -> None:
     with lm.conversation() as chat:
         chat.generate(PROMPT, GREEDY)
-    with pytest.raises(ModelStateError, match="this conversation is closed; begin another one"):
+    with pytest.raises(ModelStateError, match="this conversation is closed; start another one"):
         USES[use](lm, chat)
 
 
@@ -608,8 +608,9 @@ def test_loading_a_second_model_while_another_thread_is_inside_the_first(
 
 BAD_PROMPTS = [
     None, 5, 2.5, True, b"fox", bytearray(b"fox"), memoryview(b"fox"), {1: 2}, {5, 6}, object(), iter([5]),
-    ["fox"], ["5"], [2.5], [5, True], [None], [b"x"], [[5, 6]], [[5], [6, 7]], [float("nan")], [np.True_], [np.float32(3)],
-    np.array([2.5]), np.array([True]), np.array([[5, 6]]), np.array(5), np.array(["a"]), np.array([], np.int64), "", [], (),
+    ["fox"], ["5"], [2.5], [5, True], [None], [b"x"], [[5, 6]], [[5], [6, 7]], [float("nan")], [np.True_],
+    [np.float32(3)], np.array([2.5]), np.array([True]), np.array([[5, 6]]), np.array(5), np.array(["a"]),
+    np.array([], np.int64), "", [], (),
 ]  # fmt: skip
 
 
@@ -647,9 +648,7 @@ def test_params_that_are_none_are_refused_by_every_call(lm: LanguageModel, param
             with pytest.raises(RequestError, match="params must be SamplingParams, not "):
                 call(PROMPT, params)
         for given in (params, [params]):
-            with pytest.raises(
-                RequestError, match=r"params must be SamplingParams, not |0 sampling params for 1|6 sampl"
-            ):
+            with pytest.raises(RequestError, match=r"params must be SamplingParams, |\d sampling params for 1"):
                 lm.generate_many([PROMPT], given)
         assert chat.ids == []
 
@@ -721,10 +720,8 @@ def test_verbs_that_need_text_say_that_the_tokenizer_is_missing(
     wordless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text").write_text("fox")
-    for verb in (
-        ["generate", "-m", str(wordless), "-p", "fox"],
-        ["perplexity", "-m", str(wordless), str(tmp_path / "text")],
-    ):
+    for verb in (["generate", "-p", "fox"], ["perplexity", "--text", str(tmp_path / "text")]):
+        verb += ["-m", str(wordless)]
         assert main(verb) == 1
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -48,14 +49,17 @@ class Report:
 def requests_of(
     prompts: Sequence[Any],
     params: SamplingParams | Sequence[SamplingParams] | None,
+    batch: int,
     check: Callable[[Any], list[int]],
     tokenizer: Tokenizer,
 ) -> list[Request]:
     """Return the requests for `LanguageModel.generate_many`; `check` returns the token ids of a prompt.
 
     Raises:
-        RequestError: a prompt or params cannot be used, or there are not as many params as prompts.
+        RequestError: a prompt, the params or the batch cannot be used, or there are not as many params as prompts.
     """
+    if not isinstance(batch, Integral) or batch < 1:
+        raise RequestError(f"batch must be at least 1, not {batch!r:.40}")
     if isinstance(prompts, (str, bytes)) or not isinstance(prompts, (Sequence, np.ndarray)):
         raise RequestError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
     if not isinstance(params, Sequence):

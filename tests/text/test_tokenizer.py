@@ -20,7 +20,7 @@ from llama_onnx.config import ModelConfig, Shard
 from llama_onnx.errors import MissingDependencyError, ModelDirectoryError, RequestError
 from llama_onnx.text.added_tokens import AddedToken, TokenizerFiles, adds_bos, read_tokenizer_files
 from llama_onnx.text.fast import JsonTokenizer
-from llama_onnx.text.open import load_tokenizer
+from llama_onnx.text.open import load_tokenizer, open_tokenizer
 from llama_onnx.text.sentencepiece import SentencePieceTokenizer
 from llama_onnx.tokenizer import Tokenizer
 
@@ -60,7 +60,7 @@ def load(folder: Path, kind: str, bos: int | None = 1, files: TokenizerFiles | N
 
 
 def oracle_decode(folder: Path, kind: str, ids: list[int]) -> str:
-    """Return the text that the library itself decodes."""
+    """What the library itself makes of ids."""
     path = tokenizer_file(folder, kind)
     if kind in SENTENCEPIECE:
         return SentencePieceProcessor(model_file=str(path)).decode(ids)
@@ -74,7 +74,7 @@ def stream(tokenizer: Tokenizer, ids: list[int], prompt: list[int] | None = None
 
 
 def random_ids(tokenizer: Tokenizer, rng: np.random.Generator, whole: bool = False) -> list[int]:
-    """Return random tokens; with `whole`, only tokens of whole characters, and some emoji of one or more tokens."""
+    """Random tokens; `whole`: those that hold whole characters, and some emoji, perhaps in several tokens each."""
     count = int(rng.integers(1, 30))
     if not whole:
         return rng.integers(0, tokenizer.vocab_size, count).tolist()
@@ -97,17 +97,17 @@ def is_utf8(data: bytes) -> bool:
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("kind", ["llama-like", "gemma-like", "unigram", "byte-level", "prepend", "no-prefix"])
-def test_decoding_restores_the_encoded_text(folder: Path, kind: str, text: str) -> None:
+def test_decode_gives_back_what_was_encoded(folder: Path, kind: str, text: str) -> None:
     tokenizer = load(folder, kind)
     ids = tokenizer.encode(text)
     expected = text.replace("\u2581", " ") if kind != "byte-level" else text
-    if "\x00" not in text or kind == "byte-level":  # sentencepiece ends the text there or drops the character
+    if "\x00" not in text or kind == "byte-level":  # sentencepiece ends a text or drops the character there
         assert tokenizer.decode(ids) == expected
 
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_ids_and_text_equal_those_of_the_library(folder: Path, kind: str, text: str) -> None:
+def test_ids_and_text_are_those_of_the_library(folder: Path, kind: str, text: str) -> None:
     tokenizer = load(folder, kind)
     ids = tokenizer.encode(text, add_bos=False)
     if kind in SENTENCEPIECE:
@@ -120,7 +120,7 @@ def test_ids_and_text_equal_those_of_the_library(folder: Path, kind: str, text: 
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_random_tokens_with_valid_text_decode_as_in_the_library(folder: Path, kind: str) -> None:
+def test_decoding_random_tokens_is_that_of_the_library_where_the_text_is_valid(folder: Path, kind: str) -> None:
     tokenizer, rng = load(folder, kind), np.random.default_rng(1)
     for _ in range(200):
         ids = random_ids(tokenizer, rng, whole=True)
@@ -129,8 +129,10 @@ def test_random_tokens_with_valid_text_decode_as_in_the_library(folder: Path, ki
         assert "\ufffd" not in text
 
 
-@pytest.mark.parametrize("kind", [*SENTENCEPIECE, "byte-level"])  # others replace a whole run of bytes, even ASCII
-def test_broken_characters_decode_as_in_the_library_up_to_the_number_of_replacements(folder: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", [*SENTENCEPIECE, "byte-level"])  # the others mark a whole run of bytes, ASCII and all
+def test_decoding_broken_characters_differs_from_the_library_only_in_how_many_marks_stand_for_them(
+    folder: Path, kind: str
+) -> None:
     tokenizer, rng = load(folder, kind), np.random.default_rng(5)
     for _ in range(100):
         ids = random_ids(tokenizer, rng)
@@ -153,7 +155,7 @@ def test_streaming_equals_decoding_the_whole(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_streaming_after_a_prompt_yields_the_rest_of_the_whole_text(folder: Path, kind: str) -> None:
+def test_streaming_after_a_prompt_adds_what_the_whole_text_has_more(folder: Path, kind: str) -> None:
     tokenizer, rng = load(folder, kind), np.random.default_rng(3)
     for text in TEXTS:
         ids = tokenizer.encode(text)
@@ -163,7 +165,7 @@ def test_streaming_after_a_prompt_yields_the_rest_of_the_whole_text(folder: Path
 
 
 @pytest.mark.parametrize("kind", ["llama-like", "byte-level", "prepend", "metaspace"])
-def test_a_character_is_printed_as_soon_as_it_is_complete(folder: Path, kind: str) -> None:
+def test_a_character_is_printed_whole_and_at_once(folder: Path, kind: str) -> None:
     tokenizer = load(folder, kind, bos=None)
     ids = tokenizer.encode("a😀b👨‍👩‍👧你")
     pieces = stream(tokenizer, ids)
@@ -203,12 +205,12 @@ CHAT = TokenizerFiles(
 )
 
 
-def test_text_of_special_tokens_becomes_ids_only_on_request(folder: Path) -> None:
+def test_text_of_special_tokens_becomes_ids_only_where_asked_for(folder: Path) -> None:
     tokenizer = load(folder, "llama-like", files=CHAT)
     text = "<|im_start|>user hi<|im_end|>\n<s>"
     ids = tokenizer.encode(text, special=True)
     assert ids[:2] == [1, 5000]
-    assert ids[-2:] == [5001, 1]  # the previous token took the newline
+    assert ids[-2:] == [5001, 1]  # the newline went with the token before it
     plain = tokenizer.encode(text)
     assert max(plain) < 5000
     assert 1 not in plain[1:]
@@ -286,7 +288,7 @@ def test_added_tokens_are_read_from_every_generation_of_files(tmp_path: Path) ->
     assert files.special_texts["eos_token"] == "</s>"
 
 
-def test_tokens_listed_only_in_other_files_are_added_to_tokenizer_json(folder: Path) -> None:
+def test_tokens_known_only_beside_tokenizer_json_are_added_to_it(folder: Path) -> None:
     size = load(folder, "byte-level").vocab_size
     files = TokenizerFiles(added=(AddedToken(size, "<|end|>", special=True), AddedToken(size + 1, "<think>")))
     tokenizer = load(folder, "byte-level", files=files)
@@ -301,7 +303,7 @@ def test_tokens_listed_only_in_other_files_are_added_to_tokenizer_json(folder: P
 
 
 @pytest.mark.parametrize("kind", ["llama-like", "byte-level", "prepend"])
-def test_bos_is_added_once_and_only_if_the_model_expects_it(folder: Path, kind: str) -> None:
+def test_bos_comes_once_and_only_where_the_model_wants_it(folder: Path, kind: str) -> None:
     assert load(folder, kind, bos=1).encode("the fox").count(1) == 1
     assert load(folder, kind, bos=1).encode("the fox", add_bos=False).count(1) == 0
     assert load(folder, kind, bos=None).encode("the fox").count(1) == 0
@@ -324,7 +326,7 @@ def test_the_bos_rule_is_the_flag_then_that_of_tokenizer_json(folder: Path) -> N
     assert not adds_bos({}, {}, None)
 
 
-def test_bos_of_the_tokenizer_wins_over_that_of_the_model(folder: Path, tmp_path: Path) -> None:
+def test_bos_is_the_tokenizers_own_where_the_model_names_another(folder: Path, tmp_path: Path) -> None:
     size = copy(folder, "llama-like", tmp_path)
     fields = {"bos_token": "<|begin|>", "added_tokens_decoder": {str(size): {"content": "<|begin|>", "special": True}}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields), encoding="utf-8")
@@ -352,7 +354,7 @@ def copy(folder: Path, kind: str, target: Path) -> int:
     return load(folder, kind).vocab_size
 
 
-def test_tokenizer_model_is_preferred_and_gets_the_added_tokens_of_tokenizer_json(
+def test_tokenizer_model_is_preferred_and_takes_the_added_tokens_of_tokenizer_json(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = copy(folder, "llama-like", tmp_path)
@@ -363,7 +365,7 @@ def test_tokenizer_model_is_preferred_and_gets_the_added_tokens_of_tokenizer_jso
     assert tokenizer.encode("fox<|end|>", special=True)[-1] == size
 
 
-def test_a_tokenizer_model_of_another_kind_is_skipped_for_tokenizer_json(folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_model_of_another_kind_is_passed_over_for_tokenizer_json(folder: Path, tmp_path: Path) -> None:
     size = copy(folder, "byte-level", tmp_path)
     (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")  # tiktoken, as Llama 3 has it
     tokenizer = load_tokenizer(model_config(tmp_path, size))
@@ -395,7 +397,7 @@ def test_added_tokens_beyond_the_model_are_left_out(folder: Path, tmp_path: Path
     assert max(tokenizer.encode("a<image>")) < size
 
 
-def test_end_tokens_are_always_special(folder: Path, tmp_path: Path) -> None:
+def test_end_tokens_are_special_whatever_the_files_say(folder: Path, tmp_path: Path) -> None:
     size = copy(folder, "llama-like", tmp_path)
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<|end|>": size}), encoding="utf-8")
     tokenizer = load_tokenizer(model_config(tmp_path, size + 1, eos_token_ids=(2, size)))
@@ -421,12 +423,16 @@ def test_damaged_added_tokens_are_one_clear_error(folder: Path, tmp_path: Path, 
         load_tokenizer(model_config(tmp_path, size))
 
 
-def test_missing_tokenizer_error_names_the_file_to_copy(tmp_path: Path) -> None:
+def test_no_tokenizer_at_all_names_the_file_to_copy(tmp_path: Path) -> None:
     with pytest.raises(ModelDirectoryError, match=r"tokenizer\.model: missing"):
-        load_tokenizer(model_config(tmp_path, 100))
+        open_tokenizer(tmp_path, 100, None)
+    none = load_tokenizer(model_config(tmp_path, 100))  # which will do for token ids
+    for use in (none.encode, none.decode):
+        with pytest.raises(ModelDirectoryError, match=r"tokenizer\.model: missing; copy the tokenizer"):
+            use("fox")
 
 
 @pytest.mark.parametrize("kind", ["llama-like", "byte-level"])
-def test_text_that_is_not_valid_unicode_is_refused(folder: Path, kind: str) -> None:
+def test_text_that_is_not_unicode_is_refused(folder: Path, kind: str) -> None:
     with pytest.raises(RequestError, match="character 2"):
         load(folder, kind).encode("ab\ud83d")
