@@ -48,8 +48,9 @@ class Stretch:
     def start(self, past: Sequence[int], rope_offsets: Sequence[int]) -> Stretch:
         """Begin a pass: each row has `past` tokens in the cache; its position 0 is row `rope_offsets` of the tables."""
         self.hidden, self.spare = self._buffers
-        for cut, inputs in zip(self.cuts, self.inputs, strict=True):
-            inputs["seqlens_k"][:] = [length + cut.stop - 1 for length in past]  # ONNX Runtime counts from 0
+        for cut, inputs in zip(self.cuts, self.inputs):  # noqa: B905  every decode step comes here
+            for row, length in enumerate(past):
+                inputs["seqlens_k"][row] = length + cut.stop - 1  # ONNX Runtime counts from 0
             inputs["total_sequence_length"][0] = max(past) + cut.stop
             if "rope_rows" in inputs:
                 inputs["rope_rows"][:] = np.add(rope_offsets, past)[:, None] + np.arange(cut.start, cut.stop)
@@ -69,7 +70,7 @@ def run_layer(
     given = stretch.hidden
     made = np.empty_like(given) if stretch.spare is None else stretch.spare
     whole = len(stretch.cuts) == 1
-    for cut, inputs in zip(stretch.cuts, stretch.inputs, strict=True):
+    for cut, inputs in zip(stretch.cuts, stretch.inputs):  # noqa: B905
         outputs = {"hidden_out": made if whole else made[:, cut], "present_key": key, "present_value": value}
         if more:
             outputs |= more
@@ -146,10 +147,7 @@ class Decoder:
         with self.guard:
             positions = len(new[0]) if every_position else 1
             tokens = self._all_where_rope_changes([np.asarray(ids, np.int64) for ids in new], cache)
-            lengths = cache.start(tokens)
-            runs = runs_of([len(ids) for ids in tokens], lengths)
-            size = pass_bytes(self.config, runs, len(tokens) * positions, self.chunk)
-            cache.reserve(self.pool, cache.bytes_with(lengths) + size)
+            self.reserve(cache, [len(ids) for ids in tokens], cache.start(tokens), positions)
             stretches = self._stretches(tokens, cache)
 
             # 1. Tokens become vectors.
@@ -169,6 +167,15 @@ class Decoder:
             elif positions < last.shape[1]:
                 last = last[:, -positions:].copy()
             return self.head(self.norm(last))
+
+    def reserve(self, cache: KVCache, counts: Sequence[int], lengths: Sequence[int], positions: int = 1) -> None:
+        """Have the cache reserve what it and a pass take that adds `counts` tokens to rows, then `lengths` long."""
+        step = [length >> 4 for length in lengths] if max(counts) == 1 else []
+        if not step or step != cache.step:  # 16 steps of one token each take the bytes of the last one
+            cache.step, most = step, [length | 15 for length in lengths] if step else lengths
+            size = pass_bytes(self.config, runs_of(counts, most), len(counts) * positions, self.chunk)
+            cache.size = cache.bytes_with(most) + size
+        cache.reserve(self.pool, cache.size)
 
     def through_layers(
         self, stretches: Sequence[Stretch], cache: KVCache, advance: Callable[[int], object] = lambda tokens: None
@@ -230,7 +237,8 @@ class Decoder:
         if any(len(ids) == 1 for ids in tokens):
             if len(self._step.ids) != len(tokens):
                 self._step = Stretch(self.config, np.zeros((len(tokens), 1), np.int64), self.chunk)
-            self._step.ids[:, 0] = [ids[0] for ids in tokens]
+            for row, ids in enumerate(tokens):
+                self._step.ids[row, 0] = ids[0]
             stretches.append(self._step.start(cache.lengths, cache.rope_offsets))
         for row, ids in enumerate(tokens):
             if len(ids) > 1:

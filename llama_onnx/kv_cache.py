@@ -19,10 +19,7 @@ from .pool import Pool, Reservation
 
 
 class KVCache:
-    """Keys and values float32 [rows, kv_heads, capacity, head_dim] of each layer, and the tokens they belong to.
-
-    Pages that were never written take no memory, so a large capacity costs only as much as is filled.
-    """
+    """Keys and values [rows, kv_heads, capacity, head_dim] of each layer; pages never written take no memory."""
 
     def __init__(
         self, config: ModelConfig, capacity: int, rows: int = 1, cache_type: str = "fp32", one_layer: bool = False
@@ -50,6 +47,7 @@ class KVCache:
         self._allocate(rows)
 
     def _allocate(self, rows: int) -> None:
+        self.size, self.step = 0, list[int]()  # the bytes the decoder reserves for a pass, and which of its steps
         self.lengths, self.rope_offsets = [0] * rows, [0] * rows  # tokens; rope table row of position 0
         self._ends, self._written = [0] * rows, [0] * rows  # length after this pass; most tokens ever written
         self._ids = np.zeros((rows, 1, self.capacity), np.int64)
@@ -83,7 +81,7 @@ class KVCache:
         """
         if not all(map(len, new)) or len(new) != len(self.lengths):
             raise RequestError(f"a pass needs new tokens for each of the {len(self.lengths)} rows of the cache")
-        self._ends = [length + len(ids) for length, ids in zip(self.lengths, new, strict=True)]
+        self._ends = [length + len(ids) for length, ids in zip(self.lengths, new)]  # noqa: B905
         if max(self._ends) > self.capacity:
             raise RequestError(f"{max(self._ends)} tokens do not fit the cache of {self.capacity}")
         for row, ids in enumerate(new):
@@ -146,7 +144,7 @@ class KVCache:
             self._ids = moved(self._ids, np.zeros((len(order), *self._ids.shape[1:]), np.int64))
             self._written = list(lengths)
             self._share()
-        self.lengths, self.rope_offsets = lengths, offsets
+        self.lengths, self.rope_offsets, self.step = lengths, offsets, []
 
     def bytes_with(self, lengths: Sequence[int]) -> int:
         """Return the bytes in use when rows hold `lengths` tokens; another number of rows means rearranged ones."""

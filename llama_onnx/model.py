@@ -114,7 +114,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
         return {**self.timing.as_dict(), "pool": self.decoder.pool.snapshot(), "peak_memory": peak_bytes()}
 
     def close(self) -> None:
-        """Unload everything. The other models of this process get its share of the memory."""
+        """Unload everything; other models of this process get its memory."""
         guard = self.decoder.guard
         if guard.closed or guard.process != os.getpid():
             return
@@ -193,16 +193,13 @@ class Conversation(AbstractContextManager["Conversation"]):
         return self._turn
 
     def _guarded(self, tokens: Any, steps: Iterator[Step], turn: int, last: bool) -> Iterator[Step]:
-        """Yield the steps, each computed under the guard, and end the token loop when the caller stops early."""
+        """Yield the steps of a turn, and end the token loop when the caller stops early."""
         with closing(self if last else tokens), closing(tokens):
-            while True:
-                with self._lm.decoder.guard:
-                    if turn != self._turn:
-                        raise ModelStateError("this conversation has moved on or is closed; start a new stream")
-                    step = next(steps, None)
-                if step is None:
+            while turn == self._turn:
+                if (step := next(steps, None)) is None:
                     return
                 yield step
+            raise ModelStateError("this conversation has moved on or is closed; start a new stream")
 
 
 def load(

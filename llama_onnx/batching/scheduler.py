@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..config import ModelConfig
-from ..decoder import Decoder, pass_bytes, runs_of
+from ..decoder import Decoder
 from ..errors import PoolTooSmallError, RequestError
 from ..generate import finish_reason
 from ..sampling import SamplingParams, sample
@@ -169,16 +169,14 @@ class _Rows:
 
     def make_room(self, running: list[_Sequence], waiting: deque[_Sequence]) -> None:
         """Give each sequence a row and reserve memory for the next pass; if it is not enough, the youngest wait."""
-        decoder = self._decoder
         while True:
             if len(running) < len(self.owners):  # their memory must be freed before the pool uses it
                 self._seat(self._order(running))
             order = self._order(running)
             lengths = [len(sequence.history) for sequence in order]
             counts = [length - self._kept(sequence) for sequence, length in zip(order, lengths, strict=True)]
-            size = pass_bytes(decoder.config, runs_of(counts, lengths), len(order), decoder.chunk)
             try:
-                self.cache.reserve(decoder.pool, self.cache.bytes_with(lengths) + size)
+                self._decoder.reserve(self.cache, counts, lengths)
                 break
             except PoolTooSmallError:
                 if len(running) == 1:
