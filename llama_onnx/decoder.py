@@ -14,7 +14,7 @@ from .pool import Pool
 from .session import Guard, Session
 
 CHUNK = 512  # positions that go through a layer at once, which bounds its intermediate results
-ATTENTION_BYTES = 6 << 20  # at most, of a kernel that does not write out its scores (measured: 1 to 5 MB)
+ATTENTION_BYTES = 8 << 20, 40 << 20  # at most, of a kernel that does not write out its scores, beside those of others
 
 
 Arrays = Mapping[str, np.ndarray]
@@ -108,7 +108,7 @@ def pass_bytes(config: ModelConfig, runs: Sequence[Run], positions: int, chunk: 
     for run in runs:
         tokens = run.rows * min(run.tokens, chunk)
         scores = 4 * config.num_heads * tokens * run.total
-        attention = config.score_copies * scores if config.score_copies else min(scores, ATTENTION_BYTES)
+        attention = config.score_copies * scores + min(scores, ATTENTION_BYTES[config.score_copies > 0])
         largest = max(largest, 4 * tokens * (4 * config.hidden_size + 3 * config.intermediate_size) + attention)
     return sum(states) + (sum(states) if spare else max(states)) + largest + 4 * config.vocab_size * (positions + 1)
 
