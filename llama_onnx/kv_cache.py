@@ -47,7 +47,7 @@ class KVCache:
         self._allocate(rows)
 
     def _allocate(self, rows: int) -> None:
-        self.size, self.step = 0, list[int]()  # the bytes the decoder reserves for a pass, and which of its steps
+        self.size, self.step = 0, list[int]()  # bytes that the decoder reserves for a pass, and for which steps
         self.lengths, self.rope_offsets = [0] * rows, [0] * rows  # tokens; rope table row of position 0
         self._ends, self._written = [0] * rows, [0] * rows  # length after this pass; most tokens ever written
         self._ids = np.zeros((rows, 1, self.capacity), np.int64)
