@@ -100,8 +100,7 @@ def runs_of(counts: Sequence[int], lengths: Sequence[int]) -> list[Run]:
 def pass_bytes(config: ModelConfig, runs: Sequence[Run], positions: int, chunk: int, spare: bool = True) -> int:
     """Return the bytes of a pass besides weights and cache: hidden states, the largest run, logits of `positions`.
 
-    Checked against measurements. `spare` says whether each stretch has a second buffer of hidden states.
-    """
+    `benchmarks/pass_memory.py` measures it. `spare`: each stretch has a second buffer of hidden states."""
     states = [4 * config.hidden_size * run.rows * run.tokens for run in runs]
     largest = 0
     for run in runs:

@@ -53,12 +53,15 @@ def measure(directory: Path, poolsize: str, ctx_size: int, tokens: int) -> dict[
 
 def test_long_prompt_stays_within_a_poolsize_near_the_one_the_error_names(measured: tuple[str, Path]) -> None:
     _, directory = measured
-    small = measure(directory, "min", CONTEXT, 20)["peak"] // MIB + 3
-    refused = run("-c", PEAK, directory, f"{small}MB", str(CONTEXT), "1500")
-    enough = re.search(r"at least ([0-9.]+) (MB|GB)", refused.stderr)
-    assert enough, refused.stderr
-    poolsize = math.ceil(float(enough[1])) + 16  # the tokens that follow take a little more
-    assert measure(directory, f"{poolsize}MB", CONTEXT, 1500)["peak"] <= poolsize * MIB
+    poolsize = measure(directory, "min", CONTEXT, 20)["peak"] // MIB + 3
+    for _ in range(4):  # what comes after the prompt's pass takes a little more
+        done = run("-c", PEAK, directory, f"{poolsize}MB", str(CONTEXT), "1500")
+        if done.returncode == 0:
+            break
+        enough = re.search(r"at least ([0-9.]+) MB", done.stderr)
+        assert enough, done.stderr
+        poolsize = math.ceil(float(enough[1])) + 4
+    assert json.loads(done.stdout)["peak"] <= poolsize * MIB
 
 
 def test_large_context_drives_no_layer_out_of_memory(measured: tuple[str, Path]) -> None:
