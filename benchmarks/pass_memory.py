@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 
-import numpy as np  # noqa: E402
-from report import about, save, table  # noqa: E402
+import numpy as np
+from report import about, save, table
 
 CONTEXT = 32768
 SIZES = {
