@@ -40,7 +40,8 @@ class KVCache:
         self._layers = 1 if one_layer else config.num_layers
         self._stored, self._float = (stored_type(config.head_dim, kind) for kind in (cache_type, "fp32"))
         self._compact = cache_type != "fp32"
-        self._page = max(1, mmap.PAGESIZE // self._stored.itemsize)  # tokens of one head
+        self._page = -(-mmap.PAGESIZE // self._stored.itemsize)  # tokens of one head that cover a page
+        self._ragged = bool(mmap.PAGESIZE % self._stored.itemsize) or self._compact  # heads begin within a page
         stored = self._layers * self._stored.itemsize + self._compact * self._float.itemsize
         self.bytes_per_token = 2 * config.num_kv_heads * stored
         self.reservation: Reservation | None = None
@@ -55,7 +56,7 @@ class KVCache:
         self._share()
 
     def _zeros(self, rows: int) -> np.ndarray:
-        pages = -(-self.capacity // self._page)  # heads begin at page boundaries, so that used pages can be counted
+        pages = -(-self.capacity // self._page)
         return zero_rows((rows, self._config.num_kv_heads, pages * self._page), self._stored)
 
     def _share(self) -> None:
@@ -84,6 +85,7 @@ class KVCache:
         self._ends = [length + len(ids) for length, ids in zip(self.lengths, new)]  # noqa: B905
         if max(self._ends) > self.capacity:
             raise RequestError(f"{max(self._ends)} tokens do not fit the cache of {self.capacity}")
+        self._written = list(map(max, self._written, self._ends))
         for row, ids in enumerate(new):
             self._ids[row, 0, self.lengths[row] : self._ends[row]] = ids
         return self._ends
@@ -110,13 +112,12 @@ class KVCache:
     def finish(self) -> None:
         """End a pass: every layer has written the tokens given to `start`."""
         self.lengths = list(self._ends)
-        self._written = list(map(max, self._written, self.lengths))
 
     def truncate(self, length: int, row: int = 0) -> None:
-        """Drop every token of a row from position `length` on; the next pass continues there."""
-        if not 0 <= length <= self.lengths[row]:
+        """Forget every token of a row from position `length` on; the next one written takes its place."""
+        if length not in range(self.lengths[row] + 1):
             raise RequestError(f"cannot truncate a cache of {self.lengths[row]} tokens to {length}")
-        self.lengths[row] = length
+        self.lengths[row] = int(length)
 
     def common_prefix(self, ids: Sequence[int], row: int = 0) -> int:
         """Return the length of the common prefix of a row and `ids`."""
@@ -149,7 +150,7 @@ class KVCache:
     def bytes_with(self, lengths: Sequence[int]) -> int:
         """Return the bytes in use when rows hold `lengths` tokens; another number of rows means rearranged ones."""
         written = self._written if len(lengths) == len(self._written) else [0] * len(lengths)
-        pages = sum(-(-max(pair) // self._page) + self._compact for pair in zip(lengths, written, strict=True))
+        pages = sum(-(-max(pair) // self._page) + self._ragged for pair in zip(lengths, written, strict=True))
         size = pages * self._page * self.bytes_per_token
         return size + size // self._layers * (len(lengths) > 1)  # one layer exists twice while rows are rearranged
 

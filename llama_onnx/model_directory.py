@@ -37,7 +37,7 @@ def read_config(directory: str | Path) -> ModelConfig:
         _refuse(MANIFEST, f"its {counts['num_layers']} layers do not match the listed shards (see {odd[0]})")
     bos, eos, template = model.get("bos_token_id"), _field(model, "eos_token_ids", list), model.get("template")
     for token in [*eos, *([] if bos is None else [bos])]:
-        if not isinstance(token, int) or not 0 <= token < counts["vocab_size"]:
+        if type(token) is not int or not 0 <= token < counts["vocab_size"]:
             _refuse(MANIFEST, f"special token id {token!r} is not in the vocabulary")
     if template not in (None, *TEMPLATES):
         _refuse(MANIFEST, f"template {str(template)[:40]!r} is not one of {TEMPLATES}")
@@ -110,7 +110,7 @@ def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
     entry, listed = entry if isinstance(entry, dict) else {}, manifest["files"]
     name, file, data_files = _field(entry, "name", str), _field(entry, "file", str), _field(entry, "data_files", list)
     for needed in (file, *data_files):
-        if needed not in listed:
+        if not isinstance(needed, str) or needed not in listed:
             _refuse(directory / MANIFEST, f"shard {name} needs {needed!r}, which is not listed")
     digest = " ".join(_field(listed[needed], "sha256", str) for needed in (file, *data_files))
     loaded, stored = _count(entry, "loaded_bytes"), _count(entry, "file_bytes")

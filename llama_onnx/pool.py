@@ -94,8 +94,8 @@ class Reservations:
         high_water = total if self._quiet > PATIENCE else max(self.high_water, total)
         if (total, high_water) != (self.total, self.high_water):
             self._changed(total, high_water)
-        self.total, self.high_water, self._peak = total, high_water, max(self._peak, total)
-        holder.size = size
+        self.total += size - holder.size  # others may have ended meanwhile
+        self.high_water, self._peak, holder.size = high_water, max(self._peak, total), size
 
     def end(self, holder: Reservation) -> None:
         """Return the bytes of one reservation to the budget."""
@@ -179,7 +179,8 @@ class MemoryPool:
             self._evict(name)
 
     def snapshot(self) -> dict[str, int | str]:
-        return {"budget": self.budget, "reserved": self.reservations.total, **asdict(self.stats)}
+        now = {"budget": self.budget, "reserved": self.reservations.total, "residents": len(self._loaded)}
+        return {**now, "streams_through": "sessions", **asdict(self.stats)}
 
     def _reserve(self, total: int, high_water: int = 0) -> None:
         # The high-water mark is ignored: nothing is loaded early, so free bytes go to whichever shard is used next.

@@ -115,13 +115,19 @@ class Guard:
         self._lock = threading.RLock()
         self.process = os.getpid()
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing here can use the model any more: it is closed, or this process is a fork."""
+        return self.closed or os.getpid() != self.process
+
     def __enter__(self) -> None:
-        if self.closed:
-            raise ModelStateError("the model is closed; load it again")
         if os.getpid() != self.process:  # a fork has neither the threads nor the files of its parent
             raise ModelStateError("the model was loaded before this process was forked; use 'spawn', and load it there")
         if not self._lock.acquire(blocking=False):
             raise ModelStateError("another thread is using the model; wait for it, or use a lock between the threads")
+        if self.closed:
+            self._lock.release()
+            raise ModelStateError("the model is closed; load it again")
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()

@@ -26,6 +26,7 @@ from ..decoder import Decoder
 from ..errors import PoolTooSmallError, RequestError
 from ..generate import finish_reason
 from ..sampling import SamplingParams, sample
+from ..text.prompts import check_params
 from ..text.stream import TextStream
 from ..tokenizer import Tokenizer
 from ..tokens import Completion, Request, Timing, Token
@@ -48,20 +49,23 @@ def requests_of(
     prompts: Sequence[Any],
     params: SamplingParams | Sequence[SamplingParams] | None,
     check: Callable[[Any], list[int]],
+    tokenizer: Tokenizer,
 ) -> list[Request]:
     """Return the requests for `LanguageModel.generate_many`; `check` returns the token ids of a prompt.
 
     Raises:
-        RequestError: a prompt is invalid, or the number of params is not the number of prompts.
+        RequestError: a prompt or params cannot be used, or there are not as many params as prompts.
     """
-    if params is None or isinstance(params, SamplingParams):
-        params = [(params or SamplingParams()).of_prompt(i) for i in range(len(prompts))]
+    if isinstance(prompts, (str, bytes)) or not isinstance(prompts, (Sequence, np.ndarray)):
+        raise RequestError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
+    if not isinstance(params, Sequence):
+        params = [check_params(params, tokenizer).of_prompt(i) for i in range(len(prompts))]
     if len(params) != len(prompts):
         raise RequestError(f"{len(params)} sampling params for {len(prompts)} prompts; give one each, or one for all")
     requests = []
     for i, (prompt, one) in enumerate(zip(prompts, params, strict=True)):
         try:
-            requests.append(Request(check(prompt), one))
+            requests.append(Request(check(prompt), check_params(one, tokenizer)))
         except RequestError as error:
             raise RequestError(f"prompt {i}: {error}") from None
     return requests
@@ -103,12 +107,13 @@ def generate_many(
             started = time.perf_counter()
             while waiting and len(running) < batch:
                 running.append(waiting.popleft())
-            rows.make_room(running, waiting)
+            with decoder.guard:
+                rows.make_room(running, waiting)
 
-            # 2. One pass over the weights gives each sequence a token.
-            decoding = rows.decoding
-            for sequence, scores in zip(rows.owners, rows.forward(), strict=True):
-                sequence.take(scores, tokenizer, decoder.config)
+                # 2. One pass over the weights, and a token for everyone.
+                decoding = rows.decoding
+                for sequence, scores in zip(rows.owners, rows.forward(), strict=True):
+                    sequence.take(scores, tokenizer, decoder.config)
             _take_time(timing, running, decoding, time.perf_counter() - started)
 
             # 3. A completion is yielded as soon as all earlier ones have been.

@@ -53,7 +53,8 @@ def final_hidden(
     cache = decoder.new_cache(max(map(len, group)), one_layer=True)
     try:
         try:
-            cache.reserve(decoder.pool, _bytes_beside(decoder, group))
+            with decoder.guard:
+                cache.reserve(decoder.pool, _bytes_beside(decoder, group))
         except PoolTooSmallError:
             if len(group) == 1:
                 raise

@@ -134,6 +134,10 @@ class StreamingPool:
             self._budget = budget
             self._plan_for(self.reservations.total, self.reservations.high_water)
 
+    def wait(self) -> None:
+        """Wait until nothing more is loaded ahead of the loop."""
+        self._loader.wait()
+
     def resident(self, shard: Shard) -> bool:
         """Return whether a shard is loaded and stays loaded."""
         return shard.name in self._plan.residents and any(h.session and h.shard is shard for h in self._loader.places())
@@ -188,7 +192,8 @@ class StreamingPool:
         everything = sum(map(self._charge, config.shards)) + self._loading
         if everything <= budget and not self._slots:
             return Plan(frozenset(shard.name for shard in config.shards), (), range(whole - everything + 1))
-        if self._use_slots and not self._slots:
+        least = sum(shard.mapped_bytes for shard in others) + max(shard.mapped_bytes for shard in config.layers)
+        if self._use_slots and not self._slots and (self._smallest or least <= budget):  # trying evicts all layers
             self._slots = self._try_slots()
             self._use_slots = self._slots is not None
         kinds = {shard.kind: shard for shard in config.layers}
