@@ -114,7 +114,7 @@ class KVCache:
         self.lengths = list(self._ends)
 
     def truncate(self, length: int, row: int = 0) -> None:
-        """Forget every token of a row from position `length` on; the next one written takes its place."""
+        """Drop every token of a row from position `length` on; the next pass continues there."""
         if length not in range(self.lengths[row] + 1):
             raise RequestError(f"cannot truncate a cache of {self.lengths[row]} tokens to {length}")
         self.lengths[row] = int(length)

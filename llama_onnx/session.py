@@ -117,7 +117,7 @@ class Guard:
 
     @property
     def gone(self) -> bool:
-        """Whether nothing here can use the model any more: it is closed, or this process is a fork."""
+        """Whether this process can no longer use the model: it is closed, or the process is a fork."""
         return self.closed or os.getpid() != self.process
 
     def __enter__(self) -> None:

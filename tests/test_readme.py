@@ -89,10 +89,12 @@ def start(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code = None
     try:
         start(arguments, monkeypatch)
     except SystemExit as end:
-        assert end.code in (0, None), shlex.join(arguments)
+        code = end.code
+    assert code in (0, None), shlex.join(arguments)
 
 
 class Parsed(BaseException):

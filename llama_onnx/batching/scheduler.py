@@ -54,7 +54,7 @@ def requests_of(
     """Return the requests for `LanguageModel.generate_many`; `check` returns the token ids of a prompt.
 
     Raises:
-        RequestError: a prompt or params cannot be used, or there are not as many params as prompts.
+        RequestError: a prompt or params are invalid, or the number of params is not the number of prompts.
     """
     if isinstance(prompts, (str, bytes)) or not isinstance(prompts, (Sequence, np.ndarray)):
         raise RequestError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
@@ -110,7 +110,7 @@ def generate_many(
             with decoder.guard:
                 rows.make_room(running, waiting)
 
-                # 2. One pass over the weights, and a token for everyone.
+                # 2. One pass over the weights gives each sequence a token.
                 decoding = rows.decoding
                 for sequence, scores in zip(rows.owners, rows.forward(), strict=True):
                     sequence.take(scores, tokenizer, decoder.config)
