@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     try:
-        sys.exit(answer(parse_arguments()))
+        answer(parse_arguments())
     except llama_onnx.LlamaOnnxError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What one pass takes in memory besides weights and cache, beside what `pass_bytes` says that it takes.
+"""Compare the measured memory of one pass, without the weights, with the result of `pass_bytes`.
 
     python benchmarks/pass_memory.py [--json FILE]
 
-Small random models of each kind of attention are made on the spot. Each case runs in its own process: it loads the
+Small random models of each kind of attention are made first. Each case runs in its own process: it loads the
 model, warms it up, and compares the growth of the resident memory to its peak during one pass with what the pass
 reserves: `pass_bytes`, and the bytes of the KV cache.
 """

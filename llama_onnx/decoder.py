@@ -14,8 +14,7 @@ from .pool import Pool
 from .session import Guard, Session
 
 CHUNK = 512  # positions that go through a layer at once, which bounds its intermediate results
-ATTENTION_BYTES = 8 << 20, 40 << 20  # at most, of a kernel that does not write out its scores, beside those of others
-
+ATTENTION_BYTES = 8 << 20, 40 << 20  # at most, besides score copies: for kernels without, and with such copies
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -168,9 +167,9 @@ class Decoder:
             return self.head(self.norm(last))
 
     def reserve(self, cache: KVCache, counts: Sequence[int], lengths: Sequence[int], positions: int = 1) -> None:
-        """Have the cache reserve what it and a pass take that adds `counts` tokens to rows, then `lengths` long."""
+        """Reserve memory for the cache and a pass that adds `counts` tokens to rows, which are then `lengths` long."""
         step = [length >> 4 for length in lengths] if max(counts) == 1 else []
-        if not step or step != cache.step:  # 16 steps of one token each take the bytes of the last one
+        if not step or step != cache.step:  # 16 steps of single tokens reserve the bytes of the last one
             cache.step, most = step, [length | 15 for length in lengths] if step else lengths
             size = pass_bytes(self.config, runs_of(counts, most), len(counts) * positions, self.chunk)
             cache.size = cache.bytes_with(most) + size

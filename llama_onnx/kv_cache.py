@@ -19,7 +19,7 @@ from .pool import Pool, Reservation
 
 
 class KVCache:
-    """Keys and values [rows, kv_heads, capacity, head_dim] of each layer; what is never written takes no memory."""
+    """Keys and values [rows, kv_heads, capacity, head_dim] of each layer; pages never written take no memory."""
 
     def __init__(
         self, config: ModelConfig, capacity: int, rows: int = 1, cache_type: str = "fp32", one_layer: bool = False
@@ -48,9 +48,9 @@ class KVCache:
         self._allocate(rows)
 
     def _allocate(self, rows: int) -> None:
-        self.size, self.step = 0, list[int]()  # the bytes the decoder reserves for a pass, and which of its steps
+        self.size, self.step = 0, list[int]()  # bytes that the decoder reserves for a pass, and for which steps
         self.lengths, self.rope_offsets = [0] * rows, [0] * rows  # tokens; rope table row of position 0
-        self._ends, self._written = [0] * rows, [0] * rows  # high water of each row: tokens whose memory is in use
+        self._ends, self._written = [0] * rows, [0] * rows  # length after this pass; most tokens ever written
         self._ids = np.zeros((rows, 1, self.capacity), np.int64)
         self.keys, self.values = ([self._zeros(rows) for _ in range(self._layers)] for _ in range(2))
         self._share()
@@ -114,7 +114,7 @@ class KVCache:
         self.lengths = list(self._ends)
 
     def truncate(self, length: int, row: int = 0) -> None:
-        """Forget every token of a row from position `length` on; the next one written takes its place."""
+        """Drop every token of a row from position `length` on; the next pass continues there."""
         if length not in range(self.lengths[row] + 1):
             raise RequestError(f"cannot truncate a cache of {self.lengths[row]} tokens to {length}")
         self.lengths[row] = int(length)

@@ -100,7 +100,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
             return check_prompt(ids, self.config.vocab_size, self.context, room)
 
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return float32 [S, vocab] for int64 [S]: the scores for the token after each position, in one pass."""
+        """Return float32 [S, vocab] for int64 [S]: the scores of the token after each position, in one pass."""
         return self.decoder.logits(np.array(self.check(ids, room=0), np.int64))
 
     def stats(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
         return {**self.timing.as_dict(), "pool": self.decoder.pool.snapshot(), "peak_memory": peak_bytes()}
 
     def close(self) -> None:
-        """Unload everything; other models of this process get the memory."""
+        """Unload everything; other models of this process get its memory."""
         guard = self.decoder.guard
         if guard.gone:
             return

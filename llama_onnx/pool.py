@@ -13,7 +13,7 @@ from .errors import PoolTooSmallError
 from .memory import format_size, trim
 from .session import SESSION_BYTES, Session
 
-PATIENCE = 64  # passes after which high water falls
+PATIENCE = 64  # passes after which the high-water mark falls
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Reservations:
         high_water = total if self._quiet > PATIENCE else max(self.high_water, total)
         if (total, high_water) != (self.total, self.high_water):
             self._changed(total, high_water)
-        self.total += size - holder.size  # others may have ended meanwhile
+        self.total += size - holder.size  # other holders may have closed in the meantime
         self.high_water, self._peak, holder.size = high_water, max(self._peak, total), size
 
     def end(self, holder: Reservation) -> None:

@@ -112,15 +112,14 @@ def test_charged_bytes_cover_the_allocated_arrays(config: ModelConfig, cache_typ
 def test_float32_layers_use_the_stored_arrays_and_other_types_share_one_pair(config: ModelConfig) -> None:
     for cache_type in CACHE_TYPES:
         cache = KVCache(config, 8, cache_type=cache_type)
-        borrowed = []
+        found = []
         for i in range(config.num_layers):
             with cache.layer(i) as pair:
-                borrowed.append(pair)
+                found.append(pair)
         stored = list(zip(cache.keys, cache.values, strict=True))
-        expected = stored if cache_type == "fp32" else borrowed[:1] * len(borrowed)
-        assert all(
-            a is b for pair, other in zip(borrowed, expected, strict=True) for a, b in zip(pair, other, strict=True)
-        )
+        expected = stored if cache_type == "fp32" else found[:1] * len(found)
+        pairs = zip(found, expected, strict=True)
+        assert all(a is b for pair, other in pairs for a, b in zip(pair, other, strict=True))
 
 
 @pytest.mark.parametrize("cache_type", COMPACT)

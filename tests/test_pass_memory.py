@@ -1,4 +1,4 @@
-"""What a pass takes in memory, measured in processes of its own, is at most what the loop reserves for it."""
+"""The memory of a pass, measured in separate processes, is at most what the loop reserves for it."""
 
 from __future__ import annotations
 

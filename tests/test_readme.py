@@ -89,9 +89,12 @@ def start(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit) as end:
+    code = None
+    try:
         start(arguments, monkeypatch)
-    assert end.value.code in (0, None), shlex.join(arguments)
+    except SystemExit as end:
+        code = end.code
+    assert code in (0, None), shlex.join(arguments)
 
 
 class Parsed(BaseException):

@@ -114,7 +114,7 @@ def generate_many(
             with decoder.guard:
                 rows.make_room(running, waiting)
 
-                # 2. One pass over the weights, and a token for everyone.
+                # 2. One pass over the weights gives each sequence a token.
                 decoding = rows.decoding
                 for sequence, scores in zip(rows.owners, rows.forward(), strict=True):
                     sequence.take(scores, tokenizer, decoder.config)
@@ -177,7 +177,7 @@ class _Rows:
         return all(len(owner.history) - n == 1 for owner, n in zip(self.owners, self.cache.lengths, strict=True))
 
     def make_room(self, running: list[_Sequence], waiting: deque[_Sequence]) -> None:
-        """Give everyone a row and set memory aside for the next pass; the youngest wait where there is too little."""
+        """Give each sequence a row and reserve memory for the next pass; if it is not enough, the youngest wait."""
         while True:
             if len(running) < len(self.owners):  # their memory must be freed before the pool uses it
                 self._seat(self._order(running))

@@ -26,7 +26,7 @@ LAYER_OUTPUTS = ("hidden_out", "past_key", "past_value")
 BOS, EOS = 1, 2
 CONTEXT = 2048
 HEAD_DIM = 128
-SCORES = 2  # copies of the attention scores that the plain operators make (measured)
+SCORES = 2  # copies of the attention scores that the standard operators hold (measured)
 
 
 def is_legacy(directory: Path) -> bool:

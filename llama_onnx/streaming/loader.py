@@ -110,7 +110,7 @@ class Loader:
             return entry
 
     def wait(self, seconds: float = 5) -> None:
-        """Wait until the thread has nothing to load; no longer than this, as the loop may be running."""
+        """Wait until the thread has nothing to load, at most `seconds`, because the token loop may be running."""
         with self._changed:
             if self._thread:
                 self._changed.wait_for(lambda: self._error or self._closed or not self._busy(), seconds)

@@ -135,7 +135,7 @@ class StreamingPool:
             self._plan_for(self.reservations.total, self.reservations.high_water)
 
     def wait(self) -> None:
-        """Wait until nothing more is loaded ahead of the loop."""
+        """Wait until the loader has nothing to read ahead."""
         self._loader.wait()
 
     def resident(self, shard: Shard) -> bool:
@@ -193,7 +193,7 @@ class StreamingPool:
         if everything <= budget and not self._slots:
             return Plan(frozenset(shard.name for shard in config.shards), (), range(whole - everything + 1))
         least = sum(shard.mapped_bytes for shard in others) + max(shard.mapped_bytes for shard in config.layers)
-        if self._use_slots and not self._slots and (self._smallest or least <= budget):  # trying evicts all layers
+        if self._use_slots and not self._slots and (self._smallest or least <= budget):  # an attempt evicts all layers
             self._slots = self._try_slots()
             self._use_slots = self._slots is not None
         kinds = {shard.kind: shard for shard in config.layers}

@@ -42,7 +42,7 @@ class Sharer(Protocol):
 class Promise:
     """The memory that the whole process may use. The first model fixes it; the pools of all models share it.
 
-    `total` is None where each pool is to hold as little as possible.
+    `total` is None if each pool should hold as little as possible.
     """
 
     def __init__(self, total: int | None, fixed: int) -> None:
@@ -54,18 +54,18 @@ class Promise:
 
     @property
     def fixed(self) -> int:
-        """What everything but the pools takes."""
+        """The memory of everything but the pools, in bytes."""
         return self._fixed + self._joining + sum(beside for _, beside in self._pools.values())
 
     def expect(self) -> None:
-        """Take note that a model is being loaded: what the process takes from now on is counted as its own."""
+        """Prepare for loading a model: memory that the process takes from now on counts as memory of this model."""
         for pool in list(self._pools):
             if isinstance(pool, StreamingPool):
                 pool.wait()
         self._joining, self._before = 0, process_bytes()
 
     def count(self) -> None:
-        """Count what the model that is being loaded takes beside its pool."""
+        """Measure the memory that the model being loaded takes besides its pool."""
         self._joining = max(0, process_bytes() - self._before)
 
     def admit(self, needs: tuple[int, int], guard: Guard, make: Callable[[int], AnySharer]) -> AnySharer:
@@ -85,13 +85,13 @@ class Promise:
         except BaseException:
             self._joining = 0
             with contextlib.suppress(ModelStateError):
-                self._settle()  # the others have again what they had
+                self._settle()  # the other pools get their old shares back
             raise
         self._pools[made], self._joining = (guard, self._joining), 0
         return made
 
     def leave(self, pool: Sharer) -> None:
-        """Give the share of a closed pool to the others; one in use by another thread gets it at the next change."""
+        """Divide the share of a closed pool among the others; a pool in use by another thread gets it later."""
         self._pools.pop(pool, None)
         with contextlib.suppress(ModelStateError):
             self._settle()
@@ -132,10 +132,10 @@ _loading = threading.RLock()
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Let one thread at a time load a model, because the share of each depends on those that are there.
+    """Let one thread at a time load a model, because its share depends on the models that are already loaded.
 
     Raises:
-        ModelStateError: another thread is loading one.
+        ModelStateError: another thread is loading a model.
     """
     if not _loading.acquire(blocking=False):
         raise ModelStateError("another thread is loading a model; wait for it")
@@ -158,7 +158,7 @@ def promised(poolsize: str | float | None) -> Promise:
     global _current
     total = None if poolsize in (None, SMALLEST) else parse_size(poolsize)
     if _current is not None and _current.kept:
-        gc.collect()  # a model that nobody has any more may not be gone yet
+        gc.collect()  # a model without references may not be deleted yet
     if _current is not None and _current.kept and _current.process == os.getpid():
         if poolsize is None or total == _current.total:
             _current.expect()
