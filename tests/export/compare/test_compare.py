@@ -271,7 +271,7 @@ def test_command_prints_tables_json_and_a_page(model: Path, precisions: dict[str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--plot", "report.png"], "name it report.html"),
+        (["--plot", "report.png"], "give a name such as report.html"),
         (["--ctx", "300"], "--ctx-size must be 2 to 256"),
         (["--max-tokens", "1"], "at least 2 are needed"),
         (["--rows", "0"], "--rows must be at least 1"),
