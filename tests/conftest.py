@@ -7,8 +7,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-# Each of several workers computes with one thread: many threads of all workers would wait for one another. This must be
-# set before numpy is imported, because numpy starts one thread per core.
+# Each of several workers runs on one core: if all workers had threads on all cores, these would wait for one another.
+# This must be set before numpy is imported, because numpy starts one thread per core.
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
