@@ -148,7 +148,7 @@ class Loader:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread:
+        if self._thread and self._thread is not threading.current_thread():  # which may collect the pool itself
             self._thread.join()
         self._used_residents.clear()
         for entry in self._entries:
