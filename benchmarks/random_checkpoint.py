@@ -80,7 +80,7 @@ def write_checkpoint(shape: str, out: Path, seed: int = 0, cycle: int | None = N
     save("model-ends.safetensors", {**ends, "model.norm.weight": ones})
     (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": file_of}))
     (out / "config.json").write_text(json.dumps(_config(shape), indent=1))
-    (out / "tokenizer.model").write_bytes(sentencepiece_model(_pieces(vocab)))
+    (out / "tokenizer.model").write_bytes(sentencepiece_model(pieces(vocab)))
 
 
 def _config(shape: str) -> dict[str, object]:
@@ -105,7 +105,7 @@ def _config(shape: str) -> dict[str, object]:
     }
 
 
-def _pieces(count: int) -> list[Piece]:
+def pieces(count: int) -> list[Piece]:
     """Return a vocabulary of bytes and made-up words."""
     special = [Piece("<unk>", 0, UNKNOWN), Piece("<s>", 0, CONTROL), Piece("</s>", 0, CONTROL)]
     octets = [Piece(f"<0x{i:02X}>", 0, BYTE) for i in range(256)]

@@ -52,7 +52,7 @@ class ModelConfig:
     head: Shard
     rope_switch_length: int | None = None  # all positions of longer sequences are rotated by other factors (LongRoPE)
     template: str | None = None  # the built-in prompt template that the model was trained on, if any
-    score_copies: int = 0  # how many copies of the scores float32 [heads, chunk, total] a running layer holds
+    copies: tuple[int, int] = (0, 1)  # of scores float32 [heads, chunk, total] and of logits that a running shard holds
     norm: Shard | None = None  # the final norm, in the layout of the original llama.onnx, whose head has none
 
     @property

@@ -14,8 +14,7 @@ from .pool import Pool
 from .session import Guard, Session
 
 CHUNK = 512  # positions that go through a layer at once, which bounds its intermediate results
-ATTENTION_BYTES = 8 << 20, 40 << 20  # at most, besides score copies: for kernels without, and with such copies
-
+ATTENTION_BYTES, GAP = 8 << 20, 1024  # at most, of a kernel that holds no scores; the unused end of a row of scores
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -101,14 +100,16 @@ def pass_bytes(config: ModelConfig, runs: Sequence[Run], positions: int, chunk: 
     """Return the bytes of a pass besides weights and cache: hidden states, the largest run, logits of `positions`.
 
     `benchmarks/pass_memory.py` measures it. `spare`: each stretch has a second buffer of hidden states."""
-    states = [4 * config.hidden_size * run.rows * run.tokens for run in runs]
-    largest = 0
+    (copies, logit_copies), hidden, query = config.copies, config.hidden_size, config.num_heads * config.head_dim
+    states = [4 * hidden * run.rows * run.tokens for run in runs]
+    largest = 4 * (positions + runs[0].rows) * (logit_copies * config.vocab_size + 3 * hidden)
     for run in runs:
-        tokens = run.rows * min(run.tokens, chunk)
-        scores = 4 * config.num_heads * tokens * run.total
-        attention = config.score_copies * scores + min(scores, ATTENTION_BYTES[config.score_copies > 0])
-        largest = max(largest, 4 * tokens * (4 * config.hidden_size + 3 * config.intermediate_size) + attention)
-    return sum(states) + (sum(states) if spare else max(states)) + largest + 4 * config.vocab_size * (positions + 1)
+        size = 4 * run.rows * min(run.tokens, chunk)  # of one number for each token
+        scores = size * (config.num_heads + 1) * run.total  # the mask takes as much as one more head
+        beside = GAP * config.num_heads * size * (copies == 1) if copies else min(scores, ATTENTION_BYTES)
+        attention = 8 * query * (size + run.rows * run.total * (copies > 1)) + copies * scores + beside
+        largest = max(largest, attention, size * (5 * hidden + 3 * config.intermediate_size))
+    return sum(states) + (sum(states) if spare else max(states)) + largest
 
 
 class Decoder:

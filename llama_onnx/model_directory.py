@@ -14,8 +14,8 @@ MANIFEST = "manifest.json"
 ASIDE = ".{}.replaced"  # the name of an old model while a new one replaces it
 FORMAT, FORMAT_VERSION = "llama_onnx", 1
 COUNTS = "hidden_size num_layers num_heads num_kv_heads head_dim intermediate_size vocab_size context_length".split()
-SOFT_CAPPED = ("gemma2",)  # architectures with a soft cap, for which the fused kernel holds all attention scores
-STANDARD_SCORES = 3  # copies of the attention scores that standard operators hold
+SOFT_CAPPED = {"gemma2": (1, 2)}  # `ModelConfig.copies` of architectures with a soft cap, in the fused kernel
+STANDARD_COPIES = 3, 2  # the same of standard operators, which copy keys and values too; see `pass_bytes`
 
 
 def read_config(directory: str | Path) -> ModelConfig:
@@ -44,11 +44,11 @@ def read_config(directory: str | Path) -> ModelConfig:
     if "rope_switch_length" in model:
         counts["rope_switch_length"] = _count(model, "rope_switch_length")
     add_bos, weights = _field(model, "add_bos", bool), _field(precision, "weights", str)
-    copies = STANDARD_SCORES if precision.get("ops") == "onnx" else int(architecture in SOFT_CAPPED)
+    copies = STANDARD_COPIES if precision.get("ops") == "onnx" else SOFT_CAPPED.get(architecture, (0, 1))
     return ModelConfig(
         directory=directory, architecture=architecture, bos_token_id=bos, eos_token_ids=tuple(eos), add_bos=add_bos,
         weights=weights, embed=shards["embed"], layers=tuple(shards[name] for name in wanted[1:-1]),
-        head=shards["head"], template=template, score_copies=copies, **counts,
+        head=shards["head"], template=template, copies=copies, **counts,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import run
-from pass_memory import CONTEXT, KINDS, in_a_process, make_model
+from pass_memory import CONTEXT, KINDS, Case, in_a_process, make_model
 
 from llama_onnx.memory import MIB
 
@@ -21,12 +21,22 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return request.param, make_model(request.param, tmp_path_factory.mktemp("pass_memory"))
 
 
-def test_pass_takes_no_more_than_is_reserved_and_not_much_less(measured: tuple[str, Path]) -> None:
+def test_prompt_takes_no_more_than_is_reserved_and_not_much_less(measured: tuple[str, Path]) -> None:
     _, directory = measured
-    for capacity in (1024, CONTEXT):
-        grown, reserved = in_a_process(directory, 1024, capacity)
+    for grown, reserved in in_a_process(directory, [Case(1024, 1024), Case(1024, CONTEXT)]):
         assert grown <= reserved + NOISE
         assert reserved <= 2 * grown + 8 * MIB
+
+
+CASES = [Case(512, 512, every_position=True, chunk=64), Case(1, 1024, rows=8, past=500)]
+
+
+def test_logits_of_all_positions_and_steps_of_many_rows_take_no_more_than_is_reserved(
+    measured: tuple[str, Path],
+) -> None:
+    _, directory = measured
+    for grown, reserved in in_a_process(directory, CASES):
+        assert grown <= reserved + NOISE
 
 
 PEAK = """

@@ -26,7 +26,7 @@ LAYER_OUTPUTS = ("hidden_out", "past_key", "past_value")
 BOS, EOS = 1, 2
 CONTEXT = 2048
 HEAD_DIM = 128
-SCORES = 2  # copies of the attention scores that the standard operators hold (measured)
+COPIES = 2, 1  # of attention scores and logits; see `ModelConfig.copies`
 
 
 def is_legacy(directory: Path) -> bool:
@@ -77,7 +77,7 @@ def read_legacy_config(directory: Path) -> ModelConfig:
         norm=_shard(directory / "norm.onnx", norm),
         head=_shard(directory / "head.onnx", head),
         template="alpaca",
-        score_copies=SCORES,
+        copies=COPIES,
     )
 
 
