@@ -116,9 +116,9 @@ class KVCache:
 
     def truncate(self, length: int, row: int = 0) -> None:
         """Forget every token of a row from position `length` on; the next one written takes its place."""
-        if not 0 <= length <= self.lengths[row]:
+        if length not in range(self.lengths[row] + 1):
             raise RequestError(f"cannot truncate a cache of {self.lengths[row]} tokens to {length}")
-        self.lengths[row] = length
+        self.lengths[row] = int(length)
 
     def common_prefix(self, ids: Sequence[int], row: int = 0) -> int:
         """Return how many first tokens a row has in common with `ids`."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,15 @@ from .decoder import Decoder
 from .errors import ModelStateError, RequestError
 from .generate import generate_tokens
 from .kv_types import check_cache_type
-from .memory import peak_bytes, process_bytes
+from .memory import peak_bytes
 from .model_directory import read_config
 from .original.decoder import LegacyDecoder
 from .sampling import SamplingParams
 from .session import Guard, start_runtime
 from .streaming.images import Progress
-from .streaming.promise import open_pool, promised
+from .streaming.promise import one_at_a_time, open_pool, promised
 from .text.open import load_tokenizer
-from .text.prompts import check_prompt, encode_prompt
+from .text.prompts import check_params, check_prompt, encode_prompt
 from .text.stream import stream_text
 from .text.templates import Message
 from .tokenizer import Tokenizer
@@ -56,7 +55,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
             RequestError: the prompt is empty, has ids out of range, or does not fit the context.
             PoolTooSmallError: the KV cache outgrew the memory that the pool size leaves.
         """
-        ids, params = self.check(prompt), params or SamplingParams()
+        ids, params = self.check(prompt), check_params(params, self.tokenizer)
         conversation = Conversation(self, min(self.context, len(ids) + params.max_tokens))
         return conversation.stream(ids, params, last=True)
 
@@ -77,9 +76,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
             batch: how many share a pass, at most; fewer where the memory does not hold them.
             report: called with a `Report` after every pass.
         """
-        if batch < 1:
-            raise RequestError(f"batch must be at least 1, not {batch}")
-        requests = requests_of(prompts, params, self.check)
+        requests = requests_of(prompts, params, batch, self.check, self.tokenizer)
         self.timing = Timing()
         return generate_many(self.decoder, self.tokenizer, requests, self.context, batch, self.timing, report)
 
@@ -101,12 +98,10 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
         """Return the token ids of a prompt that leaves room for so many more, or raise a `RequestError`."""
         with self.decoder.guard:
             ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) and prompt else prompt
-            return check_prompt(ids, self.config.vocab_size, self.context + 1 - room)
+            return check_prompt(ids, self.config.vocab_size, self.context, room)
 
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return float32 [S, vocab] for int64 [S]: the scores for the token after each position, in one pass."""
-        if np.ndim(ids) != 1:
-            raise RequestError(f"logits takes one sequence of ids [S], not an array of shape {list(np.shape(ids))}")
         return self.decoder.logits(np.array(self.check(ids, room=0), np.int64))
 
     def stats(self) -> dict[str, Any]:
@@ -116,7 +111,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
     def close(self) -> None:
         """Unload everything; its share of the memory goes to the other models of this process."""
         guard = self.decoder.guard
-        if guard.closed or guard.process != os.getpid():
+        if guard.gone:
             return
         with guard:
             guard.closed = True
@@ -152,10 +147,8 @@ class Conversation(AbstractContextManager["Conversation"]):
 
         With `last`, the conversation is closed afterwards. See `LanguageModel.stream_generate`.
         """
-        lm, cache, params = self._lm, self._cache, params or SamplingParams()
-        if not isinstance(params, SamplingParams):
-            raise RequestError(f"params must be SamplingParams, not {type(params).__name__}")
-        ids, turn = lm.check(prompt), self._next_turn()
+        lm, cache = self._lm, self._cache
+        ids, params, turn = lm.check(prompt), check_params(params, lm.tokenizer), self._next_turn()
         lm.timing = timing = Timing()
         limit = min(cache.capacity, len(ids) + params.max_tokens)
         tokens = generate_tokens(lm.decoder, cache, ids, params, limit, timing)
@@ -180,8 +173,10 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def close(self) -> None:
         """Free the cache and return its memory to the pool."""
-        self._turn += 1
-        self._cache.close()
+        guard = self._lm.decoder.guard
+        with nullcontext() if guard.gone else guard:
+            self._turn += 1
+            self._cache.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -205,6 +200,7 @@ class Conversation(AbstractContextManager["Conversation"]):
                 yield step
 
 
+@one_at_a_time()
 def load(
     directory: str | Path, *, poolsize: str | float | None = None, ctx_size: int | None = None,
     threads: int | None = None, pool_policy: str = "resident", cache_type: str = "fp32",
@@ -228,16 +224,15 @@ def load(
         PoolTooSmallError: not even one shard at a time fits beside the rest of the process.
         RequestError: an argument out of range.
     """
-    promise, before = promised(poolsize), process_bytes()
+    promise = promised(poolsize)
     config = read_config(directory)
-    if ctx_size is not None and not 1 <= ctx_size <= config.context_length:
+    if ctx_size is not None and ctx_size not in range(1, config.context_length + 1):
         raise RequestError(f"the context size must be 1 to {config.context_length} (the model's own), not {ctx_size}")
     check_cache_type(config, cache_type)
     tokenizer = load_tokenizer(config)
     start_runtime(threads)
-    promise.fixed += max(0, process_bytes() - before)
     guard = Guard()
     pool = open_pool(config, promise, guard, pool_policy, progress)
     kind = LegacyDecoder if config.norm else Decoder
     decoder = kind(config, pool, cache_type=cache_type, guard=guard)
-    return LanguageModel(config, tokenizer, decoder, ctx_size or config.context_length, promise)
+    return LanguageModel(config, tokenizer, decoder, int(ctx_size or config.context_length), promise)

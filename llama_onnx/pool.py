@@ -13,7 +13,6 @@ from .errors import PoolTooSmallError
 from .memory import format_size, trim
 from .session import SESSION_BYTES, Session
 
-
 PATIENCE = 64  # passes
 
 
@@ -95,8 +94,8 @@ class Reservations:
         high_water = total if self._quiet > PATIENCE else max(self.high_water, total)
         if (total, high_water) != (self.total, self.high_water):
             self._changed(total, high_water)
-        self.total, self.high_water, self._peak = total, high_water, max(self._peak, total)
-        holder.size = size
+        self.total += size - holder.size  # others may have ended meanwhile
+        self.high_water, self._peak, holder.size = high_water, max(self._peak, total), size
 
     def end(self, holder: Reservation) -> None:
         """Take a holder's bytes back."""

@@ -54,9 +54,10 @@ class SamplingParams:
                 continue
             if not isinstance(value, kind) or isinstance(value, bool):
                 wanted = "a whole number" if kind is Integral else "a number"
-                raise RequestError(f"{name} must be {wanted}, not {value!r:.40}")
+                raise RequestError(f"{name} must be {wanted}, not {' '.join(repr(value).split()):.40}")
             if not least <= value <= most:
                 raise RequestError(f"{name} must be {bounds}, not {value!s:.40}")
+            object.__setattr__(self, name, int(value) if kind is Integral else float(value))
         listed = isinstance(self.stop, Sequence) and not isinstance(self.stop, (str, bytes))
         if not listed or not all(isinstance(text, str) and text for text in self.stop):
             raise RequestError("stop must be a list of texts, none of them empty")

@@ -115,6 +115,11 @@ class Guard:
         self._lock = threading.RLock()
         self.process = os.getpid()
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing here can use the model any more: it is closed, or this process is a fork."""
+        return self.closed or os.getpid() != self.process
+
     def __enter__(self) -> None:
         if self.closed:
             raise ModelStateError("the model is closed; load it again")

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from ..decoder import Decoder, pass_bytes, runs_of
 from ..errors import PoolTooSmallError, RequestError
 from ..generate import finish_reason
 from ..sampling import SamplingParams, sample
+from ..text.prompts import check_params
 from ..text.stream import TextStream
 from ..tokenizer import Tokenizer
 from ..tokens import Completion, Request, Timing, Token
@@ -47,21 +49,28 @@ class Report:
 def requests_of(
     prompts: Sequence[Any],
     params: SamplingParams | Sequence[SamplingParams] | None,
+    batch: int,
     check: Callable[[Any], list[int]],
+    tokenizer: Tokenizer,
 ) -> list[Request]:
     """Return the requests of `LanguageModel.generate_many`; `check` returns the token ids of a prompt.
 
     Raises:
-        RequestError: a prompt cannot be used, or there are not as many params as prompts.
+        RequestError: a prompt or params cannot be used, there are not as many params as prompts, or batch is no number
+            of at least 1.
     """
-    if params is None or isinstance(params, SamplingParams):
-        params = [(params or SamplingParams()).of_prompt(i) for i in range(len(prompts))]
+    if not isinstance(batch, Integral) or batch < 1:
+        raise RequestError(f"batch must be at least 1, not {batch!r:.40}")
+    if isinstance(prompts, (str, bytes)) or not isinstance(prompts, (Sequence, np.ndarray)):
+        raise RequestError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
+    if not isinstance(params, Sequence):
+        params = [check_params(params, tokenizer).of_prompt(i) for i in range(len(prompts))]
     if len(params) != len(prompts):
         raise RequestError(f"{len(params)} sampling params for {len(prompts)} prompts; give one for each, or one")
     requests = []
     for i, (prompt, one) in enumerate(zip(prompts, params, strict=True)):
         try:
-            requests.append(Request(check(prompt), one))
+            requests.append(Request(check(prompt), check_params(one, tokenizer)))
         except RequestError as error:
             raise RequestError(f"prompt {i}: {error}") from None
     return requests
@@ -103,12 +112,13 @@ def generate_many(
             started = time.perf_counter()
             while waiting and len(running) < batch:
                 running.append(waiting.popleft())
-            rows.make_room(running, waiting)
+            with decoder.guard:
+                rows.make_room(running, waiting)
 
-            # 2. One pass over the weights, and a token for everyone.
-            decoding = rows.decoding
-            for sequence, scores in zip(rows.owners, rows.forward(), strict=True):
-                sequence.take(scores, tokenizer, decoder.config)
+                # 2. One pass over the weights, and a token for everyone.
+                decoding = rows.decoding
+                for sequence, scores in zip(rows.owners, rows.forward(), strict=True):
+                    sequence.take(scores, tokenizer, decoder.config)
             _take_time(timing, running, decoding, time.perf_counter() - started)
 
             # 3. A completion is handed out as soon as all before it are.

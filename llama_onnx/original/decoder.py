@@ -96,11 +96,10 @@ class LegacyDecoder(Decoder):
 class GrowingCache(KVCache):
     """A KV cache of arrays that the layers replace: for each row one of [1, kv_heads, tokens, head_dim]."""
 
-    def __init__(self, config: ModelConfig, capacity: int, rows: int = 1, one_layer: bool = False) -> None:
-        super().__init__(config, capacity, rows, one_layer=one_layer)
-        self._grown = [self._empty(rows) for _ in range(config.num_layers)]
-        if one_layer:
-            self._grown = self._grown[:1] * config.num_layers
+    def _allocate(self, rows: int) -> None:
+        super()._allocate(rows)
+        layers = self._layers
+        self._grown = [self._empty(rows) for _ in range(layers)] * (self._config.num_layers // layers)
 
     def layer(self, i: int) -> AbstractContextManager[Any]:
         """Return the lists of keys and values of layer `i`, an array for each row."""

@@ -109,6 +109,15 @@ class Loader:
                 self._entries.remove(entry)
             return entry
 
+    def wait(self, seconds: float = 5) -> None:
+        """Wait until the thread has nothing to load; no longer than this, as the loop may be running."""
+        with self._changed:
+            if self._thread:
+                self._changed.wait_for(lambda: self._error or self._closed or not self._busy(), seconds)
+
+    def _busy(self) -> bool:
+        return any(entry.loading for entry in self._entries) or self._next() is not None
+
     def use(self, shard: Shard) -> AbstractContextManager[Session]:
         """Borrow the session of a shard, waiting until it is loaded.
 

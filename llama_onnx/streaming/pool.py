@@ -133,6 +133,10 @@ class StreamingPool:
             self._budget = budget
             self._plan_for(self.reservations.total, self.reservations.high_water)
 
+    def wait(self) -> None:
+        """Wait until nothing more is loaded ahead of the loop."""
+        self._loader.wait()
+
     def resident(self, shard: Shard) -> bool:
         """Return whether a shard is loaded and stays so."""
         return shard.name in self._plan.residents and any(h.session and h.shard is shard for h in self._loader.places())

@@ -7,12 +7,15 @@ measured and set aside; the pools get the rest.
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
+import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from ..config import ModelConfig
-from ..errors import PoolTooSmallError, RequestError
+from ..errors import ModelStateError, PoolTooSmallError, RequestError
 from ..memory import format_size, parse_size, process_bytes
 from ..pool import MemoryPool, charge_of
 from ..session import WARM_UP_BYTES, Guard
@@ -39,13 +42,31 @@ class Sharer(Protocol):
 class Promise:
     """What the whole process may use. The first model fixes it; the pools of all models share it.
 
-    `total` is None where each pool is to hold as little as possible; `fixed` is what everything but the pools takes.
+    `total` is None where each pool is to hold as little as possible.
     """
 
     def __init__(self, total: int | None, fixed: int) -> None:
         self.total = total
-        self.fixed = fixed
-        self._pools: weakref.WeakKeyDictionary[Any, Guard] = weakref.WeakKeyDictionary()
+        self.process = os.getpid()
+        self._fixed = fixed  # without what models have beside their pools: tokenizer, configuration
+        self._joining = self._before = 0
+        self._pools: weakref.WeakKeyDictionary[Any, tuple[Guard, int]] = weakref.WeakKeyDictionary()
+
+    @property
+    def fixed(self) -> int:
+        """What everything but the pools takes."""
+        return self._fixed + self._joining + sum(beside for _, beside in self._pools.values())
+
+    def expect(self) -> None:
+        """Take note that a model is being loaded: what the process takes from now on is counted as its own."""
+        for pool in list(self._pools):
+            if isinstance(pool, StreamingPool):
+                pool.wait()
+        self._joining, self._before = 0, process_bytes()
+
+    def count(self) -> None:
+        """Count what the model that is being loaded takes beside its pool."""
+        self._joining = max(0, process_bytes() - self._before)
 
     def admit(self, needs: tuple[int, int], guard: Guard, make: Callable[[int], AnySharer]) -> AnySharer:
         """Return the pool that `make(budget)` makes with its share; the other pools shrink to theirs first.
@@ -59,19 +80,21 @@ class Promise:
             PoolTooSmallError: there is no room for one more model.
             ModelStateError: another thread is using one of the models that would have to shrink.
         """
-        share = self._settle(needs)
         try:
-            made = make(share)
+            made = make(self._settle(needs))
         except BaseException:
-            self._settle()
+            self._joining = 0
+            with contextlib.suppress(ModelStateError):
+                self._settle()  # the others have again what they had
             raise
-        self._pools[made] = guard
+        self._pools[made], self._joining = (guard, self._joining), 0
         return made
 
     def leave(self, pool: Sharer) -> None:
-        """Give the share of a closed pool to the others."""
+        """Give the share of a closed pool to the others; one in use by another thread gets it at the next change."""
         self._pools.pop(pool, None)
-        self._settle()
+        with contextlib.suppress(ModelStateError):
+            self._settle()
 
     def _settle(self, *needs: tuple[int, int]) -> int:
         """Divide everything among the pools there are, and a new one with such `needs`, whose share is returned."""
@@ -79,7 +102,7 @@ class Promise:
             return 0
         pools = list(self._pools.items())
         shares = self._shares([*(pool.needs() for pool, _ in pools), *needs])
-        for (pool, guard), share in zip(pools, shares, strict=False):
+        for (pool, (guard, _)), share in zip(pools, shares, strict=False):
             with guard:
                 pool.resize(share)
         return shares[-1] if needs else 0
@@ -104,6 +127,22 @@ class Promise:
 
 
 _current: Promise | None = None
+_loading = threading.RLock()
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Let one thread at a time load a model, because the share of each depends on those that are there.
+
+    Raises:
+        ModelStateError: another thread is loading one.
+    """
+    if not _loading.acquire(blocking=False):
+        raise ModelStateError("another thread is loading a model; wait for it")
+    try:
+        yield
+    finally:
+        _loading.release()
 
 
 def promised(poolsize: str | float | None) -> Promise:
@@ -119,7 +158,10 @@ def promised(poolsize: str | float | None) -> Promise:
     global _current
     total = None if poolsize in (None, SMALLEST) else parse_size(poolsize)
     if _current is not None and _current.kept:
+        gc.collect()  # a model that nobody has any more may not be gone yet
+    if _current is not None and _current.kept and _current.process == os.getpid():
         if poolsize is None or total == _current.total:
+            _current.expect()
             return _current
         size = SMALLEST if _current.total is None else format_size(_current.total)
         raise RequestError(
@@ -130,6 +172,7 @@ def promised(poolsize: str | float | None) -> Promise:
     if poolsize is None:
         total = fixed + int(AUTOMATIC_SHARE * available_bytes())
     _current = Promise(total, fixed)
+    _current.expect()
     return _current
 
 
@@ -144,6 +187,7 @@ def open_pool(
     """
     if policy not in POOL_POLICIES:
         raise RequestError(f"pool policy {policy!r} is not known; choose one of: {', '.join(POOL_POLICIES)}")
+    promise.count()
     if promise.total is None:
         smallest = MemoryPool(config.shards, None) if policy == "lru" else StreamingPool(config, None, 0, progress)
         return promise.admit((0, 0), guard, lambda budget: smallest)

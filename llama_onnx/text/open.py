@@ -12,18 +12,48 @@ special are words and always encoded as their ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..config import ModelConfig
 from ..errors import ModelDirectoryError
-from ..tokenizer import Tokenizer
+from ..tokenizer import Detokenizer, Tokenizer
 from .added_tokens import FAST, read_tokenizer_files
 from .sentencepiece import SentencePieceTokenizer
 
 
+class NoTokenizer(Tokenizer):
+    """Stands in for the tokenizer of a directory that has none: prompts are token ids, and answers have no text."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._path = directory / "tokenizer.model"
+
+    vocab_size = base_size = 0
+
+    def missing(self) -> ModelDirectoryError:
+        """Return the error of whatever needs text."""
+        return ModelDirectoryError(f"{self._path}: missing; copy the tokenizer from the checkpoint, or use token ids")
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Raise the error: ids have no text here."""
+        raise self.missing()
+
+    def detokenizer(self, prompt: Sequence[int] = ()) -> Detokenizer:
+        """Return one whose text is always empty."""
+        return Detokenizer(self)
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        raise self.missing()
+
+    def _token_bytes(self, token: int) -> bytes:
+        return b""
+
+
 def load_tokenizer(config: ModelConfig) -> Tokenizer:
-    """Load the tokenizer of a model directory; see `open_tokenizer`."""
+    """Load the tokenizer of a model directory, see `open_tokenizer`; a `NoTokenizer` where there is no file of one."""
+    if not any((config.directory / name).exists() for name in ("tokenizer.model", FAST)):
+        return NoTokenizer(config.directory)
     return open_tokenizer(
         config.directory, config.vocab_size, config.bos_token_id if config.add_bos else None, config.eos_token_ids
     )

@@ -10,19 +10,21 @@ import numpy as np
 
 from ..config import ModelConfig
 from ..errors import RequestError
+from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
+from .open import NoTokenizer
 from .templates import Message, choose_template, render
 
 
-def check_prompt(prompt: Any, vocab_size: int, context: int) -> list[int]:
+def check_prompt(prompt: Any, vocab_size: int, context: int, room: int = 1) -> list[int]:
     """Return a prompt's token ids as a list.
 
     Raises:
         RequestError: they are no sequence of whole numbers, there are none, one is not in the vocabulary, or they leave
-            no room for one more in the context.
+            no room for so many more in the context.
     """
     ids = prompt.tolist() if isinstance(prompt, np.ndarray) else prompt
-    if isinstance(ids, (bytes, bytearray)) or not isinstance(ids, Sequence):
+    if isinstance(ids, (bytes, bytearray, memoryview)) or not isinstance(ids, Sequence):
         raise RequestError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
     if not ids:
         raise RequestError("the prompt is empty; give some text")
@@ -31,11 +33,26 @@ def check_prompt(prompt: Any, vocab_size: int, context: int) -> list[int]:
             raise RequestError(f"a prompt is a text or a list of token ids, not of {str(token)[:40]!r}")
         if not 0 <= int(token) < vocab_size:
             raise RequestError(f"token id {token} is not in the vocabulary of {vocab_size}")
-    if len(ids) >= context:
-        raise RequestError(
-            f"the prompt has {len(ids)} tokens, the context holds {context} with the answer; shorten the prompt"
-        )
+    if len(ids) + room > context:
+        beside = {0: "", 1: " with the answer"}.get(room, f" and has {room} already")
+        raise RequestError(f"the prompt has {len(ids)} tokens, the context holds {context}{beside}; shorten the prompt")
     return list(map(int, ids))
+
+
+def check_params(params: Any, tokenizer: Tokenizer) -> SamplingParams:
+    """Return sampling params, those of the defaults for None.
+
+    Raises:
+        RequestError: they are something else.
+        ModelDirectoryError: they have stop texts, and the model has no tokenizer.
+    """
+    if params is None:
+        return SamplingParams()
+    if not isinstance(params, SamplingParams):
+        raise RequestError(f"params must be SamplingParams, not {type(params).__name__}")
+    if params.stop and isinstance(tokenizer, NoTokenizer):
+        raise tokenizer.missing()
+    return params
 
 
 def encode_prompt(

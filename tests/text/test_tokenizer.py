@@ -20,7 +20,7 @@ from llama_onnx.config import ModelConfig, Shard
 from llama_onnx.errors import MissingDependencyError, ModelDirectoryError, RequestError
 from llama_onnx.text.added_tokens import AddedToken, TokenizerFiles, adds_bos, read_tokenizer_files
 from llama_onnx.text.fast import JsonTokenizer
-from llama_onnx.text.open import load_tokenizer
+from llama_onnx.text.open import load_tokenizer, open_tokenizer
 from llama_onnx.text.sentencepiece import SentencePieceTokenizer
 from llama_onnx.tokenizer import Tokenizer
 
@@ -425,7 +425,11 @@ def test_damaged_added_tokens_are_one_clear_error(folder: Path, tmp_path: Path, 
 
 def test_no_tokenizer_at_all_names_the_file_to_copy(tmp_path: Path) -> None:
     with pytest.raises(ModelDirectoryError, match=r"tokenizer\.model: missing"):
-        load_tokenizer(model_config(tmp_path, 100))
+        open_tokenizer(tmp_path, 100, None)
+    none = load_tokenizer(model_config(tmp_path, 100))  # which will do for token ids
+    for use in (none.encode, none.decode):
+        with pytest.raises(ModelDirectoryError, match=r"tokenizer\.model: missing; copy the tokenizer"):
+            use("fox")
 
 
 @pytest.mark.parametrize("kind", ["llama-like", "byte-level"])
