@@ -609,8 +609,8 @@ def test_loading_a_second_model_while_another_thread_is_inside_the_first(
 BAD_PROMPTS = [
     None, 5, 2.5, True, b"fox", bytearray(b"fox"), memoryview(b"fox"), {1: 2}, {5, 6}, object(), iter([5]),
     ["fox"], ["5"], [2.5], [5, True], [None], [b"x"], [[5, 6]], [[5], [6, 7]], [float("nan")], [np.True_],
-    [np.float32(3)], np.array([2.5]), np.array([True]), np.array([[5, 6]]), np.array(5), np.array(["a"]), np.array([], np.int64),
-    "", [], (),
+    [np.float32(3)], np.array([2.5]), np.array([True]), np.array([[5, 6]]), np.array(5), np.array(["a"]),
+    np.array([], np.int64), "", [], (),
 ]  # fmt: skip
 
 
@@ -648,9 +648,7 @@ def test_params_that_are_none_are_refused_by_every_call(lm: LanguageModel, param
             with pytest.raises(RequestError, match="params must be SamplingParams, not "):
                 call(PROMPT, params)
         for given in (params, [params]):
-            with pytest.raises(
-                RequestError, match=r"params must be SamplingParams, |\d sampling params for 1"
-            ):
+            with pytest.raises(RequestError, match=r"params must be SamplingParams, |\d sampling params for 1"):
                 lm.generate_many([PROMPT], given)
         assert chat.ids == []
 

@@ -88,7 +88,11 @@ class StreamingPool:
         self._unused = {shard.name for shard in config.shards}  # until the first pass is through
         self._window: list[Entry] = []
         self._at_exit = weakref.finalize(self, self._loader.close)  # at the end of the process at the latest
-        self._apply(self._make_plan(0))
+        try:
+            self._apply(self._make_plan(0))
+        except BaseException:
+            self.close()  # what was tried is in a folder
+            raise
 
     @property
     def budget(self) -> int:
