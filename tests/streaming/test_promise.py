@@ -15,11 +15,11 @@ import pytest
 from helpers import make_checkpoint, run
 
 import llama_onnx
-from llama_onnx import LanguageModel, PoolTooSmallError, RequestError, SamplingParams
+from llama_onnx import LanguageModel, ModelStateError, PoolTooSmallError, RequestError, SamplingParams
 from llama_onnx.export.exporter import export
 from llama_onnx.memory import MIB, process_bytes
 from llama_onnx.pool import MemoryPool, charge_of
-from llama_onnx.session import WARM_UP_BYTES
+from llama_onnx.session import WARM_UP_BYTES, Guard
 from llama_onnx.streaming import promise, slots
 from llama_onnx.streaming.pool import StreamingPool
 
@@ -291,7 +291,7 @@ from pathlib import Path
 import llama_onnx
 from llama_onnx.memory import process_bytes
 from llama_onnx.streaming.slots import MEMORY, PREFIX
-from llama_onnx.session import WARM_UP_BYTES
+from llama_onnx.session import WARM_UP_BYTES, Guard
 import os
 folders = lambda: set(MEMORY.glob(PREFIX + "*"))
 others = folders()
@@ -437,3 +437,53 @@ def test_a_second_thread_may_use_a_second_model(models: dict[str, Path], expecte
             thread.join(60)
         assert_kept(one, two)
     assert found == {name: [expected[name]] * 5 for name in ("one", "two")}
+
+
+class Share:
+    """A pool that remembers its budgets; the names of `refused` ones cannot shrink."""
+
+    def __init__(self, name: str, refused: tuple[str, ...] = ()) -> None:
+        self.budgets: list[int] = []
+        self._name, self._refused = name, refused
+
+    def needs(self) -> tuple[int, int]:
+        return 10, 100
+
+    def resize(self, budget: int) -> None:
+        self.budgets.append(budget)
+        if self._name in self._refused and budget < 45:
+            raise PoolTooSmallError("its layers do not fit any more")
+
+
+@pytest.mark.parametrize("how", ["the new pool fails", "the second pool cannot shrink", "the second pool is in use"])
+def test_a_model_that_cannot_be_admitted_leaves_the_budgets_as_they_were(how: str) -> None:
+    shared = promise.Promise(100, 0)
+    pools = [Share("first"), Share("second", ("second",) if how == "the second pool cannot shrink" else ())]
+    guards = [Guard(), Guard()]
+    for one, guard in zip(pools, guards, strict=True):
+        shared.admit(one.needs(), guard, lambda budget, one=one: (one.resize(budget), one)[1])  # type: ignore[misc]
+    before = [one.budgets[-1] for one in pools]
+    assert before == [50, 50]
+
+    def fail(budget: int) -> Share:
+        raise KeyboardInterrupt
+
+    if how == "the second pool is in use":
+        entered, leave = threading.Event(), threading.Event()
+
+        def use() -> None:
+            with guards[1]:
+                entered.set()
+                leave.wait(60)
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        entered.wait(60)
+        with pytest.raises(ModelStateError):
+            shared.admit((10, 100), Guard(), fail)
+        leave.set()
+        thread.join()
+    else:
+        with pytest.raises(KeyboardInterrupt if how == "the new pool fails" else PoolTooSmallError):
+            shared.admit((10, 100), Guard(), fail)
+    assert [one.budgets[-1] for one in pools] == before
