@@ -487,3 +487,13 @@ def test_a_model_that_cannot_be_admitted_leaves_the_budgets_as_they_were(how: st
         with pytest.raises(KeyboardInterrupt if how == "the new pool fails" else PoolTooSmallError):
             shared.admit((10, 100), Guard(), fail)
     assert [one.budgets[-1] for one in pools] == before
+
+
+def test_a_pool_that_is_too_small_leaves_no_folder_behind(models: dict[str, Path]) -> None:
+    with llama_onnx.load(models["one"]) as lm:
+        config = lm.config
+    before = folders()
+    with pytest.raises(PoolTooSmallError) as caught:
+        StreamingPool(config, charge_of(config.layers[0]))
+    assert caught.traceback  # which keeps the pool
+    assert folders() == before
