@@ -13,7 +13,7 @@ FIGURES = """[ prompt {prompt_tokens} tokens, {prompt_tokens_per_second:.1f} tok
 {loaded} MB loaded | peak memory {peak} MB ]"""
 
 
-def answer(args: argparse.Namespace) -> None:
+def answer(args: argparse.Namespace) -> int:
     asked = {"max_tokens": args.max, "seed": args.seed, "prompt_lookup": 0}  # the loop alone, without guesses
     params = llama_onnx.SamplingParams(args.temperature, args.topk, args.topp, **asked)
     with llama_onnx.load(args.onnx_dir, poolsize=args.poolsize, progress=show_progress) as lm:
@@ -23,12 +23,12 @@ def answer(args: argparse.Namespace) -> None:
         stats = lm.stats()
     loaded, peak = stats["pool"]["loaded_bytes"] >> 20, stats["peak_memory"] >> 20
     print(FIGURES.format(**stats, loaded=loaded, peak=peak), file=sys.stderr)
+    return 0
 
 
 def show_progress(doing: str, done: int, total: int) -> None:
     if sys.stderr.isatty():
-        line = f"{doing}, {done} of {total}" if done < total else ""
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        print("\r\x1b[K" + f"{doing}, {done} of {total}" * (done < total), end="", file=sys.stderr, flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     try:
-        sys.exit(answer(parse_arguments()))
+        answer(parse_arguments())
     except llama_onnx.LlamaOnnxError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

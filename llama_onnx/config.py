@@ -1,4 +1,4 @@
-"""What the runtime knows about a model and its shards; `model_directory` checks it."""
+"""The description of a model and its shards that the runtime works with; `model_directory` reads and checks it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Shard:
     loaded_bytes: int  # of the weights in memory
     file_bytes: int = 0  # of its own files
     quantized: bool = False  # it has block-quantised matrices, which must be packed when they are loaded
-    copied: bool = False  # its weights lie inside the ONNX file and are copied out of it
+    copied: bool = False  # its weights are inside the ONNX file and are copied out of it
     kind: str = ""  # shards of one kind have the same graph and shapes
     digest: str = ""  # identifies the contents
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes it takes when its float weights stay as they are in the file; packed ones as loaded."""
+        """Bytes it takes if float weights stay mapped from the file; quantised ones are always packed."""
         smallest = self.loaded_bytes if self.quantized else max(self.file_bytes, self.loaded_bytes // 2)
         return min(self.loaded_bytes, smallest)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the runtime knows about a model. Sizes are counts of elements."""
+    """The description of a model. Sizes are counts of elements."""
 
     directory: Path
     architecture: str
@@ -50,10 +50,10 @@ class ModelConfig:
     embed: Shard
     layers: tuple[Shard, ...]
     head: Shard
-    rope_switch_length: int | None = None  # longer sequences are rotated by other factors, from the start (LongRoPE)
-    template: str | None = None  # of prompts, where the model was trained on one that is built in
-    score_copies: int = 0  # of the attention scores float32 [heads, chunk, total] that a layer holds while it runs
-    norm: Shard | None = None  # the final norm, in the layout of the original llama.onnx, where the head has none
+    rope_switch_length: int | None = None  # all positions of longer sequences are rotated by other factors (LongRoPE)
+    template: str | None = None  # the built-in prompt template that the model was trained on, if any
+    score_copies: int = 0  # how many copies of the scores float32 [heads, chunk, total] a running layer holds
+    norm: Shard | None = None  # the final norm, in the layout of the original llama.onnx, whose head has none
 
     @property
     def shards(self) -> tuple[Shard, ...]:

@@ -1,4 +1,4 @@
-"""The decoder loop: token ids through embed, layer 0 … n-1 and head, one shard at a time, out come logits."""
+"""The decoder loop: token ids go through embed, layer 0 … n-1 and head, one shard at a time, and become logits."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from .pool import Pool
 from .session import Guard, Session
 
 CHUNK = 512  # positions that go through a layer at once, which bounds its intermediate results
-ATTENTION_BYTES = 6 << 20  # at most, of a kernel that does not write out its scores (measured: 1 to 5 MB)
-
+ATTENTION_BYTES = 8 << 20, 40 << 20  # at most, besides score copies: for kernels without, and with such copies
 
 Arrays = Mapping[str, np.ndarray]
 
 
 class Stretch:
-    """New tokens on their way through the shards: `count` of one row of a cache, or one of each of several rows.
+    """New tokens on their way through the shards: `count` of one cache row, or one token for each of several rows.
 
-    `ids` are int64 [rows, count]; `hidden`, float32 [rows, count, hidden_size], is what the last shard made of them.
+    `ids` are int64 [rows, count]; `hidden`, float32 [rows, count, hidden_size], is the output of the last shard run.
     """
 
     def __init__(self, shape: Any, ids: np.ndarray, chunk: int, rows: slice | None = None, spare: bool = True) -> None:
-        """Make the buffers for ids [rows, count], one of which is 1; `shape` is a config, or a spec.
+        """Make the buffers for ids [rows, count], where rows or count is 1; `shape` is a config or a spec.
 
-        `rows` None means all rows of the cache, whose arrays then stay bound as they are. Without `spare`, each layer
-        writes to a new array instead of a second buffer.
+        `rows` None means all rows of the cache: its arrays then stay bound from pass to pass. Without `spare`, each
+        layer writes to a new array instead of a second buffer.
         """
         width, count = ids.shape
         self.rows, self.ids = rows, ids
@@ -41,15 +40,16 @@ class Stretch:
         self.inputs: list[dict[str, np.ndarray]] = []
         for cut in self.cuts:
             inputs = {"seqlens_k": np.empty(width, np.int32), "total_sequence_length": np.empty(1, np.int32)}
-            if shape.rope_switch_length is not None:  # only then does a graph ask for rows of the rope tables
+            if shape.rope_switch_length is not None:  # only then does a graph take rows of the rope tables as input
                 inputs["rope_rows"] = np.empty((width, cut.stop - cut.start), np.int64)
             self.inputs.append(inputs)
 
     def start(self, past: Sequence[int], rope_offsets: Sequence[int]) -> Stretch:
-        """Begin a pass: `past` tokens of each row are in the cache; position 0 has row `rope_offsets` of the tables."""
+        """Begin a pass: each row has `past` tokens in the cache; its position 0 is row `rope_offsets` of the tables."""
         self.hidden, self.spare = self._buffers
-        for cut, inputs in zip(self.cuts, self.inputs, strict=True):
-            inputs["seqlens_k"][:] = [length + cut.stop - 1 for length in past]  # ONNX Runtime counts from 0
+        for cut, inputs in zip(self.cuts, self.inputs):  # noqa: B905  every decode step comes here
+            for row, length in enumerate(past):
+                inputs["seqlens_k"][row] = length + cut.stop - 1  # ONNX Runtime counts from 0
             inputs["total_sequence_length"][0] = max(past) + cut.stop
             if "rope_rows" in inputs:
                 inputs["rope_rows"][:] = np.add(rope_offsets, past)[:, None] + np.arange(cut.start, cut.stop)
@@ -59,17 +59,17 @@ class Stretch:
 def run_layer(
     session: Session, stretch: Stretch, key: np.ndarray, value: np.ndarray, more: Arrays | None = None
 ) -> None:
-    """Run a layer on a stretch, whose hidden states it replaces, chunk by chunk: the calling convention of a shard.
+    """Run a layer on a stretch, chunk by chunk, and replace its hidden states: the calling convention of a shard.
 
-    It writes keys and values, float32 [rows, kv_heads, capacity, head_dim], of the new tokens in place. `more` are
-    further outputs by name, of a shard that has them, for a stretch of one chunk.
+    It writes keys and values, float32 [rows, kv_heads, capacity, head_dim], of the new tokens in place. `more` holds
+    arrays for extra outputs by name, if the shard has any; the stretch must then be one chunk.
     """
     if stretch.rows is not None:
         key, value = key[stretch.rows], value[stretch.rows]
     given = stretch.hidden
     made = np.empty_like(given) if stretch.spare is None else stretch.spare
     whole = len(stretch.cuts) == 1
-    for cut, inputs in zip(stretch.cuts, stretch.inputs, strict=True):
+    for cut, inputs in zip(stretch.cuts, stretch.inputs):  # noqa: B905
         outputs = {"hidden_out": made if whole else made[:, cut], "present_key": key, "present_value": value}
         if more:
             outputs |= more
@@ -80,7 +80,7 @@ def run_layer(
 
 
 class Run(NamedTuple):
-    """The size of one run of a layer: rows, new tokens of each, and the longest row once they are in."""
+    """The size of one run of a layer: rows, new tokens per row, and the longest row including them."""
 
     rows: int
     tokens: int
@@ -90,24 +90,23 @@ class Run(NamedTuple):
 def runs_of(counts: Sequence[int], lengths: Sequence[int]) -> list[Run]:
     """Return the runs of a pass that adds `counts` tokens to rows, which are `lengths` long afterwards.
 
-    The kernel takes several new tokens of one row only: so all rows go together with their first one, then each longer
-    row goes alone, and repeats it.
+    The kernel takes several new tokens for a single row only. So the first new token of every row goes through in one
+    run, and then each row with more tokens goes through alone, repeating its first one.
     """
     longer = [Run(1, count, length) for count, length in zip(counts, lengths, strict=True) if count > 1]
     return longer if len(longer) == len(counts) else [Run(len(counts), 1, max(lengths)), *longer]
 
 
 def pass_bytes(config: ModelConfig, runs: Sequence[Run], positions: int, chunk: int, spare: bool = True) -> int:
-    """Return what a pass takes besides weights and cache: hidden states, the largest run, logits of `positions`.
+    """Return the bytes of a pass besides weights and cache: hidden states, the largest run, logits of `positions`.
 
-    Measured by `benchmarks/pass_memory.py`. `spare` says whether each stretch has a second buffer of hidden states.
-    """
+    `benchmarks/pass_memory.py` measures it. `spare`: each stretch has a second buffer of hidden states."""
     states = [4 * config.hidden_size * run.rows * run.tokens for run in runs]
     largest = 0
     for run in runs:
         tokens = run.rows * min(run.tokens, chunk)
         scores = 4 * config.num_heads * tokens * run.total
-        attention = config.score_copies * scores if config.score_copies else min(scores, ATTENTION_BYTES)
+        attention = config.score_copies * scores + min(scores, ATTENTION_BYTES[config.score_copies > 0])
         largest = max(largest, 4 * tokens * (4 * config.hidden_size + 3 * config.intermediate_size) + attention)
     return sum(states) + (sum(states) if spare else max(states)) + largest + 4 * config.vocab_size * (positions + 1)
 
@@ -124,16 +123,16 @@ class Decoder:
         self._step_logits = np.empty((1, 1, config.vocab_size), np.float32)
 
     def new_cache(self, capacity: int, rows: int = 1, one_layer: bool = False) -> KVCache:
-        """Return an empty cache of the type this decoder is asked to use; see `KVCache`."""
+        """Return an empty cache of this decoder's cache type; see `KVCache`."""
         return KVCache(self.config, capacity, rows, "fp32" if one_layer else self.cache_type, one_layer)
 
     def forward(
         self, new: np.ndarray | Sequence[Sequence[int]], cache: KVCache, every_position: bool = False
     ) -> np.ndarray:
-        """Append tokens to each row of the cache, and return logits of the last one or of every position.
+        """Append tokens to each row of the cache, and return the logits of the last position or of every position.
 
         Args:
-            new: int64 [rows, sequence], or a list of ids for each row; equally many for `every_position`.
+            new: int64 [rows, sequence], or a list of ids for each row; with `every_position`, all of one length.
             cache: read and extended in place.
 
         Returns:
@@ -146,10 +145,7 @@ class Decoder:
         with self.guard:
             positions = len(new[0]) if every_position else 1
             tokens = self._all_where_rope_changes([np.asarray(ids, np.int64) for ids in new], cache)
-            lengths = cache.start(tokens)
-            runs = runs_of([len(ids) for ids in tokens], lengths)
-            size = pass_bytes(self.config, runs, len(tokens) * positions, self.chunk)
-            cache.reserve(self.pool, cache.bytes_with(lengths) + size)
+            self.reserve(cache, [len(ids) for ids in tokens], cache.start(tokens), positions)
             stretches = self._stretches(tokens, cache)
 
             # 1. Tokens become vectors.
@@ -170,10 +166,19 @@ class Decoder:
                 last = last[:, -positions:].copy()
             return self.head(self.norm(last))
 
+    def reserve(self, cache: KVCache, counts: Sequence[int], lengths: Sequence[int], positions: int = 1) -> None:
+        """Reserve memory for the cache and a pass that adds `counts` tokens to rows, which are then `lengths` long."""
+        step = [length >> 4 for length in lengths] if max(counts) == 1 else []
+        if not step or step != cache.step:  # 16 steps of single tokens reserve the bytes of the last one
+            cache.step, most = step, [length | 15 for length in lengths] if step else lengths
+            size = pass_bytes(self.config, runs_of(counts, most), len(counts) * positions, self.chunk)
+            cache.size = cache.bytes_with(most) + size
+        cache.reserve(self.pool, cache.size)
+
     def through_layers(
         self, stretches: Sequence[Stretch], cache: KVCache, advance: Callable[[int], object] = lambda tokens: None
     ) -> None:
-        """Take stretches through all layers, each layer borrowed once; `advance` is told the tokens of each run."""
+        """Run stretches through all layers; each layer is borrowed once. `advance` gets the tokens of each run."""
         for i, layer in enumerate(self.config.layers):
             with self.pool.use(layer) as session, cache.layer(i) as (key, value):
                 for stretch in stretches:
@@ -188,13 +193,13 @@ class Decoder:
             session.run({"input_ids": stretch.ids}, {"hidden": stretch.hidden})
 
     def norm(self, hidden: np.ndarray) -> np.ndarray:
-        """Return what the last layer made as the head takes it: as it is, where the final norm is in the head."""
+        """Return the head's input for the output of the last layer: the same array if the head includes the norm."""
         return hidden
 
     def head(self, hidden: np.ndarray) -> np.ndarray:
-        """Return the logits float32 [rows, sequence, vocab] of what `norm` gave, [rows, sequence, hidden_size]."""
+        """Return the logits float32 [rows, sequence, vocab] of an output of `norm`, [rows, sequence, hidden_size]."""
         shape = (*hidden.shape[:2], self.config.vocab_size)
-        single = shape[1] == 1  # then into the same buffer as ever, which stays bound
+        single = shape[1] == 1  # then the same buffer is used every time, so that it stays bound
         if single and self._step_logits.shape != shape:
             self._step_logits = np.empty(shape, np.float32)
         logits = self._step_logits if single else np.empty(shape, np.float32)
@@ -208,12 +213,12 @@ class Decoder:
             return self.forward(ids[None], cache, every_position=True)[0]
 
     def rope_offset(self, total: int) -> int:
-        """Return the row of the rope tables that position 0 of a sequence of `total` tokens takes."""
+        """Return the row of the rope tables for position 0 of a sequence of `total` tokens."""
         switch = self.config.rope_switch_length
         return switch if switch is not None and total > switch else 0
 
     def _all_where_rope_changes(self, tokens: list[np.ndarray], cache: KVCache) -> list[np.ndarray]:
-        """Return the new tokens of each row; all of them where its keys were rotated by factors it has outgrown."""
+        """Return the tokens to compute for each row: all of them if its cached keys were rotated by other factors."""
         if self.config.rope_switch_length is None:
             return tokens
         for row, length in enumerate(cache.lengths):
@@ -225,12 +230,13 @@ class Decoder:
         return tokens
 
     def _stretches(self, tokens: Sequence[np.ndarray], cache: KVCache) -> list[Stretch]:
-        """Return what goes through the layers, as `runs_of` says."""
+        """Return the stretches that go through the layers; `runs_of` explains how rows are divided."""
         stretches = []
         if any(len(ids) == 1 for ids in tokens):
             if len(self._step.ids) != len(tokens):
                 self._step = Stretch(self.config, np.zeros((len(tokens), 1), np.int64), self.chunk)
-            self._step.ids[:, 0] = [ids[0] for ids in tokens]
+            for row, ids in enumerate(tokens):
+                self._step.ids[row, 0] = ids[0]
             stretches.append(self._step.start(cache.lengths, cache.rope_offsets))
         for row, ids in enumerate(tokens):
             if len(ids) > 1:

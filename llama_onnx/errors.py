@@ -18,7 +18,7 @@ class RequestError(LlamaOnnxError):
 
 
 class MissingDependencyError(LlamaOnnxError):
-    """An optional package is needed for what was asked and is not installed."""
+    """An optional package that the request needs is not installed."""
 
 
 class ModelStateError(LlamaOnnxError):

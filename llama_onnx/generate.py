@@ -1,4 +1,4 @@
-"""The token loop: from a prompt's tokens to those that continue it."""
+"""The token loop: generates the tokens that continue a prompt."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .tokens import Timing, Token
 def generate_tokens(
     decoder: Decoder, cache: KVCache, prompt: Sequence[int], params: SamplingParams, limit: int, timing: Timing
 ) -> Iterator[Token]:
-    """Yield tokens that continue a prompt, until an end token or `limit` tokens in all.
+    """Yield tokens that continue a prompt, until an end token, or until prompt and output have `limit` tokens.
 
-    The prompt is not computed again as far as the cache, of one row, begins with it. `timing` is filled in on the way.
+    The common prefix of the prompt and the cache (of one row) is not computed again. `timing` is kept up to date.
     """
     config, history = decoder.config, list(prompt)
     rng = np.random.default_rng(params.seed)
@@ -33,9 +33,10 @@ def generate_tokens(
     with decoder.pool.reserved() as table:
         while True:
             if lookup:
-                table.grow(lookup.bytes_for(len(history)))
+                with decoder.guard:
+                    table.grow(lookup.bytes_for(len(history)))
             logits = decoder.forward([ids], cache, every_position=bool(drafted))[0]
-            # Each position says which token comes after it; a drafted token that is another ends the pass's use.
+            # Each position predicts the next token. If a drafted token differs, the positions after it are dropped.
             for place, scores in enumerate(logits):
                 token, logprob = sample(scores, params, rng, history)
                 history.append(token)
@@ -55,13 +56,13 @@ def generate_tokens(
 
 
 def finish_reason(token: int, length: int, limit: int, config: ModelConfig) -> str | None:
-    """Return why a sequence of `length` tokens ends with its last one, if it does."""
+    """Return why a sequence of `length` tokens ends with `token`, or None if it goes on."""
     if token in config.eos_token_ids:
         return "stop"
     return "length" if length >= limit else None
 
 
 def _draft_room(config: ModelConfig, length: int, limit: int) -> int:
-    """Return how many tokens may be drafted: the cache holds them, and they keep the rope factors."""
+    """Return how many tokens may be drafted: the cache must hold them, and the rope factors must not change."""
     switch = config.rope_switch_length
     return min(limit - 1, switch if switch is not None and length <= switch else limit) - length

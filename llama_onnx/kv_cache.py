@@ -1,7 +1,7 @@
 """The KV cache: keys and values of one or more sequences, allocated once and filled in place by the shards.
 
-Attention reads and writes float32. A cache of another type stores less: one layer at a time is expanded into a pair of
-float32 arrays, and what the layer added is compressed when it has run, so nothing is rounded twice.
+Attention reads and writes float32. A cache of another type takes less memory: one layer at a time is expanded into a
+pair of float32 arrays, and only the new rows are compressed after the layer has run, so nothing is rounded twice.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from .pool import Pool, Reservation
 
 
 class KVCache:
-    """Keys and values float32 [rows, kv_heads, capacity, head_dim] of each layer, and the tokens that are in them.
-
-    Memory that was never written takes no room, so a large capacity costs only what is filled.
-    """
+    """Keys and values [rows, kv_heads, capacity, head_dim] of each layer; pages never written take no memory."""
 
     def __init__(
         self, config: ModelConfig, capacity: int, rows: int = 1, cache_type: str = "fp32", one_layer: bool = False
@@ -30,11 +27,11 @@ class KVCache:
         """Make an empty cache for `rows` sequences of up to `capacity` tokens.
 
         Args:
-            cache_type: 'fp32'; 'fp16'; or 'int8', each vector of head_dim numbers with a float32 scale of its own.
-            one_layer: all layers share the arrays of one, for passes whose tokens are not read by a later one.
+            cache_type: 'fp32', 'fp16', or 'int8' with a float32 scale for each vector of head_dim numbers.
+            one_layer: all layers share the arrays of one layer, for tokens that no later pass reads.
 
         Raises:
-            RequestError: capacity is below 1 or more than the model's context, or a type the model cannot have.
+            RequestError: capacity is not 1 to the model's context, or the model does not support the type.
         """
         check_cache_type(config, cache_type)
         if not 1 <= capacity <= config.context_length:
@@ -43,32 +40,34 @@ class KVCache:
         self._layers = 1 if one_layer else config.num_layers
         self._stored, self._float = (stored_type(config.head_dim, kind) for kind in (cache_type, "fp32"))
         self._compact = cache_type != "fp32"
-        self._page = max(1, mmap.PAGESIZE // self._stored.itemsize)  # tokens of one head
+        self._page = -(-mmap.PAGESIZE // self._stored.itemsize)  # tokens of one head that cover a page
+        self._ragged = bool(mmap.PAGESIZE % self._stored.itemsize) or self._compact  # heads begin within a page
         stored = self._layers * self._stored.itemsize + self._compact * self._float.itemsize
         self.bytes_per_token = 2 * config.num_kv_heads * stored
         self.reservation: Reservation | None = None
         self._allocate(rows)
 
     def _allocate(self, rows: int) -> None:
-        self.lengths, self.rope_offsets = [0] * rows, [0] * rows  # tokens, and the row of the rope tables of the first
-        self._ends, self._written = [0] * rows, [0] * rows  # high water of each row: tokens whose memory is in use
+        self.size, self.step = 0, list[int]()  # bytes that the decoder reserves for a pass, and for which steps
+        self.lengths, self.rope_offsets = [0] * rows, [0] * rows  # tokens; rope table row of position 0
+        self._ends, self._written = [0] * rows, [0] * rows  # length after this pass; most tokens ever written
         self._ids = np.zeros((rows, 1, self.capacity), np.int64)
         self.keys, self.values = ([self._zeros(rows) for _ in range(self._layers)] for _ in range(2))
         self._share()
 
     def _zeros(self, rows: int) -> np.ndarray:
-        pages = -(-self.capacity // self._page)  # heads begin at page boundaries, so that pages in use can be counted
+        pages = -(-self.capacity // self._page)
         return zero_rows((rows, self._config.num_kv_heads, pages * self._page), self._stored)
 
     def _share(self) -> None:
-        """Prepare what `layer` returns: what is stored, or one expanded pair for all layers."""
+        """Prepare what `layer` returns: the stored arrays, or one expanded pair for all layers."""
         self._expanded = [zero_rows(self.keys[0].shape[:3], self._float) for _ in range(2 * self._compact)]
         pairs = list(zip(self.keys, self.values, strict=True)) * (self._config.num_layers // self._layers)
         self._pairs = [nullcontext(pair) for pair in pairs]
 
     @property
     def length(self) -> int:
-        """Tokens in the only row, or in the longest one, whose keys and values all layers have written."""
+        """The number of tokens in the longest row, without those of a pass that has not finished."""
         return max(self.lengths, default=0)
 
     def tokens(self, row: int = 0) -> np.ndarray:
@@ -79,21 +78,22 @@ class KVCache:
         """Begin a pass that adds tokens int64 [count] to each row; return how long the rows will be.
 
         Raises:
-            RequestError: they do not fit, or a row gets none.
+            RequestError: they do not fit, or a row gets no token.
         """
         if not all(map(len, new)) or len(new) != len(self.lengths):
-            raise RequestError(f"a pass needs new tokens of each of the {len(self.lengths)} rows of the cache")
-        self._ends = [length + len(ids) for length, ids in zip(self.lengths, new, strict=True)]
+            raise RequestError(f"a pass needs new tokens for each of the {len(self.lengths)} rows of the cache")
+        self._ends = [length + len(ids) for length, ids in zip(self.lengths, new)]  # noqa: B905
         if max(self._ends) > self.capacity:
             raise RequestError(f"{max(self._ends)} tokens do not fit the cache of {self.capacity}")
+        self._written = list(map(max, self._written, self._ends))
         for row, ids in enumerate(new):
             self._ids[row, 0, self.lengths[row] : self._ends[row]] = ids
         return self._ends
 
     def layer(self, i: int) -> AbstractContextManager[tuple[np.ndarray, ...]]:
-        """Borrow keys and values of layer `i`, both float32 [rows, kv_heads, capacity, head_dim], for it to extend.
+        """Borrow the keys and values of layer `i`, both float32 [rows, kv_heads, capacity, head_dim], to extend them.
 
-        They are the same arrays every time, so that they stay bound. What was written is kept unless an error ends it.
+        They are the same arrays every time, so that they stay bound. New rows are stored unless the block raises.
         """
         return self._expand(i) if self._compact else self._pairs[i]
 
@@ -110,24 +110,23 @@ class KVCache:
                 compress(large[row : row + 1, :, length:end], small[row : row + 1, :, length:end])
 
     def finish(self) -> None:
-        """End a pass: every layer has written the tokens that `start` named."""
+        """End a pass: every layer has written the tokens given to `start`."""
         self.lengths = list(self._ends)
-        self._written = list(map(max, self._written, self.lengths))
 
     def truncate(self, length: int, row: int = 0) -> None:
-        """Forget every token of a row from position `length` on; the next one written takes its place."""
+        """Drop every token of a row from position `length` on; the next pass continues there."""
         if length not in range(self.lengths[row] + 1):
             raise RequestError(f"cannot truncate a cache of {self.lengths[row]} tokens to {length}")
         self.lengths[row] = int(length)
 
     def common_prefix(self, ids: Sequence[int], row: int = 0) -> int:
-        """Return how many first tokens a row has in common with `ids`."""
+        """Return the length of the common prefix of a row and `ids`."""
         cached = self.tokens(row)[: len(ids)]
         different = cached != np.asarray(ids[: len(cached)], np.int64)
         return int(different.argmax()) if different.any() else len(cached)
 
     def rearrange(self, order: Sequence[int | None]) -> None:
-        """Make row i of what is row order[i] now, None for empty; while their number stays, rows stay in place."""
+        """Make the current row order[i] the new row i (None: empty). If their number stays, rows must not move."""
         lengths, offsets = (
             [0 if old is None else of[old] for old in order] for of in (self.lengths, self.rope_offsets)
         )
@@ -139,24 +138,24 @@ class KVCache:
             return new
 
         if len(order) != len(self.lengths):
-            self._pairs = []  # one array at a time: the old one is freed before the next is made
+            self._pairs = []  # replace one array at a time: the old one is freed before the next is made
             for arrays in (self.keys, self.values):
                 for i in range(self._layers):
                     arrays[i] = moved(arrays[i], self._zeros(len(order)))
             self._ids = moved(self._ids, np.zeros((len(order), *self._ids.shape[1:]), np.int64))
             self._written = list(lengths)
             self._share()
-        self.lengths, self.rope_offsets = lengths, offsets
+        self.lengths, self.rope_offsets, self.step = lengths, offsets, []
 
     def bytes_with(self, lengths: Sequence[int]) -> int:
-        """Return the bytes in use when (as many or newly arranged) rows hold so many tokens."""
+        """Return the bytes in use when rows hold `lengths` tokens; another number of rows means rearranged ones."""
         written = self._written if len(lengths) == len(self._written) else [0] * len(lengths)
-        pages = sum(-(-max(pair) // self._page) + self._compact for pair in zip(lengths, written, strict=True))
+        pages = sum(-(-max(pair) // self._page) + self._ragged for pair in zip(lengths, written, strict=True))
         size = pages * self._page * self.bytes_per_token
         return size + size // self._layers * (len(lengths) > 1)  # one layer exists twice while rows are rearranged
 
     def reserve(self, pool: Pool, size: int) -> None:
-        """Hold so many bytes of the pool's budget, until `close`; see `Reservation.hold`."""
+        """Reserve `size` bytes of the pool's budget until `close`; see `Reservation.hold`."""
         self.reservation = self.reservation or pool.reserved()
         self.reservation.hold(size)
 

@@ -1,4 +1,4 @@
-"""How rows of keys and values are stored: float32 as attention reads them, float16, or int8 with a scale each."""
+"""How rows of keys and values are stored: float32 as attention reads them, float16, or int8 with a scale per row."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SMALLEST_SCALE = np.finfo(np.float32).tiny  # a row of zeros is divided by this
 def check_cache_type(config: ModelConfig, cache_type: str) -> None:
     """Raise RequestError unless a model can have a cache of this type."""
     if cache_type not in CACHE_TYPES:
-        raise RequestError(f"cache type {cache_type!r} is not known; these are: {', '.join(CACHE_TYPES)}")
+        raise RequestError(f"cache type {cache_type!r} is not known; use one of: {', '.join(CACHE_TYPES)}")
     if config.norm is not None and cache_type != "fp32":
-        raise RequestError(f"the original llama.onnx has a cache of its own; leave out the cache type {cache_type}")
+        raise RequestError(f"the original llama.onnx has its own kind of cache; leave out the cache type {cache_type}")
 
 
 def stored_type(head_dim: int, cache_type: str) -> np.dtype:
@@ -39,8 +39,8 @@ def expand(stored: np.ndarray, out: np.ndarray) -> None:
     if stored.dtype.names:
         np.multiply(stored["codes"], stored["scale"][..., None], out=out)
         return
-    # numpy converts halves to floats one by one. Shifted into place, the bits are a float32 that is 2^112 times too
-    # small (the exponent bias is 15 in a half, 127 in a float32). One head at a time stays in the CPU's cache.
+    # numpy converts halves to floats one by one, which is slow. Shifted into place, their bits are a float32 that is
+    # 2^112 times too small (the exponent bias is 15 in a half, 127 in a float32). One head fits into the CPU's cache.
     for head in np.ndindex(stored.shape[:2]):
         bits = out[head].view(np.int32)
         np.left_shift(stored[head].view(np.int16), 13, out=bits, dtype=np.int32)
@@ -49,7 +49,7 @@ def expand(stored: np.ndarray, out: np.ndarray) -> None:
 
 
 def compress(rows: np.ndarray, stored: np.ndarray) -> None:
-    """Store float32 rows [rows, kv_heads, positions, head_dim]; `rows` is overwritten on the way."""
+    """Store float32 rows [rows, kv_heads, positions, head_dim]. This overwrites `rows`."""
     if not stored.dtype.names:
         stored[:] = np.clip(rows, -LARGEST_HALF, LARGEST_HALF, out=rows)
         return

@@ -1,4 +1,4 @@
-"""How much memory this process uses and may use; sizes as people write them."""
+"""The memory of this process: how much it uses, how it is returned to the system, and how sizes are written."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def parse_size(size: str | float) -> int:
     unit = match[2].replace("i", "").removesuffix("b") + "b" if match and match[2] else "gb"
     number = float(match[1]) * UNITS[unit] if match else math.nan
     if not (math.isfinite(number) and number >= 1):
-        raise RequestError(f"'{size}' is not a memory size: write GiB as a number (2, 0.5) or a unit ('512MB', '2GB')")
+        raise RequestError(f"'{size}' is not a memory size: give GiB (2, 0.5) or a number with a unit ('512MB', '2GB')")
     return int(number)
 
 
 def format_size(size: float) -> str:
-    """Return bytes as people read them: '512 MB', '3.5 GB' (units of 1024)."""
+    """Return a readable size: '512 MB', '3.5 GB' (units of 1024)."""
     for unit, scale in (("GB", GIB), ("MB", MIB), ("KB", 1 << 10)):
         if size >= scale:
             return f"{size / scale:.3g} {unit}" if size < 1000 * scale else f"{size / scale:.0f} {unit}"
@@ -39,12 +39,12 @@ def format_size(size: float) -> str:
 
 
 def process_bytes() -> int:
-    """Return the resident memory of this process in bytes; where /proc is missing, the peak so far."""
+    """Return the resident memory of this process in bytes; without /proc, the peak so far."""
     return _status_bytes("VmRSS") or peak_bytes()
 
 
 def peak_bytes() -> int:
-    """Return the largest resident memory this process has had, in bytes (0 where the system does not tell)."""
+    """Return the peak resident memory of this process in bytes (0 if the system does not report it)."""
     if peak := _status_bytes("VmHWM"):
         return peak
     with contextlib.suppress(ImportError):
@@ -55,24 +55,24 @@ def peak_bytes() -> int:
 
 
 def return_what_is_freed() -> None:
-    """Make glibc return every freed block of 1 MB: by itself it keeps many, when weights are cast as they run."""
+    """Make glibc return every freed block of 1 MB or more; by default it keeps many when shards cast their weights."""
     _glibc("mallopt", M_MMAP_THRESHOLD, MIB)
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """Return zeros of which only the pages that were written take memory: numpy's may come in pages of 2 MB."""
+    """Return zeros that take memory only for the 4 KB pages that are written; numpy's may use pages of 2 MB."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if sys.platform != "linux":
         return np.zeros(shape, dtype)
     pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError, AttributeError):  # a kernel that has no huge pages
+    with contextlib.suppress(OSError, AttributeError):  # a kernel without huge pages
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, dtype, math.prod(shape)).reshape(shape)
 
 
 def trim() -> None:
-    """Give freed heap back to the system (glibc keeps it otherwise)."""
+    """Return freed heap memory to the system (glibc would keep it)."""
     _glibc("malloc_trim", 0)
 
 
@@ -83,7 +83,7 @@ def _glibc(function: str, *arguments: int) -> None:
 
 
 def _status_bytes(field: str) -> int:
-    """Return a field of /proc/self/status in bytes, 0 where there is none."""
+    """Return a field of /proc/self/status in bytes, or 0 if it is missing."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith(field + ":"):

@@ -33,10 +33,9 @@ Prompt = str | Sequence[int]
 
 
 class LanguageModel(AbstractContextManager["LanguageModel"]):
-    """A model ready to generate. It belongs to one thread at a time, and to the process that loaded it.
+    """A model ready to generate, for one thread at a time, in the process that loaded it, until `close()`.
 
-    After `close()` (or the end of a `with` block), in a second thread while another is inside, and in a forked process,
-    every use raises a `ModelStateError`.
+    Any other use is a `ModelStateError`.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int, promise: Any = None):
@@ -45,15 +44,15 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
         self._promise = promise
 
     def stream_generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Step]:
-        """Yield a `Step` for each generated token, its text as it becomes whole.
+        """Yield a `Step` for each generated token, with the text that is complete by then.
 
         Args:
-            prompt: a text, or token ids taken as they are (no BOS is added).
-            params: sampling and stop conditions; the defaults of `SamplingParams` where left out.
+            prompt: a text, or token ids, to which no BOS is added.
+            params: sampling and stop conditions; None means the defaults of `SamplingParams`.
 
         Raises:
             RequestError: the prompt is empty, has ids out of range, or does not fit the context.
-            PoolTooSmallError: the KV cache outgrew the memory that the pool size leaves.
+            PoolTooSmallError: the KV cache has become too large for the pool.
         """
         ids, params = self.check(prompt), check_params(params, self.tokenizer)
         conversation = Conversation(self, min(self.context, len(ids) + params.max_tokens))
@@ -68,12 +67,12 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None,
         batch: int = BATCH, report: Callable[[Report], object] = lambda report: None,
     ) -> Iterator[Completion]:  # fmt: skip
-        """Yield what comes after each of many prompts, in their order; they share each pass over the weights.
+        """Yield the completion of each of many prompts, in their order; they share each pass over the weights.
 
         Args:
-            prompts: as for `stream_generate`, which says what is raised as well.
-            params: one for each prompt, or one for all, whose seeds are then `seed`, `seed + 1` …
-            batch: how many share a pass, at most; fewer where the memory does not hold them.
+            prompts: as for `stream_generate`, which lists the errors as well.
+            params: one for each prompt, or one for all, with the seeds `seed`, `seed + 1`, …
+            batch: the most prompts that share a pass; fewer if memory is too small.
             report: called with a `Report` after every pass.
         """
         requests = requests_of(prompts, params, batch, self.check, self.tokenizer)
@@ -86,30 +85,30 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
             return Conversation(self, self.context)
 
     def format(self, prompt: str | Sequence[Message], template: str = "auto") -> list[int]:
-        """Return the token ids of an instruction, or of a conversation, in the form the model was trained on.
+        """Return the token ids of an instruction or a conversation, in the format the model was trained on.
 
         Args:
-            prompt: what the user says, or [{"role": "user", "content": text}, …].
+            prompt: the user's text, or a list of messages [{"role": "user", "content": text}, …].
             template: 'plain', 'alpaca', 'chat' (the model's own), or 'auto': see `templates.choose_template`.
         """
         return encode_prompt(self.config, self.tokenizer, prompt, template)
 
     def check(self, prompt: Any, room: int = 1) -> list[int]:
-        """Return the token ids of a prompt that leaves room for so many more, or raise a `RequestError`."""
+        """Return the token ids of a prompt, or raise a `RequestError`; the context must have room for `room` more."""
         with self.decoder.guard:
             ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) and prompt else prompt
             return check_prompt(ids, self.config.vocab_size, self.context, room)
 
     def logits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return float32 [S, vocab] for int64 [S]: the scores for the token after each position, in one pass."""
+        """Return float32 [S, vocab] for int64 [S]: the scores of the token after each position, in one pass."""
         return self.decoder.logits(np.array(self.check(ids, room=0), np.int64))
 
     def stats(self) -> dict[str, Any]:
-        """Return the figures of the last generation, the pool's counts and the peak memory of the process (bytes)."""
+        """Return the timing of the last generation, the pool's counts and the peak memory of the process in bytes."""
         return {**self.timing.as_dict(), "pool": self.decoder.pool.snapshot(), "peak_memory": peak_bytes()}
 
     def close(self) -> None:
-        """Unload everything; its share of the memory goes to the other models of this process."""
+        """Unload everything; other models of this process get its memory."""
         guard = self.decoder.guard
         if guard.gone:
             return
@@ -124,7 +123,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
 
 
 class Conversation(AbstractContextManager["Conversation"]):
-    """One KV cache and the memory reserved for it: what a prompt and the previous one begin with is computed once.
+    """One KV cache and the memory reserved for it. The common prefix of a prompt and the previous one is reused.
 
     Example:
         >>> with lm.conversation() as chat:
@@ -135,7 +134,7 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def __init__(self, lm: LanguageModel, capacity: int) -> None:
         self._lm, self._cache = lm, lm.decoder.new_cache(capacity)
-        self._turn = 0  # counts what changes the cache: a stream of an earlier turn cannot go on
+        self._turn = 0  # counts changes of the cache: a stream of an earlier turn cannot go on
 
     @property
     def ids(self) -> list[int]:
@@ -143,7 +142,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         return list(map(int, self._cache.tokens()))
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, last: bool = False) -> Iterator[Step]:
-        """Yield a `Step` for each token that continues `prompt`, which is all that was said so far.
+        """Yield a `Step` for each token that continues `prompt`, which is the whole conversation so far.
 
         With `last`, the conversation is closed afterwards. See `LanguageModel.stream_generate`.
         """
@@ -160,13 +159,13 @@ class Conversation(AbstractContextManager["Conversation"]):
             return "".join(step.text for step in self.stream(prompt, params))
 
     def append(self, ids: Sequence[int]) -> np.ndarray:
-        """Compute tokens that follow those in the cache; return float32 [vocab], the scores for the next one."""
+        """Append tokens to those in the cache; return float32 [vocab], the scores of the next token."""
         new = self._lm.check(ids, room=self._cache.length)
         self._next_turn()
         return self._lm.decoder.forward([new], self._cache)[0, 0]
 
     def rewind(self, length: int) -> None:
-        """Forget every token from position `length` on."""
+        """Drop every token from position `length` on."""
         with self._lm.decoder.guard:
             self._next_turn()
             self._cache.truncate(length)
@@ -183,21 +182,18 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def _next_turn(self) -> int:
         if not self._cache.lengths:
-            raise ModelStateError("this conversation is closed; begin another one")
+            raise ModelStateError("this conversation is closed; start another one")
         self._turn += 1
         return self._turn
 
     def _guarded(self, tokens: Any, steps: Iterator[Step], turn: int, last: bool) -> Iterator[Step]:
-        """Yield the steps, each computed under the guard, and end the token loop when the caller stops early."""
+        """Yield the steps of a turn, and end the token loop when the caller stops early."""
         with closing(self if last else tokens), closing(tokens):
-            while True:
-                with self._lm.decoder.guard:
-                    if turn != self._turn:
-                        raise ModelStateError("this conversation has gone on or is closed; begin a new stream")
-                    step = next(steps, None)
-                if step is None:
+            while turn == self._turn:
+                if (step := next(steps, None)) is None:
                     return
                 yield step
+            raise ModelStateError("this conversation has moved on or is closed; start a new stream")
 
 
 @one_at_a_time()
@@ -209,20 +205,17 @@ def load(
     """Load a model directory; shards are loaded when they are first needed.
 
     Args:
-        directory: made by `llama-onnx export`, or one of the original llama.onnx.
-        poolsize: what the whole process may use: GiB, a text ('512MB'), 'min' (one shard at a time), or None for 80 %
-            of the available memory. The first model fixes it; later ones share it, and name the same or none.
+        directory: made by `llama-onnx export`, or in the layout of the original llama.onnx.
+        poolsize: memory for the whole process: GiB, a text ('512MB'), 'min' (one shard at a time), or None for 80 %
+            of the available memory. The first model fixes it; later ones share it and give the same size or None.
         ctx_size: the most tokens of prompt and output together; None means the model's own context length.
-        threads: how many threads compute; None means one per core. Fixed by the first model a process loads.
+        threads: how many threads compute; None means one per core. The first model of a process fixes it.
         pool_policy: 'resident' keeps the layers that fit and streams the others; 'lru' is the plain pool.
-        progress: told (doing, done, total) while quantised shards are packed, once per machine, and while the first
-            pass loads the shards.
-        cache_type: of keys and values: 'fp32'; 'fp16' and 'int8' are smaller, slower, coarser.
+        progress: called with (doing, done, total) while shards are packed (once per machine) and first loaded.
+        cache_type: the type of keys and values: 'fp32', or 'fp16' or 'int8', which are smaller but slower and coarser.
 
-    Raises:
-        ModelDirectoryError: the directory is not a whole model.
-        PoolTooSmallError: not even one shard at a time fits beside the rest of the process.
-        RequestError: an argument out of range.
+    Raises a ModelDirectoryError for what is no complete model, a PoolTooSmallError where not even one shard at a time
+    fits beside the rest of the process, and a RequestError for an argument out of range.
     """
     promise = promised(poolsize)
     config = read_config(directory)

@@ -1,4 +1,4 @@
-"""Reads and checks a model directory: its manifest becomes the `ModelConfig` that the runtime trusts."""
+"""Reads and checks a model directory, and returns the `ModelConfig` that the runtime relies on."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .errors import ModelDirectoryError
 from .original.layout import is_legacy, read_legacy_config
 
 MANIFEST = "manifest.json"
-ASIDE = ".{}.replaced"  # where a model waits while its successor takes its place
+ASIDE = ".{}.replaced"  # the name of an old model while a new one replaces it
 FORMAT, FORMAT_VERSION = "llama_onnx", 1
 COUNTS = "hidden_size num_layers num_heads num_kv_heads head_dim intermediate_size vocab_size context_length".split()
-SOFT_CAPPED = ("gemma2",)  # architectures whose attention scores the fused kernel has to write out, for a soft cap
-STANDARD_SCORES = 3  # copies of the scores that standard operators make
+SOFT_CAPPED = ("gemma2",)  # architectures with a soft cap, for which the fused kernel holds all attention scores
+STANDARD_SCORES = 3  # copies of the attention scores that standard operators hold
 
 
 def read_config(directory: str | Path) -> ModelConfig:
-    """Read `manifest.json` of a model directory and check that every file it lists is there in full size.
+    """Read `manifest.json` of a model directory and check that every file it lists exists and has the right size.
 
-    A directory of the original llama.onnx has no manifest; see `original/`. Whatever is wrong is a ModelDirectoryError.
+    A directory of the original llama.onnx has no manifest; see `original/`. Any fault raises a ModelDirectoryError.
     """
     directory = Path(directory)
     if not (directory / MANIFEST).exists() and is_legacy(directory):
@@ -34,10 +34,10 @@ def read_config(directory: str | Path) -> ModelConfig:
     shards = {shard.name: shard for shard in (_shard(directory, manifest, s) for s in _field(manifest, "shards", list))}
     wanted = ["embed", *(f"decoder-{i:02d}" for i in range(counts["num_layers"])), "head"]
     if odd := sorted(set(shards) ^ set(wanted)):
-        _refuse(MANIFEST, f"its {counts['num_layers']} layers do not match the shards listed (look at {odd[0]})")
+        _refuse(MANIFEST, f"its {counts['num_layers']} layers do not match the listed shards (see {odd[0]})")
     bos, eos, template = model.get("bos_token_id"), _field(model, "eos_token_ids", list), model.get("template")
     for token in [*eos, *([] if bos is None else [bos])]:
-        if not isinstance(token, int) or not 0 <= token < counts["vocab_size"]:
+        if type(token) is not int or not 0 <= token < counts["vocab_size"]:
             _refuse(MANIFEST, f"special token id {token!r} is not in the vocabulary")
     if template not in (None, *TEMPLATES):
         _refuse(MANIFEST, f"template {str(template)[:40]!r} is not one of {TEMPLATES}")
@@ -53,10 +53,10 @@ def read_config(directory: str | Path) -> ModelConfig:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest of a model directory, known to be of our format, its fields yet to be checked."""
+    """Return the manifest of a model directory. Its format and version are checked, its fields are not."""
     path, aside = directory / MANIFEST, directory.with_name(ASIDE.format(directory.name))
     if aside.is_dir() and not directory.exists():
-        what = f"was being replaced when that was interrupted; the model that was there is {aside}: rename it back"
+        what = f"an export was interrupted while it replaced this model; the old one is {aside}: rename it back"
         _refuse(directory, what, "or run the same export again")
     if not directory.is_dir():
         _refuse(directory, "no such directory", "give one made by llama-onnx export")
@@ -110,7 +110,7 @@ def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
     entry, listed = entry if isinstance(entry, dict) else {}, manifest["files"]
     name, file, data_files = _field(entry, "name", str), _field(entry, "file", str), _field(entry, "data_files", list)
     for needed in (file, *data_files):
-        if needed not in listed:
+        if not isinstance(needed, str) or needed not in listed:
             _refuse(directory / MANIFEST, f"shard {name} needs {needed!r}, which is not listed")
     digest = " ".join(_field(listed[needed], "sha256", str) for needed in (file, *data_files))
     loaded, stored = _count(entry, "loaded_bytes"), _count(entry, "file_bytes")

@@ -1,4 +1,4 @@
-"""The memory pool: which shards are loaded, under a budget in bytes, least recently used evicted first."""
+"""The memory pool: keeps shards loaded within a budget in bytes, and evicts the least recently used one first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import PoolTooSmallError
 from .memory import format_size, trim
 from .session import SESSION_BYTES, Session
 
-PATIENCE = 64  # passes
+PATIENCE = 64  # passes after which the high-water mark falls
 
 
 @dataclass
@@ -29,12 +29,12 @@ class PoolStats:
 
 
 class Pool(Protocol):
-    """What the others ask of a pool."""
+    """The interface of a pool."""
 
     stats: PoolStats
 
     def use(self, shard: Shard) -> AbstractContextManager[Session]:
-        """Borrow the session of a shard, loading it first where needed."""
+        """Borrow the session of a shard; load it first if needed."""
 
     def reserved(self, size: int = 0) -> Reservation:
         """Set `size` bytes of the budget aside for the caller, evicting shards if needed."""
@@ -43,22 +43,22 @@ class Pool(Protocol):
         """Return whether a shard is loaded now."""
 
     def snapshot(self) -> dict[str, int | str]:
-        """Return the counts, with the budget, for people and JSON."""
+        """Return the budget and the counts, ready to print or to write as JSON."""
 
     def close(self) -> None:
         """Unload everything."""
 
 
 class Reservation(AbstractContextManager["Reservation"]):
-    """Bytes of a pool's budget that one holder (a cache, a batch, a draft model) keeps until it closes or is gone."""
+    """Bytes of a pool's budget that one holder (a cache, a draft table) keeps until it is closed or deleted."""
 
     def __init__(self, holders: Reservations, size: int = 0) -> None:
         self.size = 0
         self._holders = holders
-        self.hold(size)
+        self.grow(size)
 
     def hold(self, size: int) -> None:
-        """Hold `size` bytes from now on; a PoolTooSmallError, if no shard would fit any more, changes nothing."""
+        """Change the size to `size` bytes, or change nothing and raise PoolTooSmallError if no shard would fit."""
         self._holders.change(self, size)
 
     def grow(self, size: int) -> None:
@@ -77,10 +77,10 @@ class Reservation(AbstractContextManager["Reservation"]):
 
 
 class Reservations:
-    """What all holders of a pool have reserved; `changed(total, high water)` makes room for it, or raises.
+    """The reservations of all holders of a pool; `changed(total, high water)` makes room for them, or raises.
 
-    High water stays set aside, so that the next request, which most likely needs as much, evicts nothing. It falls when
-    `PATIENCE` passes needed less, and, when the last holder closes, to the most that was reserved since there was none.
+    The high-water mark stays set aside, so that the next request, which will need about as much, evicts nothing. It
+    falls after `PATIENCE` passes that needed less, and, when all holders have closed, to the most that they needed.
     """
 
     def __init__(self, changed: Callable[[int, int], None]) -> None:
@@ -88,17 +88,17 @@ class Reservations:
         self._changed = changed
 
     def change(self, holder: Reservation, size: int) -> None:
-        """Set what one holder has; see `Reservation.hold`."""
+        """Set the size of one reservation; see `Reservation.hold`."""
         total = self.total - holder.size + size
         self._quiet = self._quiet + 1 if total < self.high_water else 0
         high_water = total if self._quiet > PATIENCE else max(self.high_water, total)
         if (total, high_water) != (self.total, self.high_water):
             self._changed(total, high_water)
-        self.total += size - holder.size  # others may have ended meanwhile
+        self.total += size - holder.size  # other holders may have closed in the meantime
         self.high_water, self._peak, holder.size = high_water, max(self._peak, total), size
 
     def end(self, holder: Reservation) -> None:
-        """Take a holder's bytes back."""
+        """Return the bytes of one reservation to the budget."""
         self.total -= holder.size
         holder.size = 0
         if self._peak and not self.total:
@@ -108,19 +108,19 @@ class Reservations:
 class MemoryPool:
     """A `Pool` that evicts in least-recently-used order; a shard in use is never evicted.
 
-    The budget covers the loaded shards and whatever is reserved for others (the KV cache).
+    The budget covers the loaded shards and all reservations (such as the KV cache).
     """
 
     def __init__(
         self, shards: Iterable[Shard], budget: int | None, load: Callable[[Shard], Session] = Session,
         fixed_bytes: int = 0, loading_bytes: int = 0,
     ) -> None:  # fmt: skip
-        """Make an empty pool for `shards`, whose sessions `load` makes.
+        """Make an empty pool for `shards`; `load` makes their sessions.
 
         Args:
-            budget: bytes; None for the largest shard alone, with what is reserved on top.
-            fixed_bytes: what the rest of the process takes; only named in error messages.
-            loading_bytes: what a shard takes besides while it is loaded; set aside once.
+            budget: bytes; None means the largest shard alone, with the reserved bytes on top.
+            fixed_bytes: memory of the rest of the process; used only in error messages.
+            loading_bytes: extra memory while a shard is being loaded; set aside once.
         """
         self.stats = PoolStats()
         self.reservations = Reservations(self._reserve)
@@ -164,12 +164,12 @@ class MemoryPool:
         return shard.name in self._loaded
 
     def needs(self) -> tuple[int, int]:
-        """Return the least bytes this pool works with, and the most it has use for; see `streaming.promise`."""
+        """Return the fewest bytes this pool can work with, and the most it can use; see `streaming.promise`."""
         beside = self._loading_bytes + self.reservations.total
         return self._largest + beside, sum(self._charges.values()) + beside
 
     def resize(self, budget: int) -> None:
-        """Take another budget from now on, evicting shards if needed; see `streaming.promise`."""
+        """Change the budget and evict shards if needed; see `streaming.promise`."""
         self._budget = budget - self._loading_bytes
         self._reserve(self.reservations.total)
 
@@ -179,10 +179,11 @@ class MemoryPool:
             self._evict(name)
 
     def snapshot(self) -> dict[str, int | str]:
-        return {"budget": self.budget, "reserved": self.reservations.total, **asdict(self.stats)}
+        now = {"budget": self.budget, "reserved": self.reservations.total, "residents": len(self._loaded)}
+        return {**now, "streams_through": "sessions", **asdict(self.stats)}
 
     def _reserve(self, total: int, high_water: int = 0) -> None:
-        # High water needs no care here: nothing is loaded early, so free bytes go to whichever shard is used next.
+        # The high-water mark is ignored: nothing is loaded early, so free bytes go to whichever shard is used next.
         if self._smallest:
             return
         if self._largest + total > self.budget:
@@ -192,8 +193,8 @@ class MemoryPool:
             )
             raise PoolTooSmallError(
                 f"the pool is too small: shard {name} needs {format_size(self._largest)}{beside * bool(total)}, "
-                f"{format_size(self.budget)} are free for it; a poolsize of at least "
-                f"{format_size(self._largest + total + self._fixed_bytes)} is needed"
+                f"but the budget is {format_size(self.budget)}; give a poolsize of at least "
+                f"{format_size(self._largest + total + self._fixed_bytes)}"
             )
         self._make_room(total)
 
@@ -202,7 +203,7 @@ class MemoryPool:
             idle = next((name for name in self._loaded if not self._in_use[name]), None)
             if idle is None:
                 budget = format_size(self.budget)
-                raise PoolTooSmallError(f"the shards in use take the pool's {budget}; give a larger poolsize")
+                raise PoolTooSmallError(f"the shards in use take the whole budget of {budget}; give a larger poolsize")
             self._evict(idle)
 
     def _evict(self, name: str) -> None:

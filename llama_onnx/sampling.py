@@ -1,7 +1,7 @@
-"""Sampling in numpy: logits in, one token out.
+"""Sampling in numpy: chooses one token from logits.
 
-Order, as in Hugging Face: repetition penalty, temperature, top-k, top-p, min-p. Each filter is a pure function from
-float [vocab] to float [vocab]; it sets what it removes to -inf and never removes the most likely token.
+The order is that of Hugging Face: repetition penalty, temperature, top-k, top-p, min-p. Each filter is a pure function
+of float logits. It sets the logits it removes to -inf, and never removes the most likely token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import LlamaOnnxError, RequestError
 
-# Name, kind, least and largest value of each parameter, and how to say so.
+# Name, type, smallest and largest value of each parameter, and the range as error messages print it.
 RANGES: tuple[tuple[str, Any, float, float, str], ...] = (
     ("temperature", Real, 0, 1e6, "0 to 1000000"),
     ("top_k", Integral, 0, math.inf, "0 (all) or more"),
@@ -34,7 +34,7 @@ class SamplingParams:
     """How tokens are chosen and when to stop; the command line and the server have the same defaults.
 
     Raises:
-        RequestError: a value of another type, or out of its range.
+        RequestError: a value has the wrong type or is out of range.
     """
 
     temperature: float = 0.1  # 0 takes the most likely token (greedy); higher is more varied
@@ -43,8 +43,8 @@ class SamplingParams:
     min_p: float = 0.0  # drop tokens less likely than this share of the most likely one; 0 means none
     repetition_penalty: float = 1.0  # above 1 makes tokens that already occurred less likely (Keskar et al. 2019)
     max_tokens: int = 2000  # the most tokens to generate
-    seed: int | None = None  # makes sampling repeatable; None draws a new one
-    stop: Sequence[str] = ()  # texts that end the generation and are not part of the output
+    seed: int | None = None  # makes sampling repeatable; None draws a new seed
+    stop: Sequence[str] = ()  # texts that end the generation; they are not part of the output
     prompt_lookup: int = 8  # how many tokens to guess at a time from the text so far and check in one pass; 0 = none
 
     def __post_init__(self) -> None:
@@ -63,14 +63,14 @@ class SamplingParams:
             raise RequestError("stop must be a list of texts, none of them empty")
 
     def of_prompt(self, index: int) -> SamplingParams:
-        """Return what prompt `index` of many is sampled with: its seed is so many more."""
+        """Return the parameters of prompt `index` of many: their seed is `seed + index`."""
         return self if self.seed is None else replace(self, seed=self.seed + index)
 
 
 def sample(
     logits: np.ndarray, params: SamplingParams, rng: np.random.Generator, history: Sequence[int] = ()
 ) -> tuple[int, float]:
-    """Choose the next token after `history` by its logits, float [vocab]; draw one number from `rng` unless greedy.
+    """Choose the token after `history` from its logits, float [vocab]; use one random number of `rng` unless greedy.
 
     Returns the token and its log-probability under the model's own distribution (no filters), in nats.
     """
@@ -79,7 +79,7 @@ def sample(
     if params.temperature == 0:
         token = int(np.argmax(filtered))
     else:
-        # A temperature keeps the order, so the top k are found before it, and the rest is done with few.
+        # A temperature keeps the order, so the top k can be taken first; the other steps then have few candidates.
         candidates = top_k(filtered, params.top_k)
         filtered = apply_temperature(filtered[candidates], params.temperature)
         filtered = keep_top_p(filtered, params.top_p)
@@ -89,8 +89,8 @@ def sample(
 
 
 def largest(logits: np.ndarray) -> float:
-    """Return the largest of float [vocab] logits; raise LlamaOnnxError if they make no distribution."""
-    top = float(logits[logits.argmax()])  # NaN wins every argmax
+    """Return the largest of float [vocab] logits; raise LlamaOnnxError if they are not a distribution."""
+    top = float(logits[logits.argmax()])  # argmax finds any NaN
     if not math.isfinite(top):
         what = "gives every token probability 0" if top == -math.inf else "returned NaN or infinite logits"
         raise LlamaOnnxError(f"the model {what}: its weights are damaged or overflow")
@@ -109,12 +109,12 @@ def apply_repetition_penalty(logits: np.ndarray, history: Sequence[int], penalty
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide by the temperature (> 0), shifted so that the largest is 0: no temperature is small enough to overflow."""
+    """Divide by the temperature (> 0). The largest becomes 0 first, so that no small temperature overflows."""
     return np.asarray((logits.astype(np.float64) - logits.max()) / max(temperature, 1e-200))
 
 
 def top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Return the ids, ascending, of the k most likely tokens (0: of all), of equal ones the lowest, none impossible."""
+    """Return the ascending ids of the k most likely tokens (0: all); ties go to lower ids; -inf is left out."""
     threshold = np.partition(logits, -k)[-k] if 0 < k < len(logits) else -np.inf
     if threshold == -np.inf:
         return np.flatnonzero(logits > threshold)
@@ -126,7 +126,7 @@ def top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """Keep the fewest most likely tokens whose probabilities reach p (p >= 1: all); equal ones in the order of ids."""
+    """Keep the fewest most likely tokens whose probabilities add up to p (p >= 1: all); ties go to lower ids."""
     if p >= 1:
         return logits
     order = (-logits).argsort(kind="stable")
@@ -138,12 +138,12 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
 
 
 def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """Drop tokens whose probability is below p times that of the most likely one (p = 0: none)."""
+    """Drop tokens whose probability is below p times the largest probability (p = 0: none)."""
     return logits if p == 0 else np.where(logits >= np.max(logits) + math.log(p), logits, -np.inf)
 
 
 def draw(logits: np.ndarray, rng: np.random.Generator) -> int:
-    """Draw a token from the distribution that logits describe, by inverting its cumulative sum at one random number."""
+    """Draw a token from the distribution of the logits, by inverting its cumulative sum at one random number."""
     candidates = (logits > -np.inf).nonzero()[0]
     cumulative = probabilities(logits[candidates]).cumsum()
     place = cumulative.searchsorted(rng.random() * cumulative[-1], side="right")

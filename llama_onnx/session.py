@@ -1,8 +1,8 @@
-"""ONNX Runtime sessions: the one place that makes them.
+"""Makes all ONNX Runtime sessions.
 
 All sessions share one thread pool: one for each would leave dozens of threads spinning on a few cores. Float shards are
 not prepacked: their weights stay mapped from the file, and loading takes a millisecond. Matrices are stored [out, in],
-for which the unpacked product is fast. Quantised ones must be packed, or every call dequantises the whole matrix.
+for which unpacked products are fast. Quantised ones must be packed, or every call dequantises the whole matrix.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from .memory import return_what_is_freed
 if TYPE_CHECKING:
     import onnxruntime
 
-# What a session takes besides its weights: graph, kernels, binding, heap it leaves in pieces (measured: 1 to 1.7 MB).
+# Memory of a session besides its weights: graph, kernels, binding, fragmented heap (measured: 1 to 1.7 MB).
 SESSION_BYTES = 3 << 19
-# What the first session brings into the process: code pages and tables of the runtime (measured: 16 to 20 MB).
+# Memory that the first session adds to the process: code pages and tables of the runtime (measured: 16 to 20 MB).
 WARM_UP_BYTES = 24 << 20
 
 _threads: int | None = None
-_process: int | None = None  # that made the thread pool; a fork of it has none of the threads
+_process: int | None = None  # the one that made the thread pool; its forks do not have these threads
 
 
 def start_runtime(threads: int | None = None) -> None:
-    """Make the global thread pool, once per process: `threads` compute, by default one for each core.
+    """Make the global thread pool, once per process, with `threads` threads (default: one per core).
 
     Raises:
-        RequestError: not a sensible number, or another one was set before (ONNX Runtime cannot change it).
+        RequestError: the number is out of range, or differs from an earlier one (ONNX Runtime cannot change it).
         ModelStateError: this process is a fork of one that has loaded a model.
     """
     global _threads, _process
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = max(64, 4 * cores)  # making them takes longer with each
+    most = max(64, 4 * cores)  # far more would only take long to start
     if threads is not None and not 1 <= threads <= most:
         bound = "at least 1" if threads < 1 else f"at most {most} on {cores} cores"
         raise RequestError(f"threads must be {bound}, not {threads}")
     if _threads is not None:
         if _process != os.getpid():
-            raise ModelStateError("this process was forked from one with a model; start it with 'spawn', or load later")
+            raise ModelStateError("this process was forked after a model was loaded; use 'spawn', or load it later")
         if threads not in (None, _threads):
-            raise RequestError(f"this process already computes with {_threads} threads; set it before the first model")
+            raise RequestError(f"this process already uses {_threads} threads; set threads with the first model")
         return
     import onnxruntime as ort
 
@@ -64,12 +64,12 @@ def start_runtime(threads: int | None = None) -> None:
 
 
 class Session:
-    """One loaded shard. Arrays are bound by address, so a step copies nothing."""
+    """One loaded shard. Inputs and outputs are bound by address, so a run copies nothing."""
 
     def __init__(self, shard: Shard, path: Path | None = None, fold: bool = True) -> None:
-        """Load a shard, from `path` if that is not its own file.
+        """Load a shard, from `path` if given instead of its own file.
 
-        With `fold`, float16 weights are converted to float32 now; otherwise they stay mapped and every run converts.
+        With `fold`, float16 weights are converted to float32 now. Otherwise they stay mapped, and runs convert them.
         """
         self.shard = shard
         fold = fold or shard.mapped_bytes == shard.loaded_bytes  # nothing to fold
@@ -78,13 +78,13 @@ class Session:
         self._binding = self.runtime.io_binding()
         self._inputs = {value.name for value in self.runtime.get_inputs()}
         self._outputs = {value.name for value in self.runtime.get_outputs()}
-        self._bound: tuple[weakref.ref[np.ndarray], ...] = ()  # which must not keep a KV cache in memory
+        self._bound: tuple[weakref.ref[np.ndarray], ...] = ()  # weak, so that they do not keep a KV cache in memory
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-        """Compute outputs from inputs, in place: every array is C-contiguous and already has its shape.
+        """Compute outputs from inputs. Every array must be C-contiguous; outputs are written into the given arrays.
 
-        An output bound to the same array as an input is updated in place (present keys and values over past ones).
-        Arrays that were bound in the previous run stay so, as they do from one decode step to the next.
+        An output may be the same array as an input and is then updated in place (present keys and values).
+        If all arrays are those of the previous run, as in decoding, they stay bound.
         """
         # weakref.ref returns the same object for the same array.
         arrays = tuple(map(weakref.ref, (*inputs.values(), *outputs.values())))
@@ -108,7 +108,7 @@ class Session:
 
 
 class Guard:
-    """Lets one thread at a time use a model, in the process that loaded it, until it is closed."""
+    """Lets one thread at a time use a model, only in the process that loaded it, until the model is closed."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -117,16 +117,17 @@ class Guard:
 
     @property
     def gone(self) -> bool:
-        """Whether nothing here can use the model any more: it is closed, or this process is a fork."""
+        """Whether the model cannot be used here any more: it is closed, or this process is a fork."""
         return self.closed or os.getpid() != self.process
 
     def __enter__(self) -> None:
-        if self.closed:
-            raise ModelStateError("the model is closed; load it again")
-        if os.getpid() != self.process:  # which has neither the threads nor the files of its parent
-            raise ModelStateError("the model was loaded before this process was forked; start it with 'spawn' and load")
+        if os.getpid() != self.process:  # a fork has neither the threads nor the files of its parent
+            raise ModelStateError("the model was loaded before this process was forked; use 'spawn', and load it there")
         if not self._lock.acquire(blocking=False):
-            raise ModelStateError("another thread is using the model; wait for it, or give each thread its turn")
+            raise ModelStateError("another thread is using the model; wait for it, or use a lock between the threads")
+        if self.closed:
+            self._lock.release()
+            raise ModelStateError("the model is closed; load it again")
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -135,7 +136,7 @@ class Guard:
 def open_session(
     path: Path, options: onnxruntime.SessionOptions, disabled: list[str] | None = None
 ) -> onnxruntime.InferenceSession:
-    """Load an ONNX file, or raise a ModelDirectoryError that says why not."""
+    """Load an ONNX file, or raise a ModelDirectoryError with the reason."""
     import onnxruntime as ort
 
     try:
@@ -150,10 +151,10 @@ def session_options(prepack: bool, fold: bool = True) -> onnxruntime.SessionOpti
 
     start_runtime()
     options = ort.SessionOptions()
-    if not fold:  # what later levels do to a Cast of a weight is not wanted either
+    if not fold:  # higher levels would change the Cast of a weight too
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.use_per_session_threads = False
-    options.enable_cpu_mem_arena = False  # an arena keeps what it once had: the pool promises memory back
+    options.enable_cpu_mem_arena = False  # an arena would keep freed memory, which the pool has to return
     options.enable_mem_pattern = False
     entry = "session.prepack.enable_parallel" if prepack else "session.disable_prepacking"
     options.add_session_config_entry(entry, "1")
@@ -161,5 +162,5 @@ def session_options(prepack: bool, fold: bool = True) -> onnxruntime.SessionOpti
 
 
 def one_line(error: Exception) -> str:
-    """Return what ONNX Runtime says of an error, as one line of bounded length."""
+    """Return the message of an ONNX Runtime error as one line of bounded length."""
     return " ".join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""What generating passes on: requests, tokens, steps with their text, completions, and how long it took."""
+"""The data types of generation: requests, tokens, steps with their text, completions, and timing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sampling import SamplingParams
 
 @dataclass(frozen=True)
 class Request:
-    """Token ids to continue, checked by `check_prompt`, and how."""
+    """Token ids to continue, checked by `check_prompt`, and the sampling parameters."""
 
     prompt: Sequence[int]
     params: SamplingParams
@@ -19,7 +19,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token. `finish_reason` is set on the last: 'stop' (an end token) or 'length'."""
+    """One generated token. The last one has a `finish_reason`: 'stop' (an end token) or 'length'."""
 
     token: int
     logprob: float
@@ -28,14 +28,14 @@ class Token:
 
 @dataclass(frozen=True)
 class Step(Token):
-    """What streaming yields for each token: the text that became whole with it, perhaps none."""
+    """A token as streaming yields it, with the text that it completes, which may be empty."""
 
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What came after a prompt; see `Token` for `finish_reason`. `completion_tokens` counts an end token too."""
+    """The output for one prompt; see `Token` for `finish_reason`. `completion_tokens` includes an end token."""
 
     index: int
     text: str
@@ -46,13 +46,13 @@ class Completion:
 
 @dataclass
 class Timing:
-    """How long the last generation took, in seconds; the first new token is part of the prompt's pass."""
+    """How long the last generation took, in seconds; the first new token counts as part of the prompt."""
 
     prompt_tokens: int = 0
-    reused_tokens: int = 0  # of the prompt, which were in the cache already
+    reused_tokens: int = 0  # those of the prompt that were already in the cache
     prompt_seconds: float = 0.0
     new_tokens: int = 0
-    decoded: int = 0  # new tokens of passes without a prompt in them
+    decoded: int = 0  # new tokens from passes that computed no prompt
     decode_seconds: float = 0.0
     drafted: int = 0
     accepted: int = 0
@@ -66,7 +66,7 @@ class Timing:
         self.decode_seconds = seconds - self.prompt_seconds
 
     def as_dict(self) -> dict[str, float]:
-        """Return the figures with their rates in tokens per second (0 where nothing was measured)."""
+        """Return the figures, with rates in tokens per second (0 if nothing was measured)."""
         prompt = (self.prompt_tokens - self.reused_tokens) / (self.prompt_seconds or math.inf)
         decode = self.decoded / (self.decode_seconds or math.inf)
         return {**vars(self), "prompt_tokens_per_second": prompt, "tokens_per_second": decode}

@@ -1,4 +1,4 @@
-"""Writers of the formats that `tools/readers` reads, each from tensors under their Hugging Face names."""
+"""Writers of the formats that `llama_onnx/export/readers` reads, each from tensors with their Hugging Face names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STORAGE_OF = {
 
 
 def write_torch_zip(path: Path, tensors: Tensors, name: str = "archive") -> None:
-    """Write what `torch.save(state_dict)` writes, the pickle spelled out opcode by opcode."""
+    """Write a file like that of `torch.save(state_dict)`; the pickle is assembled opcode by opcode."""
     out = io.BytesIO(b"")
     out.write(b"\x80\x02ccollections\nOrderedDict\n)R(")
     with zipfile.ZipFile(path, "w") as archive:
@@ -70,7 +70,7 @@ META_NAMES = {
 
 
 def interleaved(tensors: Tensors, config: dict[str, Any]) -> Tensors:
-    """Return the tensors with the rows of queries and keys in the order of Meta, written row by row."""
+    """Return the tensors with the rows of queries and keys in Meta's order, computed row by row."""
     result = dict(tensors)
     for short, heads in (("q_proj", config["num_attention_heads"]), ("k_proj", config["num_key_value_heads"])):
         for name in [name for name in tensors if f".{short}." in name]:
@@ -82,7 +82,7 @@ def interleaved(tensors: Tensors, config: dict[str, Any]) -> Tensors:
 
 
 def meta_tensors(tensors: Tensors, config: dict[str, Any]) -> Tensors:
-    """Return the tensors under Meta's names and in its row order."""
+    """Return the tensors with Meta's names and in its row order."""
     result = {}
     for name, array in interleaved(tensors, config).items():
         stem = name.removesuffix(".weight")
@@ -95,7 +95,7 @@ def meta_tensors(tensors: Tensors, config: dict[str, Any]) -> Tensors:
 
 
 def write_meta(folder: Path, tensors: Tensors, config: dict[str, Any], shards: int, split_vocabulary: bool) -> None:
-    """Write `consolidated.*.pth`, split as Meta's model parallel layers are, and `params.json`."""
+    """Write `consolidated.*.pth`, split like Meta's model-parallel layers, and `params.json`."""
     folder.mkdir(parents=True)
     for i in range(shards):
         part = {}
@@ -124,7 +124,7 @@ LLAMA2C_MLP = ("mlp.gate_proj", "mlp.down_proj", "mlp.up_proj")
 
 
 def write_llama2c(path: Path, tensors: Tensors, config: dict[str, Any], version: int, group: int = 32) -> Tensors:
-    """Write a llama2.c file and return the values it stands for (rounded to int8 in version 2)."""
+    """Write a llama2.c file and return the values that it represents (rounded to int8 in version 2)."""
     turned = interleaved(tensors, config)
     layers = range(config["num_hidden_layers"])
     tied = "lm_head.weight" not in tensors
@@ -170,7 +170,7 @@ def write_llama2c(path: Path, tensors: Tensors, config: dict[str, Any], version:
             rounded = np.rint(blocks / scales[:, None]).astype(np.int8)
             file.write(rounded.tobytes() + scales.astype("<f4").tobytes())
             turned[name] = (rounded * scales[:, None]).reshape(array.shape)
-    # back to halves, row by row
+    # back to the order of halves, row by row
     names = {name: np.arange(len(array))[:, None] for name, array in tensors.items() if array.ndim == 2}
     order_of = interleaved(names, config)
     for name, rows in order_of.items():
@@ -204,7 +204,7 @@ GGUF_NAMES = {
 
 
 def write_gguf(path: Path, tensors: Tensors, config: dict[str, Any], kind: str, **extra: Any) -> Tensors:
-    """Write a llama GGUF file with matrices of a type, and return the values it stands for.
+    """Write a llama GGUF file with matrices of a type, and return the values that it represents.
 
     `extra` may hold `family`, `names`, `tokens`, `scores`, `types`, `tokenizer`, `merges`, `pre`, `freqs` and `theta`.
     """
@@ -251,7 +251,7 @@ def write_gguf(path: Path, tensors: Tensors, config: dict[str, Any], kind: str, 
             continue
         packed = gguf.quants.quantize(array, type_of)
         writer.add_tensor(short, packed, raw_dtype=type_of)
-        # A row stays whole, so the values in the other row order are the other order of the values.
+        # Rows stay whole, so reordering the rows of the file reorders the values in the same way.
         values[name] = gguf.quants.dequantize(gguf.quants.quantize(values[name], type_of), type_of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -261,7 +261,7 @@ def write_gguf(path: Path, tensors: Tensors, config: dict[str, Any], kind: str, 
 
 
 def write_gguf_model(path: Path, folder: Path) -> None:
-    """Write a Hugging Face directory as a float32 GGUF file, by the gguf package's own table of names."""
+    """Write a Hugging Face directory as a float32 GGUF file, using the gguf package's own table of names."""
     import gguf
 
     config = json.loads((folder / "config.json").read_text())
@@ -329,7 +329,7 @@ def quantise_like_gptq(
 
 
 def pack_words(values: np.ndarray, bits: int, axis: int, order: tuple[int, ...] | None = None) -> np.ndarray:
-    """Pack integers along an axis into int32 words, one by one; place i of a word gets value order[i]."""
+    """Pack integers along an axis into int32 words, one by one; position i of a word gets value order[i]."""
     values = np.moveaxis(values, axis, -1)
     per_word = 32 // bits
     words = np.zeros((*values.shape[:-1], values.shape[-1] // per_word), np.uint32)

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-# Each of several workers computes on a core of its own: threads of all on every core would wait for one another. Before
-# numpy is imported, which makes as many threads as there are cores.
+# Each of several workers runs on one core: if all workers had threads on all cores, these would wait for one another.
+# This must be set before numpy is imported, because numpy starts one thread per core.
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
@@ -19,13 +19,13 @@ from helpers import STORIES, make_checkpoint
 from llama_onnx.export.exporter import export
 from llama_onnx.streaming import promise
 
-# A shell that starts the tests in the background has this signal ignored, and so would every process they start.
+# A shell that starts the tests in the background ignores this signal, and every process they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _disk_is_not_waited_for() -> Iterator[None]:
-    """What tests write need not survive a power cut, and hundreds of exports that do wait for the disk keep it busy."""
+def _skip_fsync() -> Iterator[None]:
+    """Skip fsync: test files need not survive a power cut, and hundreds of exports would wait for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -47,13 +47,13 @@ def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stories() -> Path:
-    """The trained model that lies beside the project, where it does."""
+    """The trained model beside the project, if it is there."""
     if not STORIES.is_dir():
         pytest.skip(f"the trained model is not there: {STORIES}")
     return STORIES
 
 
 @pytest.fixture(autouse=True)
-def _no_promise_of_earlier_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that fixtures keep loaded fixed a poolsize for the process: tests may name others."""
+def _forget_earlier_poolsizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the poolsize that models of fixtures fixed for the process, so that a test can choose another."""
     monkeypatch.setattr(promise, "_current", None)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Random configurations of every family against transformers. Needs torch and transformers; pytest does not run it.
+"""Compare random configurations of every family with transformers. Needs torch and transformers; not run by pytest.
 
     python tests/fuzz_architectures.py [COUNT [FIRST_SEED]]
 
 Each is exported in both styles and run in one pass, in chunks and token by token, across windows and rope boundaries.
-Prints what differs by more than 1e-3, or in a greedy token, and the largest difference of each family.
+Prints the runs whose logits differ by more than 1e-3 or whose greedy tokens differ, and the largest difference of each
+family.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def random_rope(r: random.Random, dim: int, kinds: list[str]) -> dict[str, Any]:
-    """Return rope parameters for `dim` turned dimensions."""
+    """Return rope parameters for `dim` rotated dimensions."""
     kind = r.choice(kinds)
     rope: dict[str, Any] = {"rope_type": kind, "rope_theta": r.choice([10000.0, 500000.0, 150.0])}
     if kind in ("linear", "dynamic", "yarn", "llama3"):
@@ -60,10 +61,10 @@ def random_rope(r: random.Random, dim: int, kinds: list[str]) -> dict[str, Any]:
 
 
 def random_config(r: random.Random, family: str) -> Any:
-    """Return a small configuration of a family, with sizes that are multiples of little."""
+    """Return a small configuration of a family, whose sizes are not round numbers."""
     heads, context = r.choice([1, 2, 3, 4, 6, 8]), r.choice([128, 200])
     head_dim = r.choice([8, 16, 20, 24, 32, 48])
-    free = family not in ("Phi3", "Qwen2")  # has head_dim of its own
+    free = family not in ("Phi3", "Qwen2")  # its configuration has a head_dim
     hidden = heads * (r.choice([4, 7, 12]) if free else head_dim)
     values: dict[str, Any] = {
         "hidden_size": hidden, "intermediate_size": r.choice([40, 64, 130]), "num_hidden_layers": r.choice([1, 2, 3]),
@@ -118,7 +119,7 @@ def differences(fixture: Path, out: Path, style: str) -> tuple[list[float], bool
     switch = config.rope_switch_length or len(ids)
     for i, token in enumerate(ids):
         last = decoder.forward(np.array([[token]]), cache)[0, -1]
-        if len(ids) <= switch or i >= switch:  # before, the expected logits are by the long factors
+        if len(ids) <= switch or i >= switch:  # otherwise the expected logits use the long factors
             worst = max(worst, float(np.abs(last - logits[i]).max()))
     tokens: list[int] = []
     for _ in range(GREEDY_STEPS):
@@ -128,7 +129,7 @@ def differences(fixture: Path, out: Path, style: str) -> tuple[list[float], bool
 
 
 def main(count: int = 45, first: int = 0) -> int:
-    """Try `count` configurations and return how many runs differ."""
+    """Try `count` configurations and return the number of runs that differ."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     largest, wrong = dict.fromkeys(FAMILIES, 0.0), 0

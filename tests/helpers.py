@@ -1,4 +1,4 @@
-"""What the tests share: small random models, made on the spot, and ways to run them."""
+"""Helpers that tests share: small random models, made when needed, and functions that run them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def make_checkpoint(folder: Path, seed: int = 0, **changes: Any) -> Path:
 
 
 def random_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
-    """Return float32 weights of a Llama configuration, large enough for clear-cut logits."""
+    """Return float32 weights of a Llama configuration, large enough for clearly different logits."""
     rng = np.random.default_rng(seed)
     hidden, wide, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
@@ -108,7 +108,7 @@ def random_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarra
 
 
 def decoder_of(directory: Path, budget: int = 1 << 30, chunk: int = 512) -> Decoder:
-    """Return a decoder over a pool of a given budget, with no memory promise around it."""
+    """Return a decoder over a pool with the given budget, without a memory promise."""
     config: ModelConfig = read_config(directory)
     return Decoder(config, MemoryPool(config.shards, budget), chunk)
 
@@ -120,7 +120,7 @@ def smallest_decoder(directory: Path) -> Decoder:
 
 
 def files_of(directory: Path) -> dict[str, str]:
-    """Return the hash of every file of a model directory, by name, as its manifest has them."""
+    """Return the hash of every file of a model directory by name, from its manifest."""
     return {
         name: entry["sha256"] for name, entry in json.loads((directory / "manifest.json").read_text())["files"].items()
     }

@@ -1,5 +1,5 @@
-"""Writes a checkpoint as a directory of the original llama.onnx: the graphs that torch exported from transformers, in
-their plain operators, with the original's names of files, inputs and outputs."""
+"""Writes a checkpoint as a directory of the original llama.onnx: graphs like those that torch exported from
+transformers, in the same standard operators, with the same names of files, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HALF, FLOAT = np.dtype(np.float16), np.dtype(np.float32)
 
 
 class GraphWriter:
-    """One file under construction, all its floats of one type."""
+    """A graph under construction; all its floats have one type."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
@@ -63,7 +63,7 @@ class GraphWriter:
 
 
 def write_layout(checkpoint: Path, out: Path, dtype: np.dtype = FLOAT, inside: bool = True) -> Path:
-    """Write `out` from a Llama checkpoint in Hugging Face layout, weights inside the files or one file beside each."""
+    """Write `out` from a Llama checkpoint in Hugging Face layout; weights go inside the files or beside them."""
     config = json.loads((checkpoint / "config.json").read_text())
     tensors = {name: array.astype(np.float32) for name, array in load_file(checkpoint / "model.safetensors").items()}
     out.mkdir(parents=True)
@@ -134,7 +134,7 @@ def _layer(g: GraphWriter, config: dict, layer: dict[str, np.ndarray]) -> None:
         halves = g.node("Concat", [g.node("Neg", [second]), first], axis=3)
         return g.node("Add", [g.node("Mul", [value, cos]), g.node("Mul", [halves, sin])])
 
-    def repeat(value: str) -> str:  # the original's models have as many keys as queries
+    def repeat(value: str) -> str:  # models of the original have as many key heads as query heads
         if heads == kv_heads:
             return value
         wide = g.node("Unsqueeze", [value, g.ints(2)])

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Write the small checkpoints of `tests/fixtures` with what transformers computes from them. Needs torch, transformers.
+"""Write the small checkpoints of `tests/fixtures`, with the results of transformers. Needs torch and transformers.
 
     python tests/make_fixtures.py [NAME …]
 
 Each is a directory with `config.json`, `model.safetensors` and `expected.npz`: `ids` int64 [S], `logits` float32
 [S, vocab] of one float32 pass with eager attention, and `greedy` int64 [24], the tokens that greedily follow `ids`,
 each from a pass over the whole sequence without a cache. Prompts are longer than sliding windows; those of LongRoPE
-models end just below the original length (the greedy tokens cross it) or beyond it. Sizes are odd on purpose: heads
-that are no multiple of 16, rotary parts that are no multiple of 16, windows of 1.
+models end just below the original length (the greedy tokens cross it) or beyond it. Some sizes are unusual on purpose:
+head sizes and rotary sizes that are not multiples of 16, and windows of 1.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SHORT, LONG = [1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6], [1.0, 1.5, 2.0, 3.0, 4.
 
 @dataclass(frozen=True)
 class Case:
-    """A fixture: the class and values of its configuration, what its weights are stored in, the prompt's length.
+    """A fixture: the class and values of its configuration, the type of its stored weights, the length of the prompt.
 
     `classic` writes config.json as transformers 4 did: rope_theta, rope_scaling, torch_dtype.
     """
@@ -209,7 +209,7 @@ CASES: dict[str, Case] = {
 
 
 def main(names: list[str]) -> None:
-    """Make the named fixtures, or all."""
+    """Make the named fixtures, or all of them."""
     for name in names or CASES:
         case = CASES[name]
         config = getattr(transformers, f"{case.kind}Config")(**case.values)
@@ -247,7 +247,7 @@ def make(folder: Path, config: Any, dtype: torch.dtype, length: int) -> None:
 
 
 def make_classic(path: Path) -> None:
-    """Rewrite a config.json into the form of transformers 4."""
+    """Rewrite a config.json in the format of transformers 4."""
     config = json.loads(path.read_text())
     parameters = config.pop("rope_parameters")
     config["torch_dtype"] = config.pop("dtype")
@@ -257,7 +257,7 @@ def make_classic(path: Path) -> None:
     for name in ("rope_theta", "partial_rotary_factor"):
         if name in parameters:
             config[name] = parameters.pop(name)
-    by_pattern = config.get("_sliding_window_pattern", 6) != 6  # the list says what the pattern did
+    by_pattern = config.get("_sliding_window_pattern", 6) != 6  # the list replaces the pattern
     if by_pattern or config["model_type"] not in ("gemma2", "gemma3_text", "qwen2", "qwen3"):
         config.pop("layer_types", None)
     kind = parameters.pop("rope_type")

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write `tests/fixtures/perplexity.json`: what transformers computes over windows of token ids. Needs torch.
+"""Write `tests/fixtures/perplexity.json`: losses of transformers over windows of token ids. Needs torch.
 
     python tests/make_perplexity_fixture.py
 
-The loop is that of the Hugging Face guide (https://huggingface.co/docs/transformers/perplexity), with the loss that the
-model returns for labels of -100 where a token is not scored. The guide weights the loss of a window by one less than
-it has labels, though only in the first one is a label lost to the shift; here each token counts once. What the guide's
-own weights give is in `guide` for the record.
+The loop is that of the Hugging Face guide (https://huggingface.co/docs/transformers/perplexity): tokens that are not
+scored get the label -100, and the model returns the loss. The guide weights the loss of each window by its number of
+labels minus one, although only the first window loses a label to the shift. Here, each token counts once. The result
+with the guide's weights is kept as `guide`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ CASES = [
     ("llama-gqa", 100, 100, 50),  # shorter than the window
     ("llama-gqa", 300, 128, 64),
     ("llama-gqa", 300, 128, 128),
-    ("llama-gqa", 257, 128, 128),  # the last window has one token, which nothing predicts
+    ("llama-gqa", 257, 128, 128),  # the last window has one token, which is not predicted
     ("llama-mqa-bias", 90, 32, 5),
     ("llama-mha-tied", 200, 64, 1),
     ("llama-llama3", 250, 120, 77),
-    ("phi3-longrope-beyond-partial", 200, 90, 45),  # the last window is turned by other rope factors
+    ("phi3-longrope-beyond-partial", 200, 90, 45),  # the last window is rotated by other rope factors
     ("stories260K", 257, 64, 32),
 ]
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def score(model: transformers.PreTrainedModel, ids: torch.Tensor, ctx: int, stride: int) -> dict[str, object]:
-    """Return the mean loss of each window, how many tokens it scores, and the perplexity."""
+    """Return the mean loss of each window, the number of tokens it scores, and the perplexity."""
     losses, counts, guide, scored_end = [], [], [], 0
     for begin in range(0, ids.shape[1], stride):
         end = min(begin + ctx, ids.shape[1])

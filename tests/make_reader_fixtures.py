@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write `tests/fixtures/torch-files`: what torch itself saves, in each of its formats. Needs torch and transformers.
+"""Write `tests/fixtures/torch-files`: files that torch saves, in each of its formats. Needs torch and transformers.
 
     python tests/make_reader_fixtures.py
 
 `zip`, `sharded` and `legacy` hold the same model (bfloat16, float16 and float32 of the same values) as Hugging Face
 directories; `expected.npz` has `ids` and the float32 `logits` of transformers. `odd.bin` and `odd-legacy.bin` hold
-tensors that are not plain rows of values, `odd.npz` what is in them.
+tensors that are not contiguous or have other types; `odd.npz` holds their values.
 """
 
 from __future__ import annotations

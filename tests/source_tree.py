@@ -1,4 +1,4 @@
-"""Reads a Python package without importing it: its modules, what they import, and how many lines are code."""
+"""Reads a Python package without importing it: its modules, their imports, and their lines of code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_CODE = {
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement, or `import_module` of a constant. `imported` is a module, never a name inside one."""
+    """An import statement, or `import_module` of a constant. `imported` is a module, never a name inside one."""
 
     importer: str
     imported: str
@@ -30,7 +30,7 @@ class Import:
 
 
 def find_modules(package: Path) -> dict[str, Path]:
-    """Return the dotted name and the path of every module; a package goes by its `__init__.py`."""
+    """Return the dotted name and the path of every module; for a package, the path of its `__init__.py`."""
     names = {}
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
@@ -39,7 +39,7 @@ def find_modules(package: Path) -> dict[str, Path]:
 
 
 def find_imports(package: Path) -> list[Import]:
-    """Return what each module imports, inside functions too, but not in blocks that only a type checker reads."""
+    """Return the imports of each module, also inside functions, but not in blocks that only a type checker reads."""
     modules = find_modules(package)
     found = []
     for name, path in modules.items():
@@ -78,7 +78,7 @@ def _imported(node: ast.AST, home: str, modules: Iterable[str]) -> Iterator[str]
 
 
 def find_circles(package: Path) -> list[list[str]]:
-    """Return groups of modules that import each other, be it through others.
+    """Return groups of modules that import each other, directly or indirectly.
 
     An import of `a.b.c` runs `a.b` first, and so counts as an import of it. The package itself is the exception, which
     is always there before its modules, and so are the packages that the importing module lies in.
@@ -106,13 +106,13 @@ def _reachable(start: str, edges: dict[str, set[str]]) -> set[str]:
 
 
 def third_party(imports: Sequence[Import], package: str) -> list[Import]:
-    """Return the imports of what is neither in the package nor in Python's library."""
+    """Return the imports of modules that are neither in the package nor in Python's standard library."""
     own = {package, *sys.stdlib_module_names}
     return [one for one in imports if one.imported.partition(".")[0] not in own]
 
 
 def count_lines(path: Path) -> tuple[int, int]:
-    """Return how many lines a module has, and how many of them are code: no blanks, comments, docstrings."""
+    """Return the number of lines of a module, and of those that are code: not blank, no comment, no docstring."""
     text = path.read_text(encoding="utf-8")
     code: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):

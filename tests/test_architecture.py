@@ -1,7 +1,7 @@
-"""The plan of the house: what may import what, how large the core is, what an import loads and what a run executes.
+"""The architecture: allowed imports, the size of the core, what an import loads and what a run executes.
 
-Each check is a function over a source tree that returns what is wrong with it, so that it can be tried on made-up
-trees, one fault in each.
+Each check is a function that takes a source tree and returns its faults. So it can be tested on made-up trees with one
+fault each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from helpers import ROOT
 from source_tree import count_lines, find_circles, find_imports, find_modules, third_party
 
-# The core: the modules that lie in llama_onnx/ itself, in the order in which to read them.
+# The core: the modules directly in llama_onnx/, in reading order.
 CORE = (
     "errors", "config", "model_directory", "memory", "session", "pool", "kv_types", "kv_cache", "decoder", "sampling",
     "tokenizer", "tokens", "generate", "model",
@@ -27,8 +27,8 @@ MAY_BE_ABSENT = {"kv_types"}
 ENTRIES = {"__init__", "__main__"}  # the public names, and `python -m llama_onnx`
 MOST_LINES, MOST_CODE, MOST_IN_A_FILE, WIDTH = 1800, 1150, 250, 120
 
-# The core imports the core and the floor; wings only through these doors.
-FLOOR = "files"  # everybody imports it, and it imports `errors` alone
+# The core imports the core and the floor, and wings only in these modules.
+FLOOR = "files"  # any module may import it; it imports only `errors`
 DOORS = {
     "model": {"streaming", "text", "batching", "decoding", "original", "mixture"},
     "generate": {"decoding"},
@@ -36,7 +36,7 @@ DOORS = {
     "__main__": {"commands"},
 }
 
-# Wings, with the other wings that each may import. All of them import the core and the floor.
+# Wings, with the other wings that each may import. All may import the core and the floor.
 WINGS: dict[str, set[str]] = {
     "streaming": set(),
     "text": set(),
@@ -50,19 +50,19 @@ WINGS: dict[str, set[str]] = {
     "scoring": {"text"},
     "export": {"text", "scoring", "original"},
 }
-WINGS["serving"] = set(WINGS) - {"export"}  # it is given a function that prepares a model
-WINGS["commands"] = {*WINGS}  # nobody imports it; nobody else imports `serving`
+WINGS["serving"] = set(WINGS) - {"export"}  # it receives a function that prepares a model
+WINGS["commands"] = {*WINGS}  # no other wing imports it, or `serving`
 LAZY = "export"  # imported inside functions only: it needs the extra 'tools'
 
-# Packages that a module may import when it is itself imported. All others are imported in the function that needs them.
+# Packages that may be imported at the top of a module. All others are imported in the function that needs them.
 RUNTIME = {"numpy", "onnxruntime", "sentencepiece"}
 TOOLS = {"onnx", "safetensors", "ml_dtypes", "tqdm"}
 
 LOADED = {"numpy"}  # of other packages, by `import llama_onnx`
 NEVER_LOADED = {"export", "commands", "scoring", "serving", "store", "cluster", "vision"}  # of our own
 
-# What a run may execute when every layer stays in memory: the core, text/, and the door to the pool, which is the pool
-# that keeps layers resident and the loader from which it borrows sessions.
+# What a run may execute besides the core when every layer stays in memory: text/, and the pool that keeps layers
+# resident, with the loader from which it borrows sessions.
 EXECUTED = ("text/", "streaming/promise.py", "streaming/available.py", "streaming/pool.py", "streaming/loader.py")
 
 
@@ -73,7 +73,7 @@ def area(module: str, package: Path) -> str:
 
 
 def broken_imports(package: Path) -> list[str]:
-    """Return the imports that the rule forbids."""
+    """Return the forbidden imports."""
     faults = []
     for one in find_imports(package):
         if one.imported.partition(".")[0] != package.name:
@@ -97,7 +97,7 @@ def circles(package: Path) -> list[str]:
 
 
 def unknown_wings(package: Path) -> list[str]:
-    """Return subpackages that the rule does not know."""
+    """Return subpackages that have no import rule."""
     wings = {area(module, package) for module in find_modules(package)} - {""}
     return sorted(wings - WINGS.keys() - {FLOOR})
 
@@ -114,13 +114,13 @@ def eager_imports(package: Path) -> list[str]:
 
 
 def misplaced_core(package: Path) -> list[str]:
-    """Return what is missing in the core, and what lies there but is not in its reading order."""
+    """Return modules that are missing in the core, and modules there that are not in the reading order."""
     found = {path.stem for path in package.glob("*.py")}
     return sorted({*CORE, *ENTRIES} - MAY_BE_ABSENT - found) + sorted(found - {*CORE, *ENTRIES})
 
 
 def over_budget(package: Path) -> list[str]:
-    """Return in what the core is larger than it may be."""
+    """Return the limits that the core exceeds."""
     counts = {path.name: count_lines(path) for path in sorted(package.glob("*.py"))}
     lines, code = (sum(count[i] for count in counts.values()) for i in (0, 1))
     faults = [f"the core has {lines} lines"] if lines > MOST_LINES else []
@@ -133,7 +133,7 @@ def over_budget(package: Path) -> list[str]:
 
 
 def without_a_sentence(package: Path) -> list[str]:
-    """Return the wings whose `__init__` does not say in one sentence what they are for."""
+    """Return the wings whose `__init__` does not state their purpose in one sentence."""
     faults = []
     for init in sorted(package.glob("*/__init__.py")):
         said = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
@@ -143,7 +143,7 @@ def without_a_sentence(package: Path) -> list[str]:
 
 
 def loaded_by_import(root: Path) -> list[str]:
-    """Return what `import llama_onnx` loads though it is not needed: other packages, and wings of ours."""
+    """Return packages and wings that `import llama_onnx` loads without need."""
     code = "import sys; before = set(sys.modules); import llama_onnx; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     loaded = [name.split(".") for name in done.stdout.split()]
@@ -189,12 +189,12 @@ def executed(root: Path, result: Path, *arguments: str) -> list[str]:
 
 
 def out_of_place(functions: list[str]) -> list[str]:
-    """Return those that do not belong to a run with everything resident."""
+    """Return the functions that a run with all shards resident should not execute."""
     return [name for name in functions if "/" in name and not name.startswith(EXECUTED)]
 
 
 def demo_faults(demo: Path) -> list[str]:
-    """Return in what `demo.py` is more than a story of at most 60 lines over the public names."""
+    """Return the rules that `demo.py` breaks: at most 60 lines, and public names only."""
     text = demo.read_text(encoding="utf-8")
     faults = [f"demo.py has {len(text.splitlines())} lines"] if len(text.splitlines()) > 60 else []
     for node in ast.walk(ast.parse(text)):
@@ -206,37 +206,37 @@ def demo_faults(demo: Path) -> list[str]:
 
 
 def stray_tests(root: Path) -> list[str]:
-    """Return the folders of tests that go with no folder of the package, nor with the scripts or the benchmarks."""
+    """Return the test folders that match no folder of the package, and neither the scripts nor the benchmarks."""
     folders = {path.parent.relative_to(root / "tests") for path in (root / "tests").rglob("test_*.py")}
     known = {Path("tools"), Path("benchmarks")}
     return [str(folder) for folder in sorted(folders - known) if not (root / "llama_onnx" / folder).is_dir()]
 
 
-# The tree as it is
+# The real tree
 
 PACKAGE = ROOT / "llama_onnx"
 CHECKS = (broken_imports, unknown_wings, circles, eager_imports, misplaced_core, over_budget, without_a_sentence)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_package_keeps_the_plan(check: Callable[[Path], list[str]]) -> None:
+def test_package_follows_the_plan(check: Callable[[Path], list[str]]) -> None:
     faults = check(PACKAGE)
     assert not faults, "\n".join(faults)
 
 
-def test_import_loads_numpy_and_the_runtime_alone() -> None:
+def test_import_loads_only_numpy_and_the_runtime() -> None:
     assert loaded_by_import(ROOT) == []
 
 
 @pytest.mark.skipif(not (ROOT / "models" / "demo" / "manifest.json").is_file(), reason="no embedded model in this tree")
-def test_run_with_everything_resident_executes_the_core_alone(tmp_path: Path) -> None:
+def test_run_with_all_shards_resident_executes_only_the_core(tmp_path: Path) -> None:
     functions = executed(ROOT, tmp_path / "functions.json", "bonjour", "--max", "5")
     assert {"model.py:load", "decoder.py:Decoder.forward"} <= set(functions)
     faults = out_of_place(functions)
     assert not faults, "\n".join(faults)
 
 
-def test_demo_is_a_short_story_over_the_public_names() -> None:
+def test_demo_is_short_and_uses_only_public_names() -> None:
     assert demo_faults(ROOT / "demo.py") == []
 
 
@@ -244,11 +244,11 @@ def test_tests_mirror_the_tree() -> None:
     assert stray_tests(ROOT) == []
 
 
-# The checks find what they are for
+# The checks find their faults
 
 
 def write_tree(root: Path, sources: dict[str, str]) -> Path:
-    """Write a package that keeps the plan, then `sources`: module → text."""
+    """Write a package without faults, then add `sources`: module → text."""
     package = root / "llama_onnx"
     files = {f"{name}.py": '"""Doc."""\n' for name in (*CORE, *ENTRIES)}
     files |= {f"{wing}/__init__.py": '"""What it is for."""\n' for wing in (*WINGS, FLOOR)}
@@ -289,7 +289,7 @@ LONG = "x = 1\n" * 140
         (circles, {"memory": "def f():\n    from .pool import x\n", "pool": "from . import memory\n"}),
         (circles, {"memory": "from . import __version__\n", "__init__": "from .memory import x\n"}),
         (
-            circles,  # through the `__init__` of a package that another module of it is imported from
+            circles,  # through the `__init__` of a package of which another module is imported
             {
                 "export/a/__init__": '"""A."""\nfrom ..b import x\n',
                 "export/a/c": "",
@@ -310,7 +310,7 @@ LONG = "x = 1\n" * 140
         (without_a_sentence, {"text/__init__": '"""What it is for"""\n'}),
     ],
 )
-def test_each_check_finds_its_fault_and_no_other_check_does(
+def test_each_fault_is_found_by_its_own_check_alone(
     tmp_path: Path, check: Callable[[Path], list[str]], sources: dict[str, str]
 ) -> None:
     package = write_tree(tmp_path, sources)
@@ -337,7 +337,7 @@ def test_core_module_that_is_missing_is_found(tmp_path: Path) -> None:
         {"pool": '"""Doc.\n' + "\n" * 200 + '"""\n# comment\n'},
     ],
 )
-def test_what_the_plan_allows_is_no_fault(tmp_path: Path, sources: dict[str, str]) -> None:
+def test_allowed_imports_are_not_faults(tmp_path: Path, sources: dict[str, str]) -> None:
     package = write_tree(tmp_path, sources)
     assert [fault for check in CHECKS for fault in check(package)] == []
 
@@ -355,14 +355,14 @@ def test_lines_of_code_are_neither_blank_nor_comment_nor_docstring(tmp_path: Pat
     ("source", "fault"),
     [("import json", ""), ("import turtle_graphics", "turtle_graphics"), ("from . import export", "llama_onnx.export")],
 )
-def test_what_an_import_loads_is_found(tmp_path: Path, source: str, fault: str) -> None:
+def test_packages_loaded_by_an_import_are_found(tmp_path: Path, source: str, fault: str) -> None:
     package = write_tree(tmp_path, {"__init__": f"{source}\n"})
     (package.parent / "turtle_graphics.py").write_text("")
     assert loaded_by_import(tmp_path) == [fault] * bool(fault)
 
 
-def test_what_a_run_executes_is_found(tmp_path: Path) -> None:
-    """Functions called at run time, in threads and at the end too, but not what modules do while they are imported."""
+def test_functions_executed_by_a_run_are_found(tmp_path: Path) -> None:
+    """Finds functions called at run time, also in threads and at exit, but not code that runs on import."""
     write_tree(
         tmp_path,
         {
@@ -387,14 +387,14 @@ def test_what_a_run_executes_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["x = 1\n" * 61, "import numpy\n", "from llama_onnx.commands import x\n", "def f():\n    import torch\n"]
 )
-def test_demo_that_is_more_than_a_story_is_found(tmp_path: Path, text: str) -> None:
+def test_demo_that_breaks_its_rules_is_found(tmp_path: Path, text: str) -> None:
     (tmp_path / "demo.py").write_text("import sys\nimport llama_onnx\n")
     assert demo_faults(tmp_path / "demo.py") == []
     (tmp_path / "demo.py").write_text(text)
     assert len(demo_faults(tmp_path / "demo.py")) == 1
 
 
-def test_tests_of_no_part_of_the_package_are_found(tmp_path: Path) -> None:
+def test_folders_without_a_part_of_the_package_are_found(tmp_path: Path) -> None:
     write_tree(tmp_path, {})
     for folder in (".", "text", "tools", "attic"):
         (tmp_path / "tests" / folder).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A model directory is whole, or one clear line says what is wrong with it."""
+"""A model directory is complete, or one clear line names the fault."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def replace_tokenizer(folder: Path) -> None:
 
 
 def list_file(folder: Path, name: str) -> None:
-    """Let the manifest say what the file now is, so that the next check gets to see it."""
+    """Update the manifest for a changed file, so that the file reaches the next check."""
     size = (folder / name).stat().st_size
     edit_manifest(lambda manifest: manifest["files"][name].update(bytes=size))(folder)
 
@@ -65,7 +65,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "other format": (edit_manifest(lambda m: m.update(format="other")), "not a llama_onnx manifest"),
     "later version": (edit_manifest(lambda m: m.update(format_version=99)), "format version 99"),
     "no model": (edit_manifest(lambda m: m.pop("model")), "'model' is missing"),
-    "no shards": (edit_manifest(lambda m: m.update(shards=[])), "do not match the shards"),
+    "no shards": (edit_manifest(lambda m: m.update(shards=[])), "do not match the listed shards"),
     "shard is a text": (edit_manifest(lambda m: m.update(shards=["x"])), "'name' is missing"),
     "a layer too many": (set_model(num_layers=4), "4 layers do not match"),
     "size is a text": (set_model(hidden_size="64"), "'hidden_size' is '64'"),
@@ -100,21 +100,21 @@ def test_bad_model_directory_is_one_clear_error(name: str, model: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file", "empty"])
-def test_what_is_no_directory_of_a_model_is_told(name: str, tmp_path: Path) -> None:
+def test_error_for_a_path_that_is_not_a_model_directory_is_clear(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelDirectoryError, match=name):
         llama_onnx.load(tmp_path / name)
 
 
-def test_other_shapes_than_the_manifest_says_are_an_error_when_run(model: Path, tmp_path: Path) -> None:
+def test_shapes_that_differ_from_the_manifest_are_an_error_when_run(model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model, tmp_path / "model")
     set_model(hidden_size=65)(folder)
     with pytest.raises(LlamaOnnxError, match=r"embed.onnx: cannot be run"):
         llama_onnx.load(folder).generate("fox")
 
 
-def test_shard_that_vanishes_while_running_is_told(model: Path, tmp_path: Path) -> None:
+def test_shard_deleted_while_running_is_reported(model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model, tmp_path / "model")
     lm = llama_onnx.load(folder, poolsize="min")
     steps = lm.stream_generate("fox", llama_onnx.SamplingParams(temperature=0, max_tokens=9))
@@ -125,7 +125,7 @@ def test_shard_that_vanishes_while_running_is_told(model: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["shard missing", "graph is rubbish", "no manifest", "tokenizer of another model"])
-def test_command_line_tells_a_bad_model_in_one_line(name: str, model: Path, tmp_path: Path) -> None:
+def test_command_line_reports_a_bad_model_in_one_line(name: str, model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model, tmp_path / "model")
     BAD[name][0](folder)
     done = run("-m", "llama_onnx", "generate", "-m", folder, "-p", "fox", "-n", "3")

@@ -1,4 +1,4 @@
-"""The decoder loop: the same tokens whatever the pool, the chunks and the order of prefill."""
+"""The decoder loop: the same tokens with any pool, any chunks and any division of the prefill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool, charge_of
 
 GREEDY = SamplingParams(temperature=0, max_tokens=256, prompt_lookup=0)
-# Rounding the weights of stories260K to float16 moves no logit by more (measured 0.011 over its 256 tokens).
+# The most that rounding the weights of stories260K to float16 may change a logit (measured: 0.011 over 256 tokens).
 HALF_TOLERANCE = 0.03
 
 
@@ -37,7 +37,7 @@ def stories_model(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def greedy_tokens(decoder: Decoder, prompt: list[int], count: int, prefill: int | None = None) -> list[int]:
-    """Greedy continuation, the prompt in passes of `prefill` tokens (None = one pass)."""
+    """Return a greedy continuation, with the prompt in passes of `prefill` tokens (None = one pass)."""
     cache = KVCache(decoder.config, len(prompt) + count)
     size = prefill or len(prompt)
     for start in range(0, len(prompt), size):
@@ -77,7 +77,9 @@ def test_prefill_in_passes_of_any_size_continues_the_known_story(
     assert greedy_tokens(decoder, expected[:200], 57, size) == expected[200:]
 
 
-def test_fp16_moves_the_logits_of_the_trained_model_little(stories: Path, stories_model: Path, tmp_path: Path) -> None:
+def test_fp16_changes_the_logits_of_the_trained_model_little(
+    stories: Path, stories_model: Path, tmp_path: Path
+) -> None:
     export(stories, tmp_path / "fp16", "fp16")
     expected = json.loads((stories / "greedy256.json").read_text())
     ids = np.array(expected)
@@ -88,7 +90,7 @@ def test_fp16_moves_the_logits_of_the_trained_model_little(stories: Path, storie
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 64])
-def test_chunks_give_the_logits_of_one_pass(model: Path, chunk: int) -> None:
+def test_chunks_give_the_logits_of_a_single_pass(model: Path, chunk: int) -> None:
     ids = np.random.default_rng(0).integers(3, 300, 70)
     whole, chunked = decoder_of(model), decoder_of(model, chunk=chunk)
     np.testing.assert_allclose(chunked.logits(ids), whole.logits(ids), atol=2e-5)
@@ -119,7 +121,7 @@ def test_keys_and_values_are_updated_in_place(model: Path) -> None:
         assert array.ctypes.data == address
 
 
-def test_truncated_cache_continues_as_if_the_rest_had_never_been(model: Path) -> None:
+def test_truncated_cache_continues_as_if_the_rest_was_never_there(model: Path) -> None:
     decoder = decoder_of(model)
     cache = KVCache(decoder.config, 32)
     decoder.forward(np.array([[5, 6, 7, 8, 9]]), cache)
@@ -128,7 +130,7 @@ def test_truncated_cache_continues_as_if_the_rest_had_never_been(model: Path) ->
     np.testing.assert_allclose(again, decoder.logits(np.array([5, 6, 7, 20]))[-1], atol=2e-5)
 
 
-def test_cache_has_its_limits(model: Path) -> None:
+def test_invalid_cache_sizes_are_refused(model: Path) -> None:
     config = read_config(model)
     cache = KVCache(config, 4)
     with pytest.raises(RequestError, match="do not fit"):
@@ -140,7 +142,7 @@ def test_cache_has_its_limits(model: Path) -> None:
         cache.truncate(1)
 
 
-def test_cache_that_outgrows_the_pool_is_a_clear_error_and_gives_its_room_back(model: Path) -> None:
+def test_cache_that_outgrows_the_pool_is_a_clear_error_and_frees_its_memory(model: Path) -> None:
     config = read_config(model)
     largest, working = max(map(charge_of, config.shards)), pass_bytes(config, runs_of([10], [10]), 1, CHUNK)
     cache = KVCache(config, 110).bytes_with([64]) + PromptLookup(8).bytes_for(64)
@@ -180,8 +182,8 @@ def test_peak_memory_of_the_process_stays_within_the_poolsize(tmp_path: Path, dt
 
     base = measure("min")[0]
     total = sum(map(charge_of, read_config(tmp_path / "model").shards))
-    share = 4 if dtype == "fp16" else 2  # without being turned into float32, fp16 layers take half
-    poolsize = base + 12 * MIB + total // share  # room for some of the layers, not for all
+    share = 4 if dtype == "fp16" else 2  # fp16 layers that are not widened to float32 take half
+    poolsize = base + 12 * MIB + total // share  # room for some layers, but not for all
     peak, misses = measure(f"{poolsize // MIB}MB")
     assert peak <= poolsize
-    assert misses > 3 * 8  # layers were read again and again
+    assert misses > 3 * 8  # layers were read repeatedly

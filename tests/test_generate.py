@@ -1,4 +1,4 @@
-"""Generation: the token loop, stop conditions, and text that streams as it would come whole."""
+"""Generation: the token loop, stop conditions, and streamed text that equals the whole text."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_greedy_tokens_are_the_largest_logits_of_one_pass(lm: LanguageModel) -> 
     assert np.argmax(logits[len(prompt) - 1 : -1], axis=-1).tolist() == ids
 
 
-def test_text_prompt_is_its_ids_with_bos(lm: LanguageModel) -> None:
+def test_text_prompt_equals_its_ids_with_bos(lm: LanguageModel) -> None:
     ids = lm.tokenizer.encode("fox")
     assert ids[0] == lm.config.bos_token_id
     assert tokens(lm, "fox", GREEDY) == tokens(lm, ids, GREEDY)
 
 
-def test_same_seed_same_tokens_whatever_the_pool(lm: LanguageModel, model: Path) -> None:
+def test_same_seed_gives_same_tokens_with_any_pool(lm: LanguageModel, model: Path) -> None:
     params = SamplingParams(temperature=1.5, top_k=0, max_tokens=20, seed=3)
     assert tokens(lm, "fox", params) == tokens(llama_onnx.load(model, poolsize="min"), "fox", params)
     assert tokens(lm, "fox", params) != tokens(lm, "fox", replace(params, seed=4))
@@ -92,7 +92,7 @@ def test_any_of_the_end_tokens_ends_with_reason_stop(model: Path, lm: LanguageMo
     assert steps[-1].finish_reason == "stop"
 
 
-def test_stop_text_ends_the_answer_before_it(lm: LanguageModel) -> None:
+def test_output_ends_before_a_stop_text(lm: LanguageModel) -> None:
     whole = lm.generate("fox", GREEDY)
     stop = whole[5:9]
     steps = list(lm.stream_generate("fox", replace(GREEDY, stop=("never this", stop))))
@@ -102,9 +102,7 @@ def test_stop_text_ends_the_answer_before_it(lm: LanguageModel) -> None:
 
 @pytest.mark.parametrize("sizes", [(1,), (2, 3), (5,), (40,)])
 @pytest.mark.parametrize("stop", [["END"], ["x", "ENDING"], ["dENDI", "END"], ["absent"]])
-def test_stop_text_is_found_however_the_text_comes_in(
-    lm: LanguageModel, sizes: tuple[int, ...], stop: list[str]
-) -> None:
+def test_stop_text_is_found_across_tokens(lm: LanguageModel, sizes: tuple[int, ...], stop: list[str]) -> None:
     text = "some EN words E and the ENDING of it"
     pieces, place = [], 0
     for size in itertools.cycle(sizes):
@@ -139,14 +137,14 @@ def test_repetition_penalty_sees_the_prompt_and_the_output(lm: LanguageModel) ->
     assert len(set(ids)) == len(ids)
 
 
-def test_step_carries_the_logprob_of_its_token(lm: LanguageModel) -> None:
+def test_step_has_the_logprob_of_its_token(lm: LanguageModel) -> None:
     prompt = lm.tokenizer.encode("fox")
     step = next(lm.stream_generate(prompt, GREEDY))
     logits = lm.logits(prompt)[-1].astype(np.float64)
     assert step.logprob == pytest.approx(logits[step.token] - np.log(np.exp(logits).sum()), abs=1e-4)
 
 
-def test_stream_that_is_dropped_gives_its_memory_back(lm: LanguageModel) -> None:
+def test_abandoned_stream_returns_its_memory(lm: LanguageModel) -> None:
     steps = lm.stream_generate("fox", GREEDY)
     next(steps)
     assert lm.stats()["pool"]["reserved"] > 0
@@ -154,7 +152,7 @@ def test_stream_that_is_dropped_gives_its_memory_back(lm: LanguageModel) -> None
     assert lm.stats()["pool"]["reserved"] == 0
 
 
-def test_stats_count_what_happened(model: Path) -> None:
+def test_stats_count_tokens_and_time(model: Path) -> None:
     lm = llama_onnx.load(model)
     lm.generate([5, 6, 7], SamplingParams(temperature=0, max_tokens=4))
     stats = lm.stats()
@@ -176,9 +174,7 @@ def test_stats_count_what_happened(model: Path) -> None:
         ("fox " * 300, "the context holds 256"),
     ],
 )
-def test_prompts_that_cannot_be_used_are_refused_before_anything_runs(
-    lm: LanguageModel, prompt: object, message: str
-) -> None:
+def test_invalid_prompts_are_refused_before_anything_runs(lm: LanguageModel, prompt: object, message: str) -> None:
     misses = lm.stats()["pool"]["misses"]
     with pytest.raises(RequestError, match=message):
         lm.stream_generate(prompt)  # type: ignore[arg-type]
@@ -189,7 +185,7 @@ def test_longest_prompt_leaves_one_token(lm: LanguageModel) -> None:
     assert len(tokens(lm, [5] * 255, GREEDY)) == 1
 
 
-def test_logits_take_a_full_context_and_no_more(lm: LanguageModel) -> None:
+def test_logits_accept_at_most_a_full_context(lm: LanguageModel) -> None:
     assert lm.logits([5] * 256).shape[0] == 256
     for bad in ([], [5] * 257, [[5, 6]], [999]):
         with pytest.raises(RequestError):

@@ -1,4 +1,4 @@
-"""The KV cache in fp16 and int8: as close as its rounding, as small as it says, and rounded once."""
+"""The KV cache in fp16 and int8: its error, its size, and that everything is rounded once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def config(model: Path) -> ModelConfig:
 
 
 def written(cache: KVCache, rows: np.ndarray) -> np.ndarray:
-    """Store rows float32 [batch, kv_heads, positions, head_dim] in layer 0 and return what layer 0 then sees."""
+    """Store rows float32 [batch, kv_heads, positions, head_dim] in layer 0 and return what layer 0 then reads."""
     count = rows.shape[2]
     cache.start([np.zeros(count, np.int64)] * len(rows))
     with cache.layer(0) as (key, value):
@@ -55,15 +55,15 @@ def rows_of_all_sizes(config: ModelConfig, batch: int = 2, positions: int = 30) 
     return rows.astype(np.float32)
 
 
-def test_halves_come_back_as_numpy_rounds_them(config: ModelConfig) -> None:
+def test_halves_are_rounded_as_numpy_rounds_them(config: ModelConfig) -> None:
     rows = rows_of_all_sizes(config)
-    rows[0, 0, 1, :4] = [1e9, -1e9, 6e-8, -3e-5]  # beyond the largest half, and below the smallest normal one
+    rows[0, 0, 1, :4] = [1e9, -1e9, 6e-8, -3e-5]  # beyond the largest float16, and below the smallest normal one
     with np.errstate(over="ignore"):
         expected = np.clip(rows.astype(np.float16), -65504, 65504).astype(np.float32)
     np.testing.assert_array_equal(written(KVCache(config, 30, 2, "fp16"), rows), expected)
 
 
-def test_int8_errs_by_half_a_step_of_each_row_at_most(config: ModelConfig) -> None:
+def test_int8_error_is_at_most_half_a_step_of_each_row(config: ModelConfig) -> None:
     rows = rows_of_all_sizes(config)
     step = np.abs(rows).max(-1, keepdims=True) / 127
     error = np.abs(written(KVCache(config, 30, 2, "int8"), rows) - rows)
@@ -72,7 +72,7 @@ def test_int8_errs_by_half_a_step_of_each_row_at_most(config: ModelConfig) -> No
 
 
 @pytest.mark.parametrize("cache_type", CACHE_TYPES)
-def test_old_rows_keep_their_bits_while_new_ones_come(model: Path, cache_type: str) -> None:
+def test_old_rows_keep_their_bits_when_new_ones_are_added(model: Path, cache_type: str) -> None:
     decoder = decoder_of(model)
     cache = KVCache(decoder.config, 40, cache_type=cache_type)
     decoder.forward(IDS[None, :20], cache)
@@ -84,7 +84,7 @@ def test_old_rows_keep_their_bits_while_new_ones_come(model: Path, cache_type: s
 
 
 @pytest.mark.parametrize("cache_type", COMPACT)
-def test_only_what_is_new_is_compressed(config: ModelConfig, cache_type: str) -> None:
+def test_only_new_rows_are_compressed(config: ModelConfig, cache_type: str) -> None:
     cache = KVCache(config, 8, cache_type=cache_type)
     written(cache, rows_of_all_sizes(config, 1, 5))
     before = cache.keys[0].copy()
@@ -97,11 +97,11 @@ def test_only_what_is_new_is_compressed(config: ModelConfig, cache_type: str) ->
 
 @pytest.mark.parametrize("cache_type", CACHE_TYPES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_bytes_that_are_charged_are_those_that_are_held(config: ModelConfig, cache_type: str, batch: int) -> None:
+def test_charged_bytes_cover_the_allocated_arrays(config: ModelConfig, cache_type: str, batch: int) -> None:
     cache = KVCache(config, 50, batch, cache_type)
     with cache.layer(0) as borrowed:
         held = sum({id(array): array.nbytes for array in (*cache.keys, *cache.values, *borrowed)}.values())
-    # Heads of the smaller types begin within a page; rows that can be rearranged take one layer more while they are.
+    # Heads of the smaller types do not fill whole pages. Several rows take one layer more while they are rearranged.
     page, layers = cache._page * (cache_type != "fp32"), 1 + (batch > 1) / config.num_layers
     charged = cache.bytes_with([50] * batch)
     assert held * layers - 1 <= charged <= (held + batch * page * cache.bytes_per_token) * layers + 1
@@ -109,20 +109,21 @@ def test_bytes_that_are_charged_are_those_that_are_held(config: ModelConfig, cac
     assert cache.bytes_with([10] * batch) <= cache.bytes_with([50] * batch)
 
 
-def test_float32_lends_what_it_holds_and_the_others_the_same_pair_to_every_layer(config: ModelConfig) -> None:
+def test_float32_layers_use_the_stored_arrays_and_other_types_share_one_pair(config: ModelConfig) -> None:
     for cache_type in CACHE_TYPES:
         cache = KVCache(config, 8, cache_type=cache_type)
-        lent = []
+        found = []
         for i in range(config.num_layers):
             with cache.layer(i) as pair:
-                lent.append(pair)
+                found.append(pair)
         stored = list(zip(cache.keys, cache.values, strict=True))
-        expected = stored if cache_type == "fp32" else lent[:1] * len(lent)
-        assert all(a is b for pair, other in zip(lent, expected, strict=True) for a, b in zip(pair, other, strict=True))
+        expected = stored if cache_type == "fp32" else found[:1] * len(found)
+        pairs = zip(found, expected, strict=True)
+        assert all(a is b for pair, other in pairs for a, b in zip(pair, other, strict=True))
 
 
 @pytest.mark.parametrize("cache_type", COMPACT)
-def test_truncated_cache_continues_as_if_the_rest_had_never_been(model: Path, cache_type: str) -> None:
+def test_truncated_cache_continues_as_if_the_rest_was_never_there(model: Path, cache_type: str) -> None:
     decoder = decoder_of(model)
     caches = [KVCache(decoder.config, 40, cache_type=cache_type) for _ in range(2)]
     for cache in caches:
@@ -135,14 +136,14 @@ def test_truncated_cache_continues_as_if_the_rest_had_never_been(model: Path, ca
 
 
 @pytest.mark.parametrize("cache_type", COMPACT)
-def test_one_pass_reads_nothing_that_was_rounded(model: Path, cache_type: str) -> None:
+def test_one_pass_reads_no_rounded_rows(model: Path, cache_type: str) -> None:
     config = read_config(model)
     decoder = Decoder(config, MemoryPool(config.shards, 1 << 30), chunk=7, cache_type=cache_type)
     np.testing.assert_array_equal(decoder.logits(IDS), decoder_of(model, chunk=7).logits(IDS))
 
 
 @pytest.mark.parametrize(("cache_type", "tolerance"), [("fp16", 0.02), ("int8", 0.4)])  # measured 0.007 and 0.14
-def test_passes_of_any_size_give_the_logits_of_one(model: Path, cache_type: str, tolerance: float) -> None:
+def test_passes_of_any_size_give_the_logits_of_a_single_pass(model: Path, cache_type: str, tolerance: float) -> None:
     decoder = decoder_of(model)
     expected = decoder.logits(IDS)
     for size in (1, 7, 20):
@@ -153,17 +154,17 @@ def test_passes_of_any_size_give_the_logits_of_one(model: Path, cache_type: str,
 
 
 @pytest.mark.parametrize("cache_type", COMPACT)
-def test_sequences_of_a_batch_are_rounded_apart(model: Path, cache_type: str) -> None:
+def test_sequences_of_a_batch_are_rounded_separately(model: Path, cache_type: str) -> None:
     decoder = decoder_of(model)
     both = IDS.reshape(2, 20)
 
     def logits(ids: np.ndarray) -> np.ndarray:
-        """A prompt in one pass, then a token at a time: the kernel takes several sequences in no other way."""
+        """A prompt, then one token per pass: the kernel takes several sequences in no other way."""
         cache = KVCache(decoder.config, 20, len(ids), cache_type)
         decoder.forward(ids[:, :12], cache)
         return np.concatenate([decoder.forward(ids[:, i : i + 1], cache) for i in range(12, 20)], axis=1)
 
-    # A sum in another order may put a number on the other side of a rounding.
+    # Another order of a sum may change how a number is rounded.
     np.testing.assert_allclose(logits(both), np.concatenate([logits(both[:1]), logits(both[1:])]), atol=0.02)
 
 
@@ -198,22 +199,22 @@ def test_command_line_takes_a_cache_type(model: Path) -> None:
     options = ("-m", "llama_onnx", "generate", "-m", model, "-p", "the fox", "-n", "12", "--temp", "0")
     plain, half = run(*options), run(*options, "--cache-type", "fp16")
     assert half.returncode == 0, half.stderr
-    assert half.stdout == plain.stdout  # no two of its tokens are near a tie
+    assert half.stdout == plain.stdout  # no two candidate tokens are close to a tie
     assert run("-m", "llama_onnx", "bench", "-m", model, "-p", "9", "-n", "3", "--cache-type", "int8").returncode == 0
     assert run(*options, "--cache-type", "fp8").returncode == 2
 
 
-def test_loaded_model_generates_with_the_cache_that_was_asked_for(model: Path) -> None:
+def test_loaded_model_uses_the_requested_cache_type(model: Path) -> None:
     for cache_type in CACHE_TYPES:
         lm = llama_onnx.load(model, cache_type=cache_type)
         assert lm.decoder.new_cache(8).bytes_with([1]) == KVCache(lm.config, 8, 1, cache_type).bytes_with([1])
         assert lm.generate([5, 6, 7] * 6, SamplingParams(temperature=0, max_tokens=20))
-    with pytest.raises(RequestError, match="cache type 'fp8' is not known; these are: fp32, fp16, int8"):
+    with pytest.raises(RequestError, match="cache type 'fp8' is not known; use one of: fp32, fp16, int8"):
         llama_onnx.load(model, cache_type="fp8")
 
 
 @pytest.mark.parametrize("cache_type", COMPACT)
-def test_streaming_gives_what_resident_layers_give(model: Path, cache_type: str) -> None:
+def test_streaming_gives_the_same_tokens_as_resident_layers(model: Path, cache_type: str) -> None:
     params = SamplingParams(temperature=0, max_tokens=40)
     steps = []
     for size in (None, "min"):

@@ -1,4 +1,4 @@
-"""Model directories that an earlier exporter made still run, and say what they said; see the fixture's README."""
+"""Model directories made by an earlier exporter still run and give the same results; see the fixture's README."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import llama_onnx
 
 FOLDER = FIXTURES / "model-format-1"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
-TOLERANCE = {"fp32": 1e-3, "int4": 0.05}  # of logits, for kernels of other CPUs; those of int4 round what goes in
+TOLERANCE = {"fp32": 1e-3, "int4": 0.05}  # of logits, for kernels of other CPUs; int4 kernels round their inputs
 
 
 @pytest.mark.parametrize("poolsize", [None, "min"])
 @pytest.mark.parametrize("name", EXPECTED)
-def test_directory_made_before_says_what_it_said(name: str, poolsize: str | None, tmp_path: Path) -> None:
+def test_older_model_directory_gives_the_recorded_logits(name: str, poolsize: str | None, tmp_path: Path) -> None:
     expected = EXPECTED[name]
     lm = llama_onnx.load(shutil.copytree(FOLDER / name, tmp_path / name), poolsize=poolsize)
     assert (lm.stats()["pool"]["streams_through"] == "nothing") == (poolsize is None)

@@ -1,4 +1,4 @@
-"""Sizes as people write them, and what the process uses."""
+"""Spellings of sizes, and the memory of the process."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from llama_onnx.streaming.available import available_bytes
         ("100kb", 100 << 10),
     ],
 )
-def test_sizes_are_read_as_people_write_them(text: str | float, size: int) -> None:
+def test_sizes_are_parsed_in_all_usual_spellings(text: str | float, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "abc", "-1", "0", "0GB", "1 PB", "1,5", "nan", "inf", "2GB2", "1e-30"])
-def test_sizes_that_are_none_are_refused(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(RequestError, match="not a memory size"):
         parse_size(text)
 
 
-def test_sizes_are_written_as_people_read_them() -> None:
+def test_sizes_are_formatted_with_a_unit() -> None:
     assert [format_size(size) for size in (0, 2048, 512 * MIB, 3.5 * GIB)] == ["0 B", "2 KB", "512 MB", "3.5 GB"]
 
 
-def test_process_and_peak_follow_what_is_touched() -> None:
+def test_process_and_peak_memory_follow_the_touched_pages() -> None:
     before = process_bytes()
     block = np.ones(64 * MIB, np.uint8)
     assert process_bytes() - before > 60 * MIB
@@ -47,7 +47,7 @@ def test_process_and_peak_follow_what_is_touched() -> None:
     assert 0 < available_bytes() < 1 << 50
 
 
-def test_zeros_take_memory_where_they_are_written_and_nowhere_else() -> None:
+def test_lazy_zeros_take_memory_only_for_written_pages() -> None:
     before = process_bytes()
     block = lazy_zeros((64, MIB), np.uint8)  # 64 MB, written at the start of every megabyte
     block[:, 0] = 1

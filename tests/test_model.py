@@ -71,7 +71,7 @@ def test_options_of_load_are_keyword_only(model: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 257, 2.5, "10", -1, float("nan"), [10]])
-def test_a_context_size_that_is_none_is_refused(model: Path, size: Any) -> None:
+def test_an_invalid_context_size_is_refused(model: Path, size: Any) -> None:
     with pytest.raises(RequestError, match=r"context size must be 1 to 256"):
         llama_onnx.load(model, ctx_size=size)
 
@@ -103,7 +103,7 @@ def test_every_use_after_close_is_a_typed_error(closed: tuple[LanguageModel, Con
         USES[use](*closed)
 
 
-def test_what_was_begun_before_close_ends_at_its_next_step(model: Path) -> None:
+def test_a_stream_begun_before_close_fails_at_its_next_step(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = llama_onnx.load(model)
     begun: list[Iterator[Any]] = [
         lm.stream_generate(PROMPT, GREEDY),
@@ -114,9 +114,12 @@ def test_what_was_begun_before_close_ends_at_its_next_step(model: Path) -> None:
         next(one)
     fresh = [lm.stream_generate(PROMPT), lm.generate_many([PROMPT])]
     lm.close()
+    changes: list[int] = []
+    monkeypatch.setattr(Reservation, "hold", lambda self, size: changes.append(size))
     for one in begun + fresh:
         with pytest.raises(ModelStateError, match="closed"):
             next(one)
+    assert not changes  # a pool that is closed makes no new plans
     assert lm.stats()["pool"]["reserved"] == 0
 
 
@@ -143,7 +146,7 @@ def test_a_model_closes_when_an_error_ends_its_block(model: Path) -> None:
 @pytest.mark.parametrize(
     "params", [GREEDY, SEEDED, replace(GREEDY, prompt_lookup=0)], ids=["greedy", "seeded", "plain"]
 )
-def test_a_second_turn_computes_what_is_new_and_says_what_a_fresh_stream_says(
+def test_a_second_turn_computes_only_new_tokens_and_equals_a_fresh_stream(
     model: Path, computed: list[int], params: SamplingParams, cache_type: str
 ) -> None:
     with llama_onnx.load(model, cache_type=cache_type) as lm, lm.conversation() as chat:
@@ -161,7 +164,7 @@ def test_a_second_turn_computes_what_is_new_and_says_what_a_fresh_stream_says(
             computed.clear()
             fresh = tokens(lm, said, params)
             assert computed[0] == len(said)
-            # int8 rounds the keys of earlier turns so much that a pass over all of them at once may say other words.
+            # int8 rounds the keys of earlier turns, so a single pass over all of them may give other tokens.
             assert fresh == answer or (cache_type == "int8" and turn)
             said += answer
             assert chat.ids[: len(said) - 1] == said[:-1]
@@ -177,7 +180,7 @@ def test_prompts_of_a_conversation_may_be_text_or_ids(lm: LanguageModel, compute
         assert computed[0] < len(lm.tokenizer.encode(longer))
 
 
-def test_a_prompt_that_the_cache_goes_beyond_computes_one_token(lm: LanguageModel, computed: list[int]) -> None:
+def test_a_prompt_shorter_than_the_cache_computes_one_token(lm: LanguageModel, computed: list[int]) -> None:
     with lm.conversation() as chat:
         first = tokens(chat, PROMPT)
         for prompt in (PROMPT, PROMPT[:3], [*PROMPT, *first[:4]]):
@@ -191,7 +194,7 @@ def test_a_prompt_that_the_cache_goes_beyond_computes_one_token(lm: LanguageMode
         assert computed[0] == 1
 
 
-def test_a_prompt_with_another_beginning_is_computed_anew(lm: LanguageModel, computed: list[int]) -> None:
+def test_a_prompt_with_another_beginning_is_computed_again(lm: LanguageModel, computed: list[int]) -> None:
     with lm.conversation() as chat:
         tokens(chat, PROMPT)
         for prompt, common in (([9, *PROMPT[1:]], 0), ([9, 20, 30, 99, 98, 97, 96], 3)):
@@ -225,7 +228,7 @@ def test_append_and_rewind_give_the_scores_of_one_pass(lm: LanguageModel, comput
 
 
 @pytest.mark.parametrize("length", [-1, 7, 2.5, "3", None, float("nan")])
-def test_rewinding_to_no_length_of_the_cache_is_refused_and_changes_nothing(lm: LanguageModel, length: Any) -> None:
+def test_rewinding_to_an_invalid_length_is_refused_and_changes_nothing(lm: LanguageModel, length: Any) -> None:
     with lm.conversation() as chat:
         chat.append(PROMPT)
         with pytest.raises(RequestError, match="6 tokens"):
@@ -236,9 +239,9 @@ def test_rewinding_to_no_length_of_the_cache_is_refused_and_changes_nothing(lm: 
 
 
 @pytest.mark.parametrize("lookup", [0, 8])
-def test_a_stream_given_up_half_way_leaves_a_cache_that_can_be_used(lm: LanguageModel, lookup: int) -> None:
+def test_an_abandoned_stream_leaves_a_usable_cache(lm: LanguageModel, lookup: int) -> None:
     params = replace(GREEDY, prompt_lookup=lookup, max_tokens=40)
-    prompt = PROMPT * 4  # repeats itself: drafted tokens that are wrong are in the cache for a while
+    prompt = PROMPT * 4  # repeats itself, so that the cache holds wrong drafted tokens for a while
     expected = tokens(lm, prompt, params)
     with lm.conversation() as chat:
         for count in (1, 2, 7, 20):
@@ -262,12 +265,12 @@ def test_a_stream_given_up_half_way_leaves_a_cache_that_can_be_used(lm: Language
     ],
     ids=["stream", "generate", "append", "rewind", "close"],
 )
-def test_a_stream_whose_conversation_went_on_is_a_typed_error(lm: LanguageModel, change: Any) -> None:
+def test_a_stream_whose_conversation_moved_on_is_a_typed_error(lm: LanguageModel, change: Any) -> None:
     chat = lm.conversation()
     steps = chat.stream(PROMPT, GREEDY)
     next(steps)
     change(chat)
-    with pytest.raises(ModelStateError, match="begin a new stream"):
+    with pytest.raises(ModelStateError, match="start a new stream"):
         next(steps)
     chat.close()
     assert lm.stats()["pool"]["reserved"] == 0
@@ -277,11 +280,11 @@ def test_a_stream_whose_conversation_went_on_is_a_typed_error(lm: LanguageModel,
 def test_a_closed_conversation_is_a_typed_error(lm: LanguageModel, use: str) -> None:
     with lm.conversation() as chat:
         chat.generate(PROMPT, GREEDY)
-    with pytest.raises(ModelStateError, match="this conversation is closed; begin another one"):
+    with pytest.raises(ModelStateError, match="this conversation is closed; start another one"):
         USES[use](lm, chat)
 
 
-def test_a_refused_prompt_leaves_the_conversation_as_it_was(lm: LanguageModel, computed: list[int]) -> None:
+def test_a_refused_prompt_does_not_change_the_conversation(lm: LanguageModel, computed: list[int]) -> None:
     with lm.conversation() as chat:
         first = tokens(chat, PROMPT)
         for bad in ("", [], [VOCAB], [5] * 256, [1.5]):
@@ -313,7 +316,7 @@ def test_a_conversation_ends_at_the_context(model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["phi3-longrope-below", "phi3-longrope-beyond-partial"])
-def test_a_conversation_changes_its_rope_factors_both_ways(name: str, tmp_path: Path) -> None:
+def test_a_conversation_can_switch_its_rope_factors_and_back(name: str, tmp_path: Path) -> None:
     """LongRoPE: beyond a length all keys are rotated by other factors, so all of them are computed again."""
     export(FIXTURES / name, tmp_path / "model")
     with llama_onnx.load(tmp_path / "model") as lm, lm.conversation() as chat:
@@ -323,7 +326,7 @@ def test_a_conversation_changes_its_rope_factors_both_ways(name: str, tmp_path: 
         ids = (ids * 9)[: switch + 20]
         params = replace(GREEDY, max_tokens=8)
         lengths = (switch - 12, switch - 3, switch + 6, switch - 5, switch + 1, switch, switch - 1)
-        for length in lengths:  # the second one and that before the last cross it while they are generated
+        for length in lengths:  # the second one and the last but one cross it during generation
             assert tokens(chat, ids[:length], params) == tokens(lm, ids[:length], params), length
             assert tokens(chat, ids[:length], replace(SEEDED, max_tokens=8)) == tokens(
                 lm, ids[:length], replace(SEEDED, max_tokens=8)
@@ -379,11 +382,11 @@ def test_the_keys_of_a_closed_conversation_are_freed(lm: LanguageModel) -> None:
     chat.close()
 
 
-# Streams side by side
+# Several streams at a time
 
 
 @pytest.mark.parametrize("poolsize", [None, "min"])
-def test_interleaved_streams_give_what_each_gives_alone_and_keep_their_reservations(
+def test_interleaved_streams_give_the_same_as_alone_and_keep_their_reservations(
     model: Path, poolsize: str | None
 ) -> None:
     with llama_onnx.load(model, poolsize=poolsize) as lm:
@@ -436,7 +439,7 @@ def test_conversations_and_streams_of_one_model_do_not_mix(lm: LanguageModel) ->
 # The promise of one model
 
 
-def test_logits_of_many_positions_are_inside_the_promise(model: Path) -> None:
+def test_logits_of_many_positions_are_within_the_promise(model: Path) -> None:
     ids = [5] * 200
     with llama_onnx.load(model) as lm:
         pool, decoder = lm.decoder.pool, lm.decoder
@@ -466,7 +469,7 @@ def test_logits_of_many_positions_are_inside_the_promise(model: Path) -> None:
         held.close()
 
 
-def test_the_lookup_table_is_inside_the_promise(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lookup_table_is_within_the_promise(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def held(lookup: int) -> int:
         steps = lm.stream_generate(PROMPT * 8, replace(GREEDY, prompt_lookup=lookup))
         next(steps)
@@ -486,7 +489,7 @@ def test_the_lookup_table_is_inside_the_promise(lm: LanguageModel, monkeypatch: 
 
 
 def in_thread(work: Callable[[], Any]) -> Any:
-    """Return what `work` returns in a thread of its own, or the error it raises."""
+    """Run `work` in a thread and return its result, or the error it raises."""
     found: list[Any] = []
 
     def run() -> None:
@@ -503,7 +506,7 @@ def in_thread(work: Callable[[], Any]) -> Any:
 
 
 class Inside:
-    """While this block runs, another thread is inside the model and waits."""
+    """While this block runs, another thread is using the model and waits."""
 
     def __init__(self, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.leave = threading.Event(), threading.Event()
@@ -530,7 +533,7 @@ class Inside:
 
 
 @pytest.mark.parametrize("use", [*USES, "close", "Conversation.close", "a stream under way", "many under way"])
-def test_a_second_thread_is_a_typed_error_while_another_is_inside(
+def test_a_second_thread_is_a_typed_error_while_another_uses_the_model(
     model: Path, monkeypatch: pytest.MonkeyPatch, use: str
 ) -> None:
     with llama_onnx.load(model) as lm:
@@ -553,7 +556,7 @@ def test_a_second_thread_is_a_typed_error_while_another_is_inside(
                 with pytest.raises(ModelStateError, match="another thread is using the model"):
                     uses[use](lm, chat)
             assert time.perf_counter() - started < 2
-            assert not any(changes)  # the pool is the other thread's
+            assert not changes  # the pool is the other thread's
             assert reserved(lm) == during
         assert inside.found == [expected]  # it was not disturbed
         assert reserved(lm) == held
@@ -561,7 +564,7 @@ def test_a_second_thread_is_a_typed_error_while_another_is_inside(
         uses["Conversation.append"](lm, chat)
 
 
-def test_a_model_is_handed_over_between_calls_and_between_steps(lm: LanguageModel) -> None:
+def test_threads_may_take_turns_between_calls_and_between_steps(lm: LanguageModel) -> None:
     expected = tokens(lm, PROMPT)
     assert in_thread(lambda: tokens(lm, PROMPT)) == expected
     steps = lm.stream_generate(PROMPT, GREEDY)
@@ -593,7 +596,7 @@ def test_loading_in_a_second_thread_while_another_loads_is_a_typed_error(model: 
     assert isinstance(in_thread(lambda: llama_onnx.load(model)), LanguageModel)
 
 
-def test_loading_a_second_model_while_another_thread_is_inside_the_first(
+def test_loading_a_second_model_while_another_thread_uses_the_first(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with llama_onnx.load(model) as lm:
@@ -646,13 +649,13 @@ def test_prompts_may_be_any_sequence_of_whole_numbers(lm: LanguageModel, prompt:
 
 
 @pytest.mark.parametrize("prompts", [None, "fox", b"fox", 5, iter(["fox"]), {"fox"}])
-def test_many_prompts_are_a_list(lm: LanguageModel, prompts: Any) -> None:
+def test_many_prompts_must_be_a_list(lm: LanguageModel, prompts: Any) -> None:
     with pytest.raises(RequestError, match="prompts must be a list"):
         lm.generate_many(prompts, GREEDY)
 
 
 @pytest.mark.parametrize("params", [{"top_k": 3}, {}, 5, 0, "greedy", "", [], SamplingParams, False])
-def test_params_that_are_none_are_refused_by_every_call(lm: LanguageModel, params: Any) -> None:
+def test_invalid_params_are_refused_by_every_call(lm: LanguageModel, params: Any) -> None:
     with lm.conversation() as chat:
         for call in (lm.stream_generate, lm.generate, chat.stream, chat.generate):
             with pytest.raises(RequestError, match="params must be SamplingParams, not "):
@@ -664,7 +667,7 @@ def test_params_that_are_none_are_refused_by_every_call(lm: LanguageModel, param
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1.5, "3", None])
-def test_a_batch_is_a_whole_number(lm: LanguageModel, batch: Any) -> None:
+def test_batch_must_be_a_whole_number(lm: LanguageModel, batch: Any) -> None:
     with pytest.raises(RequestError, match="batch must be at least 1"):
         lm.generate_many([PROMPT], GREEDY, batch=batch)
 
@@ -682,7 +685,7 @@ def wordless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-def test_a_model_without_a_tokenizer_takes_token_ids(wordless: Path, lm: LanguageModel) -> None:
+def test_a_model_without_a_tokenizer_accepts_token_ids(wordless: Path, lm: LanguageModel) -> None:
     with llama_onnx.load(wordless) as mute, mute.conversation() as chat:
         np.testing.assert_array_equal(mute.logits(PROMPT), lm.logits(PROMPT))
         for params in (GREEDY, SEEDED):
@@ -718,7 +721,7 @@ def test_a_model_without_a_tokenizer_takes_token_ids(wordless: Path, lm: Languag
         lambda lm: lm.generate_many([PROMPT], [SamplingParams(stop=["end"])]),
     ],
 )  # fmt: skip
-def test_what_needs_text_says_in_one_line_that_the_tokenizer_is_missing(wordless: Path, use: Any) -> None:
+def test_calls_that_need_text_report_the_missing_tokenizer_in_one_line(wordless: Path, use: Any) -> None:
     with (
         llama_onnx.load(wordless) as lm,
         pytest.raises(ModelDirectoryError, match=r"^[^\n]*tokenizer\.model: missing; [^\n]*, or use token ids$"),
@@ -726,7 +729,7 @@ def test_what_needs_text_says_in_one_line_that_the_tokenizer_is_missing(wordless
         use(lm)
 
 
-def test_verbs_that_need_text_say_that_the_tokenizer_is_missing(
+def test_verbs_that_need_text_report_the_missing_tokenizer(
     wordless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text").write_text("fox")
@@ -738,7 +741,7 @@ def test_verbs_that_need_text_say_that_the_tokenizer_is_missing(
         assert "tokenizer.model: missing; copy the tokenizer from the checkpoint" in err
 
 
-def test_a_listed_tokenizer_that_is_gone_is_still_a_damaged_directory(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_missing_listed_tokenizer_is_still_a_damaged_directory(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "model")
     (tmp_path / "model" / "tokenizer.model").unlink()
     with pytest.raises(LlamaOnnxError, match=r"tokenizer\.model: missing, though the manifest lists it"):

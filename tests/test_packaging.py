@@ -1,4 +1,4 @@
-"""One package: what it asks for, what the wheel holds, and that a wheel in a fresh environment is enough."""
+"""The package: its requirements, the contents of the wheel, and that the wheel works in a fresh environment."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def name_of(requirement: str) -> str:
     return re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
 
 
-def test_extras_are_what_the_requirement_files_say() -> None:
+def test_extras_match_the_requirement_files() -> None:
     assert set(EXTRAS["tools"]) == requirements("tools/requirements.txt")
     optional = {package for name, packages in EXTRAS.items() if name not in ("tools", "all") for package in packages}
     assert optional <= requirements("requirements-dev.txt")
 
 
-def test_extra_all_is_all_other_extras() -> None:
+def test_extra_all_contains_all_other_extras() -> None:
     (everything,) = EXTRAS["all"]
     assert everything == f"llama-onnx[{','.join(name for name in EXTRAS if name != 'all')}]"
 
@@ -52,13 +52,13 @@ def test_readme_names_every_extra() -> None:
     assert all(f"`{name}`" in readme for name in EXTRAS)
 
 
-def test_verbs_ask_for_the_packages_of_the_extra_tools() -> None:
+def test_verbs_check_for_the_packages_of_the_extra_tools() -> None:
     assert set(TOOL_PACKAGES) == {name_of(requirement) for requirement in EXTRAS["tools"]}
 
 
 def test_every_pip_command_in_a_message_installs_packages_of_an_extra() -> None:
     known = {name_of(package) for packages in EXTRAS.values() for package in packages}
-    known |= {"torch", "transformers"}  # of the reference to compare with, an extra of nobody
+    known |= {"torch", "transformers"}  # for the reference of comparisons; not in any extra
     found = set()
     for path in CODE:
         if path.suffix == ".py":
@@ -69,9 +69,9 @@ def test_every_pip_command_in_a_message_installs_packages_of_an_extra() -> None:
 
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment outside the clone with the wheel and what requirements.txt asks for, and nothing else.
+    """An environment outside the clone that has only the wheel and the packages of requirements.txt.
 
-    The workers of a run share one.
+    All workers of a test run share it.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -85,7 +85,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build from a copy, so that nothing is left in the clone and nothing that was left there gets in."""
+    """Build from a copy, so that the clone stays clean and leftovers in it are not packaged."""
     copy = folder / "source"
     for path in [*CODE, *MODEL, *(ROOT / name for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"))]:
         (copy / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def make_environment(folder: Path, wheel: Path) -> None:
-    """Install the wheel; what it requires is linked from the environment of the tests, for want of a network."""
+    """Install the wheel; its requirements are linked from the environment of the tests, because there is no network."""
     venv.create(folder, symlinks=os.name != "nt")
     packages = next(folder.rglob("site-packages"))
     wanted, seen = {name_of(line) for line in requirements("requirements.txt")}, set()
@@ -124,7 +124,7 @@ def python_of(folder: Path) -> Path:
 
 
 def installed(fresh: Path, *arguments: str | Path, tools: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run `llama-onnx` as it is installed, elsewhere than in the clone; with `tools`, that extra is installed too."""
+    """Run the installed `llama-onnx` outside the clone; with `tools`, that extra is installed too."""
     more = {"PYTHONPATH": os.pathsep.join({str(distribution(name).locate_file("")) for name in TOOL_PACKAGES})}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [str(python_of(fresh).with_name("llama-onnx")), *map(str, arguments)]
@@ -134,14 +134,14 @@ def installed(fresh: Path, *arguments: str | Path, tools: bool = False) -> subpr
     )  # fmt: skip
 
 
-def test_wheel_holds_every_file_of_the_package_and_the_model_in_the_box(fresh: Path) -> None:
+def test_wheel_contains_every_file_of_the_package_and_the_embedded_model(fresh: Path) -> None:
     (wheel,) = fresh.parent.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {path.relative_to(ROOT).as_posix() for path in CODE}
     assert names == expected | {f"llama_onnx/models/demo/{path.name}" for path in MODEL}
 
 
-def test_fresh_environment_holds_the_wheel_and_three_libraries(fresh: Path) -> None:
+def test_fresh_environment_contains_the_wheel_and_three_libraries(fresh: Path) -> None:
     code = (
         "import importlib.util as u, llama_onnx; print(llama_onnx.__file__, u.find_spec('onnx'), u.find_spec('tqdm'))"
     )
@@ -151,7 +151,7 @@ def test_fresh_environment_holds_the_wheel_and_three_libraries(fresh: Path) -> N
     assert missing == ["None", "None"]
 
 
-def test_model_in_the_box_answers_from_the_wheel_alone(fresh: Path) -> None:
+def test_embedded_model_answers_from_the_wheel_alone(fresh: Path) -> None:
     done = installed(fresh, "generate", "-p", "bonjour", "--seed", "1")
     assert (done.returncode, done.stdout, done.stderr) == (0, "Bonjour ! Voulez-vous écouter une histoire ?\n", "")
 
@@ -174,7 +174,7 @@ def run_each(fresh: Path, commands: list[list[str]]) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, cwd=fresh, timeout=120, check=True)
 
 
-def test_verbs_without_the_extra_tools_say_in_one_line_what_to_install(fresh: Path) -> None:
+def test_verbs_without_the_extra_tools_name_the_install_command_in_one_line(fresh: Path) -> None:
     done = run_each(fresh, [list(arguments) for arguments in MAKERS])
     assert done.stdout == "code 1\n" * len(MAKERS)
     for (verb, *_), line in zip(MAKERS, done.stderr.splitlines(), strict=True):
@@ -187,7 +187,7 @@ def test_help_of_every_verb_needs_no_extra(fresh: Path) -> None:
     assert (done.stdout.count("code 0\n"), done.stderr) == (len(VERBS), "")
 
 
-def test_verbs_with_the_extra_tools_make_models(fresh: Path, checkpoint: Path, model: Path, tmp_path: Path) -> None:
+def test_verbs_make_models_with_the_extra_tools(fresh: Path, checkpoint: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "story.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 3)
     for arguments in (
         ("export", checkpoint, tmp_path / "fp32"),

@@ -1,4 +1,4 @@
-"""The pool: a true LRU under a budget, counting what it does."""
+"""The pool: a true LRU under a budget, with counts of hits, misses and evictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def shard(name: str, size: int = SIZE) -> Shard:
 
 
 def pool_of(shards: list[Shard], places: float, load: Any = None) -> MemoryPool:
-    """A pool with room for so many of the (equal) shards, whose sessions are their names."""
+    """Return a pool with room for `places` of the (equal) shards; their sessions are their names."""
     return MemoryPool(shards, int(places * charge_of(shards[0])), load or (lambda shard: shard.name))
 
 
@@ -33,16 +33,16 @@ SHARDS = [shard(name) for name in "abcd"]
 A, B, C, D = SHARDS
 
 
-def test_least_recently_used_goes_first() -> None:
+def test_least_recently_used_shard_is_evicted_first() -> None:
     pool = pool_of(SHARDS, 2)
-    touch(pool, A, B, A, C)  # B is the one not used for longest
+    touch(pool, A, B, A, C)  # B is the least recently used one
     touch(pool, A)
     assert (pool.stats.hits, pool.stats.misses, pool.stats.evictions) == (2, 3, 1)
     touch(pool, B)
     assert pool.stats.misses == 4
 
 
-def test_circular_scan_of_a_pool_one_place_short_never_hits() -> None:
+def test_circular_scan_never_hits_if_one_shard_does_not_fit() -> None:
     pool = pool_of(SHARDS, 3)
     for _ in range(5):
         touch(pool, *SHARDS)
@@ -88,22 +88,22 @@ def test_shard_in_use_is_never_evicted() -> None:
         assert pool.stats.hits == hits + 1
 
 
-def test_everything_in_use_and_one_more_is_an_error() -> None:
+def test_another_shard_is_an_error_if_all_loaded_ones_are_in_use() -> None:
     pool = pool_of(SHARDS, 2)
     with pool.use(A), pool.use(B), pytest.raises(PoolTooSmallError, match="larger poolsize"), pool.use(C):
         pass
-    touch(pool, C)  # and the pool goes on
+    touch(pool, C)  # the pool still works
 
 
 def test_budget_below_the_largest_shard_is_an_error_before_loading() -> None:
     def load(_: Shard) -> None:
         raise AssertionError("nothing may be loaded")
 
-    with pytest.raises(PoolTooSmallError, match=r"shard big needs 51.5 MB.*at least 152 MB is needed"):
+    with pytest.raises(PoolTooSmallError, match=r"shard big needs 51.5 MB.*a poolsize of at least 152 MB"):
         MemoryPool([A, shard("big", 50 << 20)], 20 << 20, load, fixed_bytes=100 << 20)
 
 
-def test_reserved_bytes_evict_and_come_back() -> None:
+def test_reserving_bytes_evicts_shards_and_closing_frees_them() -> None:
     pool = pool_of(SHARDS, 3)
     touch(pool, A, B, C)
     held = pool.reserved(charge_of(A))
@@ -123,7 +123,7 @@ def test_reserving_more_than_the_largest_shard_leaves_changes_nothing() -> None:
     assert pool.stats.hits == 2
 
 
-def test_smallest_pool_holds_one_shard_and_whatever_is_reserved() -> None:
+def test_smallest_pool_holds_one_shard_and_the_reserved_bytes() -> None:
     pool = MemoryPool([A, shard("small", 1 << 20)], None, lambda shard: shard.name)  # type: ignore[arg-type,return-value]
     held = pool.reserved(100 << 20)
     assert held.size == 100 << 20
@@ -149,7 +149,7 @@ def test_failed_load_leaves_the_pool_usable() -> None:
     touch(pool, A, B)
 
 
-def test_close_unloads_all_but_those_in_use() -> None:
+def test_close_unloads_all_shards_that_are_not_in_use() -> None:
     pool = pool_of(SHARDS, 4)
     touch(pool, *SHARDS)
     with pool.use(A):

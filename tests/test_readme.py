@@ -1,8 +1,8 @@
-"""README and docs: their commands run or exist, their links lead somewhere, and what they count is right.
+"""README and docs: their commands run or exist, their links have targets, and their line counts are right.
 
-A line of an indented block is a command to run, in the order of the page, unless its comment says that it "takes long"
-or it is a benchmark. Such a command, and one in the middle of a sentence, is only parsed: its script, verb and options
-exist.
+Each line of an indented block is run as a command, in the order of the page, unless it is a benchmark or its comment
+says "takes long". Those commands, and commands inside a sentence, are only parsed, which checks that their script, verb
+and options exist.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "to
 VERBS = "generate perplexity eval bench pack inspect export convert quantize compare".split()
 LONGEST_README = 150
 TAKES_LONG = "takes long"
-WITHOUT_OPTIONS = {"-m pip", "-m pytest"}  # of python: not ours
+WITHOUT_OPTIONS = {"-m pip", "-m pytest"}  # options of python, not of our commands
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 all_pages = pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -41,7 +41,7 @@ def name_of(page: Path) -> str:
 
 
 def text_of(page: Path) -> str:
-    """A page without its fenced blocks, each command on one line."""
+    """Return a page without its fenced blocks, with each command on one line."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"\\\n\s+", "", text)
 
@@ -53,7 +53,7 @@ def block_lines(page: Path) -> Iterator[str]:
 
 
 def arguments_of(command: str) -> list[str] | None:
-    """Return what follows `python` in a command of ours: ['demo.py', …] or ['-m', 'llama_onnx', …]; else None."""
+    """Return the words after `python` in a command of ours: ['demo.py', …] or ['-m', 'llama_onnx', …]; else None."""
     words = shlex.split(command.split(" | ")[-1], comments=True)
     if words and words[0] == "llama-onnx":
         return ["-m", "llama_onnx", *words[1:]]
@@ -74,28 +74,31 @@ def commands(page: Path) -> Iterator[str]:
 
 
 def inline_commands(page: Path) -> Iterator[str]:
-    """Yield every command of ours with arguments that stands in a sentence."""
+    """Yield every command of ours with arguments that is part of a sentence."""
     for text in re.findall(r"`((?:python|llama-onnx) [^`…]+)`", text_of(page)):
         if arguments_of(text) not in (None, ["-m", "llama_onnx"]) and "VERB" not in text:
             yield text
 
 
 def start(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run what `python ARGUMENTS` runs, in this process: a start for each would take most of the time."""
+    """Run `python ARGUMENTS` in this process, because starting a process for each would take most of the time."""
     module = arguments[0] == "-m"
-    monkeypatch.setattr(promise, "_current", None)  # as in a process of its own
+    monkeypatch.setattr(promise, "_current", None)  # as in a separate process
     monkeypatch.setattr("sys.argv", arguments[module:])
     (runpy.run_module if module else runpy.run_path)(arguments[module], run_name="__main__")
 
 
 def run_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit) as end:
+    code = None
+    try:
         start(arguments, monkeypatch)
-    assert end.value.code in (0, None), shlex.join(arguments)
+    except SystemExit as end:
+        code = end.code
+    assert code in (0, None), shlex.join(arguments)
 
 
 class Parsed(BaseException):
-    """The command line was parsed; nothing is run after it."""
+    """Raised after the command line was parsed, so that nothing runs."""
 
 
 def parse_only(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +120,7 @@ def parse_only(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the commands name but do not make."""
+    """Files that the commands read but do not make."""
     folder = tmp_path_factory.mktemp("project")
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     make_checkpoint(folder / "HF_DIR", max_position_embeddings=1024, num_key_value_heads=1, **small)
@@ -136,7 +139,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the scripts, and all that the commands name."""
+    """A directory with the scripts, and all files that the commands read."""
     folder = tmp_path / "project"
     shutil.copytree(models, folder)
     for name in ("demo.py", "tools", "models/demo", "benchmarks"):
@@ -160,7 +163,7 @@ def test_commands_that_are_not_run_exist(page: Path, project: Path, monkeypatch:
     for command in [*inline_commands(page), *(line for line in commands(page) if page not in PAGES or not runs(line))]:
         arguments = arguments_of(command)
         assert arguments
-        if "tools/demo_model/" in command or len(arguments) == 1:  # they import torch first; or a script is only named
+        if "tools/demo_model/" in command or len(arguments) == 1:  # it imports torch first, or has no arguments
             assert (ROOT / arguments[0]).is_file(), command
         elif arguments[:2] == ["-m", "llama_onnx"] and len(arguments) == 3:
             assert arguments[2] in VERBS, command
@@ -195,7 +198,7 @@ def test_readme_shows_python() -> None:
     assert "```python" in README.read_text()
 
 
-def test_answer_shown_is_the_one_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shown_answer_is_the_real_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     ((command, answer),) = re.findall(r"    \$ python (demo\.py .*)\n    ([^$\s].*)", README.read_text())
     monkeypatch.chdir(ROOT)
     run_python(shlex.split(command), monkeypatch)
@@ -207,7 +210,7 @@ def test_readme_is_short() -> None:
 
 
 def test_line_counts_are_right() -> None:
-    """The table of the core in the README lists every file of it with its lines, and their sum."""
+    """The README's table of the core lists every file with its number of lines, and the total."""
     rows = dict(re.findall(r"^\| `(\w+\.py)` \| (\d+) \|", README.read_text(), re.MULTILINE))
     core = {path.name: str(len(path.read_text().splitlines())) for path in (ROOT / "llama_onnx").glob("*.py")}
     del core["__main__.py"]
@@ -227,12 +230,12 @@ def test_every_wing_is_named() -> None:
 
 
 def slug(heading: str) -> str:
-    """Return the anchor of a heading as the usual renderers make it."""
+    """Return the anchor of a heading, as usual renderers generate it."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 @all_pages
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if target.startswith("https://"):
             continue
@@ -259,7 +262,7 @@ def options_in(text: str) -> set[str]:
 
 @pytest.mark.parametrize("verb", ["demo.py", *VERBS])
 def test_options_page_lists_the_options_of_a_verb(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every option that `--help` shows is in the verb's section under one of its names, and no other is."""
+    """The section of a verb lists every option that `--help` shows, under one of its names, and no other options."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "200")
     with redirect_stdout(io.StringIO()) as shown:

@@ -1,4 +1,4 @@
-"""Sampling: each filter on its own, their order, and the distribution that comes out."""
+"""Sampling: each filter on its own, their order, and the resulting distribution."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_temperature_comes_before_top_p() -> None:
     assert hot == {0, 1}
 
 
-def test_same_seed_same_tokens() -> None:
+def test_same_seed_gives_same_tokens() -> None:
     logits = rng(1).standard_normal(1000)
     params = SamplingParams(temperature=1.0, top_k=0)
     draws = [[sample(logits, params, generator)[0] for _ in range(20)] for generator in (rng(5), rng(5), rng(6))]
@@ -145,13 +145,13 @@ def test_logprob_is_that_of_the_unfiltered_model() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, INF])
-def test_logits_that_are_no_distribution_are_an_error(bad: float) -> None:
+def test_logits_that_are_not_a_distribution_are_an_error(bad: float) -> None:
     for temperature in (0.0, 1.0):
         with pytest.raises(LlamaOnnxError, match="NaN or infinite"):
             sample(np.array([0.0, bad, 1.0]), SamplingParams(temperature=temperature), rng())
 
 
-def test_nothing_but_minus_infinity_is_an_error() -> None:
+def test_all_logits_minus_infinity_is_an_error() -> None:
     with pytest.raises(LlamaOnnxError, match="probability 0"):
         sample(np.full(3, -INF), SamplingParams(), rng())
 

@@ -1,4 +1,4 @@
-"""Small tokenizers of every kind, trained on the spot."""
+"""Small tokenizers of every kind, trained when needed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SENTENCEPIECE = {
 
 
 def train_json(path: Path, kind: str) -> Path:
-    """Write a small `tokenizer.json` of one of the kinds in JSON_KINDS, with a BOS rule of its own."""
+    """Write a small `tokenizer.json` of one of the kinds in JSON_KINDS, with its own BOS rule."""
     tokenizers = pytest.importorskip("tokenizers")
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -59,7 +59,7 @@ def train_json(path: Path, kind: str) -> Path:
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
         backend.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-    elif kind == "word-suffix":  # a decoder of which no bytes per token are known
+    elif kind == "word-suffix":  # a decoder that does not define bytes per token
         backend = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         backend.decoder = decoders.BPEDecoder(suffix="</w>")

@@ -1,14 +1,14 @@
-"""Many prompts at a time: one pass over the weights takes every sequence that is under way a token further.
+"""Continuous batching: one pass over the weights gives every running sequence its next token.
 
-A model larger than memory is read from disk once per pass, however many sequences are in it. In a pass each shard is
-borrowed once: the sequences that are decoding go through it in one run, each row with a length of its own; those that
-are new, or have to be computed again, go through it alone with all their tokens. When a sequence ends, the next prompt
-takes its row in the next pass. When the memory does not hold all of them, the youngest waits and is
-computed again later.
+A model larger than memory is read from disk once per pass, no matter how many sequences share the pass. A pass borrows
+each shard once. The sequences that are decoding go through it together in one run, each row with its own length. A
+sequence that is new, or has to be computed again, goes through it in its own run with all its tokens. When a sequence
+ends, the next prompt takes its row in the next pass. When memory cannot hold all sequences, the youngest one waits and
+is computed again later.
 
-What comes after a prompt does not depend on the others: each has its own random numbers, and its row sees nothing of
-theirs (except where two tokens are equally likely up to rounding). There is no prompt lookup here: a run takes several
-new tokens of one sequence only.
+The completion of a prompt does not depend on the other prompts: each sequence has its own random numbers, and its row
+sees nothing of the other rows (except where two tokens are equally likely up to rounding). There is no prompt lookup
+here, because a run takes several new tokens of one sequence only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..config import ModelConfig
-from ..decoder import Decoder, pass_bytes, runs_of
+from ..decoder import Decoder
 from ..errors import PoolTooSmallError, RequestError
 from ..generate import finish_reason
 from ..sampling import SamplingParams, sample
@@ -37,7 +37,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Report:
-    """Where a run is after a pass: prompts done and in all, in the pass and not yet, and tokens generated so far."""
+    """The state after a pass: prompts finished, in total, in the pass and waiting, and the tokens generated so far."""
 
     done: int
     total: int
@@ -53,11 +53,10 @@ def requests_of(
     check: Callable[[Any], list[int]],
     tokenizer: Tokenizer,
 ) -> list[Request]:
-    """Return the requests of `LanguageModel.generate_many`; `check` returns the token ids of a prompt.
+    """Return the requests for `LanguageModel.generate_many`; `check` returns the token ids of a prompt.
 
     Raises:
-        RequestError: a prompt or params cannot be used, there are not as many params as prompts, or batch is no number
-            of at least 1.
+        RequestError: a prompt, the params or the batch cannot be used, or there are not as many params as prompts.
     """
     if not isinstance(batch, Integral) or batch < 1:
         raise RequestError(f"batch must be at least 1, not {batch!r:.40}")
@@ -66,7 +65,7 @@ def requests_of(
     if not isinstance(params, Sequence):
         params = [check_params(params, tokenizer).of_prompt(i) for i in range(len(prompts))]
     if len(params) != len(prompts):
-        raise RequestError(f"{len(params)} sampling params for {len(prompts)} prompts; give one for each, or one")
+        raise RequestError(f"{len(params)} sampling params for {len(prompts)} prompts; give one each, or one for all")
     requests = []
     for i, (prompt, one) in enumerate(zip(prompts, params, strict=True)):
         try:
@@ -85,19 +84,19 @@ def generate_many(
     timing: Timing | None = None,
     report: Callable[[Report], object] = lambda report: None,
 ) -> Iterator[Completion]:
-    """Yield what comes after each prompt, in their order.
+    """Yield the completion of each prompt, in the order of the prompts.
 
     Args:
         decoder: runs the model.
-        tokenizer: makes text of its tokens.
+        tokenizer: turns its tokens into text.
         requests: the prompts.
-        context: the most tokens of prompt and output together.
-        batch: 1 or more: how many sequences are under way at a time, at most; fewer where the memory is too small.
-        timing: filled in as the run goes, with the sums over all prompts.
+        context: the most tokens of a prompt and its output together.
+        batch: the most sequences that run at a time, at least 1; fewer run if memory is too small.
+        timing: updated after every pass, with the sums over all prompts.
         report: called after every pass.
 
     Raises:
-        PoolTooSmallError: a sequence does not fit even alone.
+        PoolTooSmallError: a sequence does not fit even on its own.
     """
     timing = timing if timing is not None else Timing()
     waiting = deque(_Sequence(i, request, context) for i, request in enumerate(requests))
@@ -108,20 +107,20 @@ def generate_many(
     done = yielded = 0
     try:
         while running or waiting:
-            # 1. Prompts take the places of those that ended; those that do not fit into memory wait.
+            # 1. Waiting prompts replace the sequences that ended, as far as they fit into memory.
             started = time.perf_counter()
             while waiting and len(running) < batch:
                 running.append(waiting.popleft())
             with decoder.guard:
                 rows.make_room(running, waiting)
 
-                # 2. One pass over the weights, and a token for everyone.
+                # 2. One pass over the weights gives each sequence a token.
                 decoding = rows.decoding
                 for sequence, scores in zip(rows.owners, rows.forward(), strict=True):
                     sequence.take(scores, tokenizer, decoder.config)
             _take_time(timing, running, decoding, time.perf_counter() - started)
 
-            # 3. A completion is handed out as soon as all before it are.
+            # 3. A completion is yielded as soon as all earlier ones have been.
             finished |= {sequence.index: sequence.completion() for sequence in running if sequence.finish_reason}
             in_pass, running = len(running), [sequence for sequence in running if not sequence.finish_reason]
             done += in_pass - len(running)
@@ -134,7 +133,7 @@ def generate_many(
 
 
 class _Sequence:
-    """A prompt under way, and what was said so far."""
+    """A prompt, and its output so far."""
 
     def __init__(self, index: int, request: Request, context: int) -> None:
         self.index = index
@@ -148,7 +147,7 @@ class _Sequence:
         self._texts: list[str] = []
 
     def take(self, scores: np.ndarray, tokenizer: Tokenizer, config: ModelConfig) -> None:
-        """Choose the next token by its scores, float32 [vocab]."""
+        """Sample the next token from its scores, float32 [vocab]."""
         self._stream = self._stream or TextStream(tokenizer, self.history, self.params.stop)
         token, logprob = sample(scores, self.params, self._rng, self.history)
         self.history.append(token)
@@ -158,14 +157,14 @@ class _Sequence:
         self.finish_reason = step.finish_reason
 
     def completion(self) -> Completion:
-        """Return the whole, when it has ended."""
+        """Return the completion of a sequence that has ended."""
         assert self.finish_reason is not None
         new_tokens = len(self.history) - self.prompt_tokens
         return Completion(self.index, "".join(self._texts), self.finish_reason, self.prompt_tokens, new_tokens)
 
 
 class _Rows:
-    """Who has which row of the cache that all sequences share."""
+    """Which sequence has which row of the shared cache."""
 
     def __init__(self, decoder: Decoder, capacity: int) -> None:
         self.owners: list[_Sequence] = []
@@ -174,21 +173,19 @@ class _Rows:
 
     @property
     def decoding(self) -> bool:
-        """Whether one token of each sequence is not in the cache yet; of a new one none is."""
+        """Whether the cache lacks exactly one token of each sequence: then no prompt is computed in the next pass."""
         return all(len(owner.history) - n == 1 for owner, n in zip(self.owners, self.cache.lengths, strict=True))
 
     def make_room(self, running: list[_Sequence], waiting: deque[_Sequence]) -> None:
-        """Give everyone a row and set memory aside for the next pass; the youngest wait where there is too little."""
-        decoder = self._decoder
+        """Give each sequence a row and reserve memory for the next pass; if it is not enough, the youngest wait."""
         while True:
-            if len(running) < len(self.owners):  # what is given back must be free before the pool takes it
+            if len(running) < len(self.owners):  # their memory must be freed before the pool uses it
                 self._seat(self._order(running))
             order = self._order(running)
             lengths = [len(sequence.history) for sequence in order]
             counts = [length - self._kept(sequence) for sequence, length in zip(order, lengths, strict=True)]
-            size = pass_bytes(decoder.config, runs_of(counts, lengths), len(order), decoder.chunk)
             try:
-                self.cache.reserve(decoder.pool, self.cache.bytes_with(lengths) + size)
+                self._decoder.reserve(self.cache, counts, lengths)
                 break
             except PoolTooSmallError:
                 if len(running) == 1:
@@ -199,12 +196,12 @@ class _Rows:
         self._seat(order)
 
     def forward(self) -> np.ndarray:
-        """Compute what is not in the cache and return the logits after it, float32 [rows, vocab]."""
+        """Compute the tokens that are not in the cache; return the logits after the last one, float32 [rows, vocab]."""
         new = [owner.history[length:] for owner, length in zip(self.owners, self.cache.lengths, strict=True)]
         return self._decoder.forward(new, self.cache)[:, 0]
 
     def _kept(self, sequence: _Sequence) -> int:
-        """Return how many tokens of a sequence need not be computed in the next pass."""
+        """Return how many tokens of a sequence the next pass can take from the cache."""
         if sequence not in self.owners:
             return 0
         row = self.owners.index(sequence)
@@ -212,7 +209,7 @@ class _Rows:
         return self.cache.lengths[row] if same else 0
 
     def _order(self, running: Sequence[_Sequence]) -> list[_Sequence]:
-        """Return who gets which row: if there are as many as now, new ones take the rows of those that are gone."""
+        """Return the sequence of each row. If their number stays the same, new ones take the rows that became free."""
         if len(running) != len(self.owners):
             return list(running)
         new = iter([sequence for sequence in running if sequence not in self.owners])

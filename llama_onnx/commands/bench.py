@@ -1,4 +1,4 @@
-"""Measure how fast a model runs here: time to the first token, prefill and decode speed, hits of the pool, peak memory.
+"""Measure a model's speed on this machine: time to the first token, prefill and decode speed, pool hits, peak memory.
 
 Speeds are medians over several runs.
 """
@@ -56,9 +56,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def measure(lm: LanguageModel, prompt_tokens: int, new_tokens: int, repeats: int) -> dict[str, Any]:
-    """Return medians over `repeats` runs of a random prompt and greedy tokens after it, without lookup.
+    """Return medians over `repeats` runs of a random prompt with greedy tokens after it, without prompt lookup.
 
-    `first_token_seconds` is of the first run, which loads the shards; rates are in tokens per second, memory in bytes.
+    `first_token_seconds` is from the first run, which loads the shards. Rates are in tokens/s, memory is in bytes.
 
     Raises:
         RequestError: prompt and new tokens do not fit the context, or a count is below 1.

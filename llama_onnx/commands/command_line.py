@@ -1,4 +1,4 @@
-"""`llama-onnx VERB …`, or `python -m llama_onnx VERB …`. Only the module of the verb that was asked for is imported."""
+"""`llama-onnx VERB …`, or `python -m llama_onnx VERB …`. Only the module of the given verb is imported."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .terminal import HelpFormatter, guard
 
 VERBS = {
     "generate": "continue a prompt, or a file of prompts",
-    "bench": "measure how fast a model runs here",
+    "bench": "measure a model's speed on this machine",
     "perplexity": "measure how well a model predicts a text",
     "eval": "answer multiple choice questions",
-    "inspect": "show what a model directory holds, and check its files",
+    "inspect": "show the contents of a model directory, and check its files",
     "pack": "prepare a quantised model for streaming, ahead of time",
     "export": "turn a checkpoint into a model directory",
     "convert": "convert an fp32 model directory to fp16",
     "quantize": "quantise a checkpoint or a model directory to 2, 4 or 8 bits",
-    "compare": "compare model directories layer by layer with a reference",
+    "compare": "compare model directories with a reference, layer by layer",
 }
 USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    """Run the command line and return its exit code: 0 success, 1 an error, 2 wrong usage, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     return guard(lambda: _run(given))
 
@@ -42,7 +42,7 @@ def _run(given: list[str]) -> int:
 
 
 def _parser(wanted: str | None) -> argparse.ArgumentParser:
-    """Return the parser of all verbs; only the verb that is wanted has its options."""
+    """Return the parser of all verbs; only the `wanted` verb gets its options."""
     parser = argparse.ArgumentParser(
         prog="llama-onnx",
         description="Run a Llama-family model of any size in any amount of memory, one ONNX shard per layer.",

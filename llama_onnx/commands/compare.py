@@ -56,9 +56,9 @@ def check(options: argparse.Namespace) -> None:
         raise RequestError("give a reference and at least one candidate, or a candidate and --torch HF_DIR")
     check_positive(options, "ctx_size", "max_tokens", "threads", "rows")
     if options.plot and options.plot.suffix not in (".html", ".htm"):
-        raise RequestError(f"--plot {options.plot}: the report is a page; name it report.html")
+        raise RequestError(f"--plot {options.plot}: the report is an HTML page; give a name such as report.html")
     if options.plot and not options.plot.parent.is_dir():
-        raise RequestError(f"--plot {options.plot}: there is no such folder")
+        raise RequestError(f"--plot {options.plot}: its folder does not exist")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Convert an fp32 model directory to fp16: half the bytes on disk; the maths stays in float32 when it runs.
+"""Convert an fp32 model directory to fp16: it takes half the bytes on disk, and still computes in float32.
 
 Needs the packages of the extra 'tools'.
 """

@@ -1,4 +1,4 @@
-"""Answer multiple choice questions in the layout of MMLU, and print the share of right answers."""
+"""Answer multiple choice questions in the layout of MMLU, and print the share of correct answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     names = subjects_of(options.mmlu)
     unknown = sorted(set(options.subject) - set(names))
     if unknown:
-        raise RequestError(f"{options.mmlu}: no subject {unknown[0]!r}; there are {', '.join(names)[:200]}")
+        raise RequestError(f"{options.mmlu}: no subject {unknown[0]!r}; the subjects are {', '.join(names)[:200]}")
     lm = load_model(options, show_packing)
     results: list[SubjectResult] = []
     for name in options.subject or names:

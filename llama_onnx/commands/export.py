@@ -1,7 +1,7 @@
 """Export a checkpoint to a model directory: one ONNX shard for each decoder layer.
 
-Two tensors are in memory at a time, so that a small machine can export a large model. Run an interrupted export again
-and it goes on where it stopped. Needs the packages of the extra 'tools'.
+Only two tensors are in memory at a time, so that a small machine can export a large model. Run an interrupted export
+again, and it continues where it stopped. Needs the packages of the extra 'tools'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Continue a prompt, or a file of prompts.
 
-The text streams to stdout as it comes; everything else goes to stderr. Many prompts share each pass over the weights:
-they are read as JSON lines, and the results are JSON lines in the same order.
+The text streams to stdout; everything else goes to stderr. A file of prompts has one line of JSON per prompt. Its
+prompts share each pass over the weights, and the results are lines of JSON in the same order.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="text to continue; '-' reads stdin")
     prompt.add_argument(
         "--prompts", metavar="FILE.jsonl",
-        help='texts to continue, one a line: {"prompt": "…"}, where wanted with "id", "stop" and sampling options of '
-        "its own, or a JSON string; '-' reads stdin",
+        help='texts to continue, one per line: a JSON string or {"prompt": "…"}, which may have an "id", a "stop" and '
+        "its own sampling options; '-' reads stdin",
     )  # fmt: skip
     parser.add_argument(
         "--output", metavar="FILE.jsonl",
@@ -43,27 +43,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--batch", type=int, metavar="N",
-        help=f"how many of --prompts share a pass, as far as memory allows (default: {BATCH})",
+        help=f"how many prompts share a pass, as far as memory allows (default: {BATCH})",
     )  # fmt: skip
     parser.add_argument(
         "--template", choices=CHOICES,
-        help="how the prompt is put to the model: plain continues it as it is; alpaca makes it an instruction; chat "
-        "uses the model's own chat template (needs jinja2); auto is what the model was trained on (default: plain; "
-        "auto for the model that comes with llama_onnx)",
+        help="format of the prompt: plain continues it unchanged; alpaca makes it an instruction; chat uses the "
+        "model's own chat template (needs jinja2); auto takes the format that the model was trained on "
+        "(default: plain; auto for the model that comes with llama_onnx)",
     )  # fmt: skip
     add_sampling(parser)
     add_runtime(parser, cache_type=True)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Continue what the options say."""
+    """Continue the prompt or the file of prompts."""
     params = sampling_params(options)
     template = options.template or ("auto" if options.model is None else "plain")
     if options.prompts is not None:
         _generate_many(options, params, template)
         return
     if (options.output, options.batch) != (None, None):
-        raise RequestError("--output and --batch go with --prompts, a file of prompts; a single one goes to stdout")
+        raise RequestError("--output and --batch need --prompts, a file of prompts; a single prompt goes to stdout")
     prompt = read_text(STANDARD) if options.prompt == STANDARD else options.prompt
     lm = load_model(options)
     print_stream(lm.stream_generate(lm.format(prompt, template), params))
@@ -81,7 +81,7 @@ def _generate_many(options: argparse.Namespace, params: SamplingParams, template
     with Results(options.output or STANDARD, prompts, lm, template) as results:
         before, started = results.done, time.perf_counter()
         if before:
-            print(f"{options.output}: {before} of {len(prompts)} prompts are done already", file=sys.stderr)
+            print(f"{options.output}: {before} of {len(prompts)} prompts are already done", file=sys.stderr)
         left = [prompt.params for prompt in prompts[before:]]
         for completion in lm.generate_many(ids[before:], left, batch, _batch_report(batch, options.output)):
             results.write(completion)
@@ -96,7 +96,7 @@ def _generate_many(options: argparse.Namespace, params: SamplingParams, template
 
 
 def _batch_report(batch: int, output: str | None) -> Callable[[Report], None]:
-    """Return what shows the progress of a run, and says when memory allows fewer prompts to share a pass."""
+    """Return a function that shows the progress of a run, and reports when memory lowers the batch size."""
     started, fewest = time.perf_counter(), batch
     alone = output is not None or not sys.stdout.isatty()  # no results are printed in between
 
@@ -106,7 +106,7 @@ def _batch_report(batch: int, output: str | None) -> Callable[[Report], None]:
             fewest = report.running
             wipe_bar()
             print(
-                f"batch lowered from {batch} to {fewest}: there is no memory for more; give a larger poolsize",
+                f"batch lowered from {batch} to {fewest}: there is no memory for more; give a larger --poolsize",
                 file=sys.stderr,
             )
         if alone:

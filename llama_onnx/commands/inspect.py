@@ -29,7 +29,7 @@ Place = tuple[str, int | str]  # file and offset, or shard and name of a tensor 
 
 @dataclass(frozen=True)
 class ShardFigures:
-    """What the table says of one shard; `weights` are its parameters by tensor, so that shared ones count once."""
+    """One row of the table; `weights` are the shard's parameters by tensor, so that shared ones count once."""
 
     shard: Shard
     operators: Counter[str]
@@ -38,7 +38,7 @@ class ShardFigures:
 
     @property
     def parameters(self) -> int:
-        """Number of weights the shard reads, those it shares included."""
+        """The number of weights that the shard reads, including shared ones."""
         return sum(self.weights.values())
 
 
@@ -57,7 +57,7 @@ def inspect(directory: Path, verify: bool = False) -> None:
     """Print the figures of a model directory; with `verify`, check its files first and print a line for each bad one.
 
     Raises:
-        ModelDirectoryError: it is not a whole model, or files are bad.
+        ModelDirectoryError: it is not a complete model, or files are bad.
         RequestError: there is no manifest to verify files against.
     """
     if verify:
@@ -71,14 +71,14 @@ def inspect(directory: Path, verify: bool = False) -> None:
     shards = [shard_figures(shard) for shard in config.shards]
     print("\n".join([*_table(shards), "", *_figures(config)]))
     if verify:
-        print("files         all as the manifest says")
+        print("files         all match the manifest")
 
 
 def shard_figures(shard: Shard) -> ShardFigures:
-    """Return what the file of a shard says of it.
+    """Read the figures of a shard from its file.
 
     Raises:
-        ModelDirectoryError: it is not a whole ONNX file.
+        ModelDirectoryError: it is not a valid ONNX file.
     """
     graph = read_graph(shard.path)
     weights: dict[Place, int] = {}
@@ -91,14 +91,14 @@ def shard_figures(shard: Shard) -> ShardFigures:
 
 
 def bad_files(directory: Path) -> Iterator[tuple[str, str]]:
-    """Yield name and fault of each file that is not what the manifest says, with progress on a terminal.
+    """Yield name and fault of each file that does not match the manifest; show progress on a terminal.
 
     Raises:
         ModelDirectoryError: the manifest cannot be read.
-        RequestError: the directory is in the layout of the original llama.onnx, which has none.
+        RequestError: the directory is in the layout of the original llama.onnx, which has no manifest.
     """
     if not (directory / MANIFEST).exists() and read_config(directory).norm:
-        raise RequestError(f"{directory}: an original llama.onnx directory says no sha256 to verify its files against")
+        raise RequestError(f"{directory}: an original llama.onnx directory has no sha256 to verify its files against")
     files = read_manifest(directory).get("files")
     if not isinstance(files, dict):
         raise ModelDirectoryError(f"{directory / MANIFEST}: 'files' is missing; export the model again")
@@ -115,7 +115,7 @@ def bad_files(directory: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sha256(path: Path, title: str) -> str:
-    """Return the hash of a file, with progress on a terminal."""
+    """Return the hash of a file; show progress on a terminal."""
     digest, size, done = hashlib.sha256(), path.stat().st_size, 0
     try:
         with path.open("rb", buffering=0) as file, progress_bar(f"verifying {title}") as show:
@@ -129,9 +129,9 @@ def _sha256(path: Path, title: str) -> str:
 
 
 def _weights(graph: Graph) -> Iterator[tuple[Initializer, int, str]]:
-    """Yield the tensors of a graph that were learned, how many weights each holds, and in what precision.
+    """Yield the learned tensors of a graph, with the number of weights in each and their precision.
 
-    Scales and zero points belong to the matrix they are of, and whole numbers are places and shapes.
+    Scales and zero points are part of their matrix, and integer tensors are indices and shapes, not weights.
     """
     matrices: dict[str, dict[str, int]] = {}
     scales: set[str] = set()

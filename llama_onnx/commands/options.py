@@ -1,4 +1,4 @@
-"""Options that several verbs share: the model, sampling, memory and speed. Help texts and defaults are here, once."""
+"""Options that several verbs share: the model, sampling, memory and speed, with their help texts and defaults."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ POOLSIZE_HELP = (
     "memory for the whole process: a number of GiB, or a size with its unit ('512MB'); 'min' keeps one shard in memory "
     "at a time (default: 80%% of what is available)"
 )
-CTX_HELP = "largest number of tokens, prompt and answer together (default: the model's context)"
-SAMPLING = (  # names, where they go in SamplingParams, type, placeholder, help
+CTX_HELP = "most tokens of prompt and answer together (default: the model's context)"
+SAMPLING = (  # names, field of SamplingParams, type, placeholder, help
     (("--repeat-penalty", "--repetition-penalty"), "repetition_penalty", float, "X", "above 1: repeat tokens less"),
     (("--temp", "--temperature"), "temperature", float, "T", "0 always takes the most likely token"),
     (("--top-k",), "top_k", int, "K", "sample from the K most likely tokens; 0 = all"),
@@ -45,7 +45,7 @@ def add_option(
 
 
 def add_model(parser: argparse.ArgumentParser, positional: bool = False) -> None:
-    """Add `-m DIR`; with `positional`, DIR may stand alone as well."""
+    """Add `-m DIR`; with `positional`, DIR may also be given without `-m`."""
     group: argparse._ActionsContainer = parser
     if positional:
         group = parser.add_mutually_exclusive_group()
@@ -92,7 +92,7 @@ def add_threads(group: argparse._ActionsContainer) -> None:
 
 
 def check_positive(options: argparse.Namespace, *names: str) -> None:
-    """Raise RequestError unless each of these options is at least 1, or was not given."""
+    """Raise RequestError if one of these options is given and below 1."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -100,23 +100,23 @@ def check_positive(options: argparse.Namespace, *names: str) -> None:
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
-    """Return what the sampling options say.
+    """Return the sampling parameters of the options.
 
     Raises:
-        RequestError: a value out of its range.
+        RequestError: a value is out of range.
     """
     values = {dest: getattr(options, dest) for _, dest, _, _, _ in SAMPLING}
     return SamplingParams(**values, seed=options.seed, stop=tuple(options.stop))
 
 
 def model_directory(options: argparse.Namespace) -> Path:
-    """Return the model directory that was given, or that of the model in the box."""
+    """Return the given model directory, or that of the model that comes with llama_onnx."""
     given = getattr(options, "directory", None) or options.model
     return embedded_model() if given is None else Path(given)
 
 
 def load_model(options: argparse.Namespace, progress: Progress = show_progress, **more: Any) -> LanguageModel:
-    """Load the model with the options of memory and speed; `more` goes to `load` in place of them."""
+    """Load the model with the options of memory and speed; arguments in `more` override them."""
     asked = {name: getattr(options, name) for name in ("poolsize", "ctx_size", "threads", "pool_policy")}
     if hasattr(options, "cache_type"):
         asked["cache_type"] = options.cache_type
@@ -124,13 +124,13 @@ def load_model(options: argparse.Namespace, progress: Progress = show_progress, 
 
 
 def show_packing(doing: str, done: int, total: int) -> None:
-    """Show the progress of packing only: the work that follows has a progress bar that counts loading."""
+    """Show only the progress of packing: the work after it has its own progress bar, which covers loading."""
     if doing == PACKING:
         show_progress(doing, done, total)
 
 
 def embedded_model() -> Path:
-    """Return the directory of the model in the box: in the installed package, or beside it in a clone.
+    """Return the directory of the model that comes with llama_onnx: in the package, or beside it in a clone.
 
     Raises:
         ModelDirectoryError: it is in neither place.

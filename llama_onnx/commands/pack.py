@@ -1,7 +1,7 @@
 """Prepare a quantised model for streaming, ahead of time.
 
-The layers are written as ONNX Runtime packs them for this CPU, so that loading one is a single read. Without this
-verb, the first run that streams the model does it.
+The layers are written to disk as ONNX Runtime packs them for this CPU, so that loading a layer is a single read.
+Otherwise, the first run that streams the model does this.
 """
 
 from __future__ import annotations

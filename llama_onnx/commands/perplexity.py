@@ -1,6 +1,6 @@
 """Measure how well a model predicts a text.
 
-The text is read in overlapping windows; each window scores the tokens that no window before it has reached.
+The text is split into overlapping windows. Each window scores the tokens after the end of the previous one.
 """
 
 from __future__ import annotations

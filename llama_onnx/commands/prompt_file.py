@@ -1,8 +1,8 @@
-"""Files of prompts and of what came after them: a JSON line each, in the same order.
+"""Files of prompts and files of their results: one line of JSON for each, in the same order.
 
-A prompt is `{"prompt": "…"}`, with "id" and the sampling options of its own where wanted, or a bare JSON string. Every
-line is checked before the first one is run. A result starts with its index and a hash of everything that it depends on,
-so that a run that was interrupted goes on where it stopped, and a file that belongs to something else is left alone.
+A prompt is `{"prompt": "…"}`, which may have an "id" and its own sampling options, or a bare JSON string. Every line is
+checked before anything runs. A result starts with its index and a hash of everything it depends on. So an interrupted
+run can be continued, and a file of other results is refused and left unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FIELDS = ("prompt", "id", *NUMBERS, "stop")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line of a file of prompts. `place` is FILE:LINE; `id` is handed back as it is, None where there is none."""
+    """One line of a file of prompts. `place` is FILE:LINE; `id` is copied to the result, or None if there is none."""
 
     place: str
     text: str
@@ -42,7 +42,7 @@ class Prompt:
         """Return its token ids.
 
         Raises:
-            RequestError: it does not fit the context, or the template refuses it.
+            RequestError: it does not fit the context, or the template rejects it.
         """
         try:
             ids = lm.format(self.text, template)
@@ -53,26 +53,27 @@ class Prompt:
 
 
 def read_prompts(file: str, defaults: SamplingParams) -> list[Prompt]:
-    """Read a file of prompts, or standard input for '-'; empty lines are passed over.
+    """Read a file of prompts, or standard input for '-'; empty lines are skipped.
 
     Args:
-        file: UTF-8, one JSON object or string a line.
-        defaults: for what a line does not say; their seed is that of the first prompt, the next one's is one more.
+        file: UTF-8, one JSON object or string per line.
+        defaults: used for options that a line does not give. Their seed is that of the first prompt; each further
+            prompt has a seed one higher.
 
     Raises:
-        RequestError: the file cannot be read, holds no prompt, or a line is not a prompt with options in their range.
+        RequestError: the file cannot be read or contains no prompt, or a line is not a valid prompt.
     """
     name = "stdin" if file == STANDARD else file
     try:
         data = sys.stdin.buffer.read() if file == STANDARD else Path(file).read_bytes()
     except OSError as error:
-        raise RequestError(f"{file}: cannot be read ({error.strerror}); give a file of prompts, one a line") from None
+        raise RequestError(f"{file}: cannot be read ({error.strerror}); give a file with a prompt per line") from None
     prompts: list[Prompt] = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             prompts.append(_read_line(f"{name}:{number}", line, defaults.of_prompt(len(prompts))))
     if not prompts:
-        raise RequestError(f'{name}: there is no prompt in it; give one a line, as {{"prompt": "…"}}')
+        raise RequestError(f'{name}: contains no prompt; write one per line, as {{"prompt": "…"}}')
     return prompts
 
 
@@ -80,12 +81,12 @@ def _read_line(place: str, line: bytes, defaults: SamplingParams) -> Prompt:
     try:
         fields = json.loads(line.decode("utf-8-sig"))
         json.dumps(fields, ensure_ascii=False).encode()
-    except UnicodeError:  # which an escaped half of a surrogate pair comes to as well
-        raise RequestError(f"{place}: not valid Unicode; give it as UTF-8") from None
+    except UnicodeError:  # raised for an escaped half of a surrogate pair as well
+        raise RequestError(f"{place}: not valid Unicode; use UTF-8") from None
     except json.JSONDecodeError as error:
-        raise RequestError(f"{place}: not a line of JSON: {error.msg} at character {error.colno}") from None
+        raise RequestError(f"{place}: not valid JSON: {error.msg} at character {error.colno}") from None
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{place}: not a line of JSON that can be read: {error}") from None
+        raise RequestError(f"{place}: JSON that cannot be read: {error}") from None
     if isinstance(fields, str):
         fields = {"prompt": fields}
     if not isinstance(fields, dict):
@@ -105,7 +106,7 @@ def _read_line(place: str, line: bytes, defaults: SamplingParams) -> Prompt:
 
 
 def _is_right(field: str, value: Any) -> bool:
-    """Whether a field is known and its value of the right type; SamplingParams checks the numbers."""
+    """Return whether a field is known and its value has the right type; SamplingParams checks the numbers."""
     if field == "prompt":
         return isinstance(value, str)
     if field == "id":
@@ -117,18 +118,18 @@ def _is_right(field: str, value: Any) -> bool:
 
 def _wanted(field: str) -> str:
     if field not in FIELDS:
-        return f"a prompt has no field {field[:40]!r} (its fields are {', '.join(FIELDS)})"
+        return f"a prompt has no field {field[:40]!r} (the fields are {', '.join(FIELDS)})"
     return f"{field} must be a text{ {'id': ' or a whole number', 'stop': ' or a list of texts'}.get(field, '') }"
 
 
 class Results:
-    """Where results go: a file that is continued, or standard output."""
+    """The destination of results: a file, which is continued if it exists, or standard output."""
 
     def __init__(self, file: str, prompts: Sequence[Prompt], lm: LanguageModel, template: str) -> None:
-        """Open a file of results and find out how many of the prompts are done in it; a torn last line is dropped.
+        """Open a file of results and count the prompts that are already done; an incomplete last line is removed.
 
         Raises:
-            RequestError: the file cannot be written, or is not one of results for the first of these prompts.
+            RequestError: the file cannot be written, or it does not hold results of these prompts from the first on.
         """
         self.done = 0
         self._prompts = prompts
@@ -154,7 +155,7 @@ class Results:
             self._out.close()
 
     def write(self, completion: Completion) -> None:
-        """Add the result of the next prompt."""
+        """Write the result of the next prompt."""
         prompt = self._prompts[self.done]
         fields = {
             **({} if prompt.id is None else {"id": prompt.id}),
@@ -166,7 +167,7 @@ class Results:
         }
         line = (self._starts[self.done] + json.dumps(fields, ensure_ascii=False)[1:] + "\n").encode()
         try:
-            while line:  # a disk that is nearly full takes a part of it
+            while line:  # a nearly full disk may take only a part of it
                 line = line[self._out.write(line) :]
             self._out.flush()
         except BrokenPipeError:
@@ -176,17 +177,17 @@ class Results:
         self.done += 1
 
     def _continue(self, path: Path) -> None:
-        """Keep the file to ourselves, count the results in it and cut off what was not written to its end."""
+        """Lock the file, count its results and remove an incomplete last line."""
         try:
             if not lock(self._out):
-                raise RequestError(f"{path}: another run is writing it; wait for it to end, or name another")
+                raise RequestError(f"{path}: another run is writing this file; wait for it to end, or give another")
             self._out.truncate(self._find_end(path))
         except RequestError:
             self._out.close()
             raise
 
     def _find_end(self, path: Path) -> int:
-        """Count the results that are there and return where the next one goes."""
+        """Count the results in the file and return the offset of the next one."""
         end = 0
         with path.open("rb") as lines:
             for line in lines:
@@ -195,7 +196,7 @@ class Results:
                 if line[: len(start)] != (start if whole else start[: len(line)]) or (whole and not _is_json(line)):
                     raise RequestError(
                         f"{path}:{self.done + 1}: not the result of this prompt with these options and this model; "
-                        "give another --output, or what it was made with"
+                        "give another --output, or the same prompts, options and model as before"
                     )
                 if whole:
                     end += len(line)
@@ -204,23 +205,23 @@ class Results:
 
     def _cannot_write(self, error: OSError) -> RequestError:
         name = "stdout" if self._file_name == STANDARD else self._file_name
-        return RequestError(f"{name}: cannot be written ({error.strerror}); the results so far stay there")
+        return RequestError(f"{name}: cannot be written ({error.strerror}); earlier results are kept")
 
 
 def _identity(lm: LanguageModel) -> str:
-    """Return what is another string for another model, tokenizer or cache: a manifest has the hashes of all files."""
+    """Return a string that identifies model, tokenizer and cache type; a manifest has the hashes of all files."""
     folder = lm.config.directory
     manifest = folder / MANIFEST
     if manifest.is_file():
         model = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    else:  # the original llama.onnx knows none
+    else:  # the original llama.onnx has no manifest
         files = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
         model = json.dumps([(name, status.st_size, status.st_mtime_ns) for name, status in files])
     return f"{model} {lm.decoder.cache_type}"
 
 
 def _start(index: int, prompt: Prompt, lm: LanguageModel, template: str, model: str) -> str:
-    """Return how the line of a result begins: with its index, and a hash of all that decides what comes after it."""
+    """Return the beginning of a result's line: its index, and a hash of everything that the result depends on."""
     params = {name: value for name, value in asdict(prompt.params).items() if name != "prompt_lookup"}
     depends = json.dumps([prompt.text, prompt.id, params, template, lm.context, model])
     digest = hashlib.sha256(depends.encode()).hexdigest()[:16]

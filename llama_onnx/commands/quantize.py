@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   %(prog)s checkpoints/alpaca models/alpaca-int4 --algo gptq --block-size 32 --dataset text.txt
   %(prog)s checkpoints/alpaca models/alpaca-mixed --mixed auto --budget 4.5 --plot bits.png
 """
-# What the library knows as well; --help has to work without its packages. A test compares the two.
+# Repeated from the library, because --help must work without its packages. A test compares the two.
 METHODS = ("rtn", "rtn_dq", "k_quant", "hqq", "awq_lite", "awq_clip", "awq_full", "gptq")
 BITS = (2, 4, 8)
 FLOAT_BITS = 16
@@ -96,7 +96,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(options: argparse.Namespace) -> tuple[Settings, Options]:
-    """Return how matrices are quantised, and what else was asked for."""
+    """Return the settings of the method, and the other options of the quantisation."""
     from ..export.quantize.layer import Settings
     from ..export.quantize.quantizer import Options
 
@@ -143,10 +143,10 @@ def run(options: argparse.Namespace) -> None:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Have numpy's OpenBLAS compute in the thread that calls it: the quantisers bring threads of their own.
+    """Make numpy's OpenBLAS compute in the calling thread, because the quantisers use their own threads.
 
-    With two sets of threads each waits for the other, and rounding depends on how many there are. Where numpy has
-    another BLAS, nothing changes.
+    Two sets of threads would wait for each other, and the rounding would depend on their number. If numpy uses another
+    BLAS, nothing changes.
     """
     packages = Path(np.__file__).parents[1]
     libraries = [*packages.glob("numpy.libs/*openblas*"), *packages.glob("numpy/.dylibs/*openblas*")]

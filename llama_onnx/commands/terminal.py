@@ -1,4 +1,4 @@
-"""What all verbs and scripts share at the terminal: errors and exit codes, text, progress, figures, help, packages."""
+"""Functions that all verbs and scripts share: errors and exit codes, text, progress, figures, help, packages."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ STANDARD = "-"  # as the name of a file: standard input or output
 BAR = 20  # characters
 WIPE = "\r\x1b[K"  # back to the start of the line, and clear it
 TOOL_PACKAGES = ("onnx", "safetensors", "ml_dtypes", "tqdm")  # of the extra 'tools'
-_bar = ""  # the progress bar that is on the line
+_bar = ""  # the progress bar that is shown now
 
 
 def guard(run: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code; whatever a user may cause is one line on stderr, not a traceback."""
+    """Run a command and return its exit code. Errors that a user may cause are one line on stderr, not a traceback."""
     try:
         code = run()
         sys.stdout.flush()
@@ -35,7 +35,7 @@ def guard(run: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does: nothing is left to say
+    except BrokenPipeError:  # the reader of our output has ended, as `head` does: this is not an error
         _give_up_output()
         return 0
     except OSError as error:  # a full disk, most likely
@@ -51,7 +51,7 @@ def _fail(message: str) -> int:
 
 
 def _give_up_output() -> None:
-    """Drop what stdout still holds and cannot write, so that it does not fail again when the process ends."""
+    """Discard buffered output that cannot be written, so that it does not fail again when the process ends."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -59,7 +59,7 @@ def _give_up_output() -> None:
 
 
 def print_stream(steps: Iterator[Step]) -> None:
-    """Print text as it comes, and a newline after it."""
+    """Print text as it is generated, and a newline at the end."""
     for step in steps:
         print(step.text, end="", flush=True)
     print()
@@ -78,14 +78,14 @@ def read_text(path: str) -> str:
     except OSError as error:
         raise RequestError(f"{name}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise RequestError(f"{name}: not a text in UTF-8 (byte {error.start})") from None
+        raise RequestError(f"{name}: not valid UTF-8 text (byte {error.start})") from None
     if not text:
         raise RequestError(f"{name}: is empty")
     return text
 
 
 def show_progress(doing: str, done: int, total: int) -> None:
-    """Show a progress bar on stderr, and wipe it when all is done; nothing where stderr is not a terminal."""
+    """Show a progress bar on stderr, and wipe it at the end; show nothing if stderr is not a terminal."""
     if done < total:
         _draw_bar(done / total, f"{doing}, {done} of {total}")
     else:
@@ -94,7 +94,7 @@ def show_progress(doing: str, done: int, total: int) -> None:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[float], None]]:
-    """Yield a function that shows a share of 0 to 1 on the progress bar; the bar is wiped at the end."""
+    """Yield a function that shows a share, 0 to 1, on the progress bar; wipe the bar at the end."""
     try:
         yield lambda share: _draw_bar(share, f"{title}, {100 * share:.0f} %")
     finally:
@@ -102,7 +102,7 @@ def progress_bar(title: str) -> Iterator[Callable[[float], None]]:
 
 
 def wipe_bar() -> None:
-    """Wipe the progress bar, if there is one on the line."""
+    """Wipe the progress bar, if one is shown."""
     global _bar
     if _bar:
         print(WIPE, end="", file=sys.stderr, flush=True)
@@ -139,11 +139,11 @@ def print_pool(lm: LanguageModel) -> None:
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Wraps the paragraphs of description and examples, and leaves indented lines as they are."""
+    """Wraps the paragraphs of descriptions and examples, and keeps indented lines unchanged."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
-        self._action_max_length = 14  # argparse forgets that the names of verbs are indented
+        self._action_max_length = 14  # argparse ignores that the names of verbs are indented
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         blocks = groupby(text.strip().splitlines(), key=lambda line: line.startswith(" ") or not line)
@@ -153,10 +153,10 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 def need_tools(what: str) -> None:
-    """Check that the packages of the extra 'tools' are there.
+    """Check that the packages of the extra 'tools' are installed.
 
     Raises:
-        MissingDependencyError: one is missing; the message names the command that installs it.
+        MissingDependencyError: a package is missing; the message gives the command that installs it.
     """
     missing = [name for name in TOOL_PACKAGES if find_spec(name) is None]
     if missing:

@@ -1,1 +1,1 @@
-"""Directories in the layout of the original llama.onnx, run unchanged."""
+"""Reads and runs directories in the layout of the original llama.onnx, unchanged."""

@@ -15,7 +15,7 @@ from ..kv_cache import KVCache
 from ..pool import Pool
 from ..session import Guard, Session, one_line
 
-# Positions that go through a layer at once. These graphs hold several copies of all scores, so they get fewer.
+# Positions that go through a layer at once. These graphs hold several copies of all scores, so it is lower than usual.
 CHUNK = 128
 NUMPY_TYPES = {
     f"tensor({name})": np.dtype(kind)
@@ -24,7 +24,7 @@ NUMPY_TYPES = {
 
 
 class LegacyDecoder(Decoder):
-    """The decoder loop over an original llama.onnx directory. Types follow the inputs of each graph."""
+    """The decoder loop for an original llama.onnx directory. Inputs are converted to the types that a graph expects."""
 
     def __init__(
         self,
@@ -47,8 +47,8 @@ class LegacyDecoder(Decoder):
     def run_layer(session: Session, stretch: Stretch, key: Any, value: Any, more: Any = None) -> None:
         """Run a layer on a stretch, row by row and chunk by chunk.
 
-        A layer returns keys and values of the past and the new tokens together, in arrays of its own, which take the
-        place of those in the cache: `key` and `value` are lists with an array for each row.
+        A layer returns the keys and values of past and new tokens together in new arrays, which replace those in the
+        cache: `key` and `value` are lists with one array per row.
         """
         mask_type = input_types(session)["attn_mask"]
         first = stretch.rows.start if stretch.rows else 0
@@ -83,7 +83,7 @@ class LegacyDecoder(Decoder):
             stretch.hidden[:] = run_one(session, stretch.ids)
 
     def norm(self, hidden: np.ndarray) -> np.ndarray:
-        """Return what the last layer made, normed; see `Decoder.norm`."""
+        """Return the output of the last layer after the final norm; see `Decoder.norm`."""
         with self.pool.use(self._norm) as session:
             return run_one(session, hidden)
 
@@ -94,7 +94,7 @@ class LegacyDecoder(Decoder):
 
 
 class GrowingCache(KVCache):
-    """A KV cache of arrays that the layers replace: for each row one of [1, kv_heads, tokens, head_dim]."""
+    """A KV cache whose arrays are replaced by the layers: one per row, [1, kv_heads, tokens, head_dim]."""
 
     def _allocate(self, rows: int) -> None:
         super()._allocate(rows)
@@ -102,11 +102,11 @@ class GrowingCache(KVCache):
         self._grown = [self._empty(rows) for _ in range(layers)] * (self._config.num_layers // layers)
 
     def layer(self, i: int) -> AbstractContextManager[Any]:
-        """Return the lists of keys and values of layer `i`, an array for each row."""
+        """Return the lists of keys and values of layer `i`, with one array per row."""
         return nullcontext(self._grown[i])
 
     def rearrange(self, order: Any) -> None:
-        """Make row i of what is row order[i] now; see `KVCache.rearrange`."""
+        """Make the current row order[i] the new row i; see `KVCache.rearrange`."""
         for i, (keys, values) in enumerate(self._grown):
             empty = self._empty(1)
             self._grown[i] = (
@@ -116,7 +116,7 @@ class GrowingCache(KVCache):
         super().rearrange(order)
 
     def bytes_with(self, lengths: Any) -> int:
-        """Return the bytes in use; while a layer runs, its old keys and values are there beside the new ones."""
+        """Return the bytes in use. While a layer runs, both its old and its new keys and values exist."""
         layers = self._layers
         return super().bytes_with(lengths) * (layers + 1) // layers
 
@@ -126,16 +126,16 @@ class GrowingCache(KVCache):
 
 
 def input_types(session: Session) -> dict[str, np.dtype]:
-    """Return the types of a graph's inputs by name, in its order."""
+    """Return the types of a graph's inputs by name, in the order of the graph."""
     inputs = {value.name: value.type for value in session.runtime.get_inputs()}
     for name, kind in inputs.items():
         if kind not in NUMPY_TYPES:
-            raise ModelDirectoryError(f"{session.shard.path}: its input {name} is a {kind}, not one of numbers")
+            raise ModelDirectoryError(f"{session.shard.path}: its input {name} has the unsupported type {kind}")
     return {name: NUMPY_TYPES[kind] for name, kind in inputs.items()}
 
 
 def compute(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return new outputs by name, for graphs that decide their shapes. Inputs are converted to the graph's types."""
+    """Run a graph that allocates its outputs, and return them by name. Inputs are converted to the graph's types."""
     types = input_types(session)
     given = {name: np.ascontiguousarray(array, types.get(name)) for name, array in inputs.items()}
     names = [value.name for value in session.runtime.get_outputs()]
@@ -146,12 +146,12 @@ def compute(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.
 
 
 def run_one(session: Session, array: np.ndarray) -> np.ndarray:
-    """Run a shard of one input and one output, whatever their names."""
+    """Run a shard that has one input and one output, whatever their names."""
     return next(iter(compute(session, {next(iter(input_types(session))): array}).values()))
 
 
 def causal_mask(count: int, past: int, batch: int, dtype: np.dtype) -> np.ndarray:
-    """Return [batch, 1, count, past + count] to add to scores: 0 for what a token sees, the least number elsewhere."""
+    """Return [batch, 1, count, past + count] to add to scores: 0 where a token sees, else the lowest number."""
     mask = np.triu(np.full((count, past + count), np.finfo(dtype).min, dtype), past + 1)
     return np.broadcast_to(mask, (batch, 1, *mask.shape))
 

@@ -1,14 +1,14 @@
-"""Directories in the layout of the original llama.onnx, read as they are.
+"""Reads directories in the layout of the original llama.onnx, unchanged.
 
     embed.onnx  decoder-merge-0.onnx … decoder-merge-{n-1}.onnx  norm.onnx  head.onnx  tokenizer.model
 
-Weights lie inside the files or beside them, in float32 or float16. There is no manifest, so the sizes come from the
-graphs. A layer maps `hidden_in [B, S, H], attn_mask [B, 1, S, past + S], position_ids [B, S], past_key_in` and
+Weights are inside the ONNX files or beside them, in float32 or float16. There is no manifest, so the sizes come from
+the graphs. A layer maps `hidden_in [B, S, H], attn_mask [B, 1, S, past + S], position_ids [B, S], past_key_in` and
 `past_value_in [B, heads, past, head_dim]` to `hidden_out, past_key, past_value [B, heads, past + S, head_dim]`. The
-others have one input and one output each, of any name. `legacy_decoder.py` runs them.
+other graphs have one input and one output each, of any name. `decoder.py` runs them.
 
-What such a directory does not say is taken to be as in the original: prompts in the alpaca form, BOS 1, EOS 2, heads of
-128 and a context of 2048 unless the graphs show other sizes.
+Where such a directory does not say otherwise, the values of the original are assumed: prompts in the alpaca form, BOS
+1, EOS 2, heads of 128, and a context of 2048.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ LAYER_OUTPUTS = ("hidden_out", "past_key", "past_value")
 BOS, EOS = 1, 2
 CONTEXT = 2048
 HEAD_DIM = 128
+SCORES = 2  # copies of the attention scores that the standard operators hold (measured)
 
 
 def is_legacy(directory: Path) -> bool:
-    """Tell whether a directory is in the original layout: layers of its names, and no manifest."""
+    """Return whether a directory holds layers named as in the original layout."""
     return directory.is_dir() and any(_layer_number(path) is not None for path in directory.iterdir())
 
 
@@ -37,7 +38,8 @@ def read_legacy_config(directory: Path) -> ModelConfig:
     """Return the configuration of a directory in the original layout.
 
     Raises:
-        ModelDirectoryError: a file is missing or damaged, or a graph is not what belongs under its name.
+        ModelDirectoryError: a file is missing or damaged, or a graph does not have the inputs, outputs or weights that
+            its name promises.
     """
     numbers = {number for path in directory.iterdir() if (number := _layer_number(path)) is not None}
     names = [LAYER.format(i) for i in range(max(numbers) + 1)]
@@ -75,6 +77,7 @@ def read_legacy_config(directory: Path) -> ModelConfig:
         norm=_shard(directory / "norm.onnx", norm),
         head=_shard(directory / "head.onnx", head),
         template="alpaca",
+        score_copies=SCORES,
     )
 
 
@@ -84,20 +87,20 @@ def _layer_number(path: Path) -> int | None:
 
 
 def _inputs(graph: Graph) -> list[str]:
-    """Return the names of the inputs; old files list their weights among them."""
+    """Return the names of the inputs without the weights, which old files list among them."""
     weights = {tensor.name for tensor in graph.initializers}
     return [value.name for value in graph.inputs if value.name not in weights]
 
 
 def _check_names(path: Path, graph: Graph, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = ()) -> None:
-    """Compare a graph's inputs and outputs with those wanted; without any, there must be one of each."""
+    """Check the names of a graph's inputs and outputs. If none are given, there must be exactly one of each."""
     for kind, found, wanted in (
         ("inputs", _inputs(graph), inputs),
         ("outputs", [value.name for value in graph.outputs], outputs),
     ):
         if sorted(found) != sorted(wanted) if wanted else len(found) != 1:
             raise ModelDirectoryError(
-                f"{path}: its {kind} are {', '.join(found)[:200] or 'none'}, not {', '.join(wanted) or 'one alone'}; "
+                f"{path}: its {kind} are {', '.join(found)[:200] or 'none'}, not {', '.join(wanted) or 'exactly one'}; "
                 "it is not a part of a llama.onnx model"
             )
 
@@ -106,23 +109,23 @@ def _table(path: Path, graph: Graph) -> tuple[int, int]:
     """Return rows and columns of the embedding: the vocabulary and the hidden size."""
     table = max((t for t in graph.initializers if len(t.shape) == 2), key=lambda tensor: tensor.size, default=None)
     if table is None or not all(table.shape):
-        raise ModelDirectoryError(f"{path}: has no table of embeddings; it is not a part of a llama.onnx model")
+        raise ModelDirectoryError(f"{path}: has no embedding table; it is not a part of a llama.onnx model")
     return table.shape[0], table.shape[1]
 
 
 def _heads(path: Path, graph: Graph, hidden_size: int) -> tuple[int, int]:
-    """Return heads and head size of the cache, from the shape [B, heads, past, head_dim] as far as it is fixed."""
+    """Return the number and size of the cache's heads, from the fixed dimensions of [B, heads, past, head_dim]."""
     shape = next(value.shape for value in graph.inputs if value.name == "past_key_in")
     heads, head_dim = (shape[1], shape[3]) if len(shape) == 4 else ("", "")
     head_dim = head_dim if isinstance(head_dim, int) else hidden_size // heads if isinstance(heads, int) else HEAD_DIM
     heads = heads if isinstance(heads, int) else hidden_size // max(head_dim, 1)
     if heads < 1 or head_dim < 1:
-        raise ModelDirectoryError(f"{path}: past_key_in has the shape {list(shape)}, which is no cache of heads")
+        raise ModelDirectoryError(f"{path}: past_key_in has the shape {list(shape)}, not [B, heads, past, head_dim]")
     return heads, head_dim
 
 
 def _context_length(graph: Graph, head_dim: int) -> int:
-    """Return the rows of the tables of rotary embedding, [1, 1, positions, head_dim], where a layer holds any."""
+    """Return the rows of the rope tables, [1, 1, positions, head_dim], if a layer has any; else the default."""
     rows = [
         tensor.shape[-2]
         for tensor in graph.initializers
@@ -140,7 +143,7 @@ def _precision(graph: Graph) -> str:
 
 
 def _shard(path: Path, graph: Graph, lookup: bool = False) -> Shard:
-    """Return the shard of a graph; with `lookup` its half-precision table stays as it is when loaded."""
+    """Return the shard of a graph. With `lookup`, its float16 table is not widened when it is loaded."""
     files = _data_files(path, graph)
     file_bytes = path.stat().st_size + sum((path.parent / file).stat().st_size for file in files)
     widened = [2 if DTYPES.get(t.dtype, ("",))[0] == "float16" and not lookup else 1 for t in graph.initializers]
@@ -156,7 +159,7 @@ def _shard(path: Path, graph: Graph, lookup: bool = False) -> Shard:
 
 
 def _data_files(path: Path, graph: Graph) -> tuple[str, ...]:
-    """Return the names of the files with a graph's weights, all there and long enough."""
+    """Return the names of the files with a graph's weights; check that they exist and are long enough."""
     ends: dict[str, int] = {}
     for tensor in graph.initializers:
         if tensor.external_data:
@@ -175,8 +178,8 @@ def _data_files(path: Path, graph: Graph) -> tuple[str, ...]:
 
 
 def _place(path: Path, tensor: Initializer) -> tuple[str, int]:
-    """Return the file of a tensor and where it ends in it."""
+    """Return the file that holds a tensor, and the offset at which the tensor ends."""
     name, offset, length = tensor.location
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ModelDirectoryError(f"{path}: the place {name[:80]!r} of {tensor.name} points outside the directory")
+        raise ModelDirectoryError(f"{path}: the location {name[:80]!r} of {tensor.name} is outside the directory")
     return name, offset + length

@@ -1,8 +1,8 @@
-"""Many sequences through a model together, layer by layer, so that each layer is loaded once for all of them.
+"""Runs many sequences through a model together, layer by layer, so that each layer is loaded once for all of them.
 
-Scores of a text need no token loop: every sequence is known as a whole. So a group of them goes through one layer
-before the next one is loaded, and only the layer at work has a KV cache. A model larger than memory is then read from
-disk once per group, not once per sequence.
+Scoring a text needs no token loop, because all its tokens are known. So a whole group of sequences goes through one
+layer before the next layer is loaded, and only the running layer has a KV cache. A model larger than memory is then
+read from disk once per group, not once per sequence.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ..decoder import Decoder, Run, Stretch, pass_bytes
 from ..errors import PoolTooSmallError
 from ..kv_cache import KVCache
 
-GROUP_BYTES = 64 << 20  # hidden states of a group
-SLICE_BYTES = 8 << 20  # logits that exist at one time
-Advance = Callable[[int], None]  # told how many tokens went through one more layer
+GROUP_BYTES = 64 << 20  # the most, for the hidden states of a group
+SLICE_BYTES = 8 << 20  # the most, for the logits that exist at a time
+Advance = Callable[[int], None]  # called with the number of tokens that went through another layer
 
 
 def split(decoder: Decoder, sequences: Iterable[np.ndarray], group_bytes: int = GROUP_BYTES) -> Iterator[list]:
@@ -38,14 +38,14 @@ def split(decoder: Decoder, sequences: Iterable[np.ndarray], group_bytes: int = 
 def final_hidden(
     decoder: Decoder, group: Sequence[np.ndarray], shared: int = 0, advance: Advance | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield what the head takes of each sequence of a group: float32 [1, S - shared, hidden_size].
+    """Yield the input of the head for each sequence of a group: float32 [1, S - shared, hidden_size].
 
     Args:
         decoder: of the model.
-        group: int64 [S] each, with room in the context.
-        shared: how many first tokens all of them have in common. They go through the layers once, and what is made of
-            them is not returned.
-        advance: told of the work that was done.
+        group: the sequences, int64 [S] each; none is longer than the context.
+        shared: the length of their common prefix. It goes through the layers once, and its hidden states are not
+            returned.
+        advance: reports progress; see `Advance`.
 
     Raises:
         PoolTooSmallError: not even one sequence fits beside the largest shard.
@@ -53,7 +53,8 @@ def final_hidden(
     cache = decoder.new_cache(max(map(len, group)), one_layer=True)
     try:
         try:
-            cache.reserve(decoder.pool, _bytes_beside(decoder, group))
+            with decoder.guard:
+                cache.reserve(decoder.pool, _bytes_beside(decoder, group))
         except PoolTooSmallError:
             if len(group) == 1:
                 raise
@@ -76,12 +77,12 @@ def logits(decoder: Decoder, hidden: np.ndarray, slice_bytes: int = SLICE_BYTES)
 
 
 def positions_at_once(vocab_size: int, slice_bytes: int = SLICE_BYTES) -> int:
-    """Return how many positions have logits of `slice_bytes`, at least one."""
+    """Return for how many positions the logits fit into `slice_bytes`, at least 1."""
     return max(1, slice_bytes // (4 * vocab_size))
 
 
 def common_start(sequences: Sequence[np.ndarray]) -> int:
-    """Return how many first tokens all sequences share, leaving each at least one of its own; 0 for fewer than two."""
+    """Return the length of the common prefix of all sequences, at most all but their last token; 0 for one sequence."""
     if len(sequences) < 2:
         return 0
     shortest = min(map(len, sequences)) - 1
@@ -96,13 +97,13 @@ def _run(
     decoder: Decoder, group: Sequence[np.ndarray], cache: KVCache, shared: int, advance: Advance
 ) -> Iterator[np.ndarray]:
     offsets = [decoder.rope_offset(len(sequence)) for sequence in group]
-    # Keys that are rotated by different factors have nothing in common, though their tokens are the same.
+    # Keys that are rotated by different factors differ, even where their tokens are the same.
     once = shared if len(set(offsets)) == 1 else 0
 
     def stretch(ids: np.ndarray, past: int, rope_offset: int) -> Stretch:
         return Stretch(decoder.config, ids[None], decoder.chunk, spare=False).start([past], [rope_offset])
 
-    # The shared start is first, and stays in the cache for the others.
+    # The common prefix runs first and stays in the cache for all sequences.
     first = [stretch(group[0][:once], 0, offsets[0])] if once else []
     own = [stretch(ids[once:], once, offset) for ids, offset in zip(group, offsets, strict=True)]
     with decoder.guard:
@@ -114,7 +115,7 @@ def _run(
 
 
 def _bytes_beside(decoder: Decoder, group: Sequence[np.ndarray]) -> int:
-    """Return the bytes a group takes besides the shards: one layer's cache, the pass, a slice of logits and a copy."""
+    """Return the bytes a group takes besides the shards: one layer's cache, the pass, and two slices of logits."""
     runs = [Run(1, len(sequence), len(sequence)) for sequence in group]
     size = pass_bytes(decoder.config, runs, 0, decoder.chunk, spare=False)
     longest = max(map(len, group))

@@ -1,12 +1,12 @@
 """Multiple choice in the layout of MMLU, as the reference implementation does it (github.com/hendrycks/test).
 
-`DIR/dev/SUBJECT_dev.csv` has the examples that are shown, `DIR/test/SUBJECT_test.csv` the questions; each row is a
-question, its choices and the letter of the answer, without a header. (The archive unpacks to a folder `data` with these
-in it, which may be named itself or the folder around it.) The prompt ends in "Answer:", and the letter with the largest
-log-likelihood as the next token is the model's answer.
+`DIR/dev/SUBJECT_dev.csv` holds the examples that are shown before each question, `DIR/test/SUBJECT_test.csv` the
+questions. Each row is a question, its choices and the letter of the answer; there is no header. (The archive unpacks to
+a folder `data`; DIR may be this folder or its parent.) The prompt ends in "Answer:". The model's answer is the letter
+with the largest log-likelihood as the next token.
 
-Two differences from the reference, both on purpose: cells are taken as they are written (pandas reads a column of
-numbers as numbers and the choice "None" as missing), and any number of choices up to 26 is understood.
+There are two intended differences from the reference: cells are read as text (pandas would read a column of digits as
+numbers, and the choice "None" as missing), and a question may have up to 26 choices.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ANSWER = "\nAnswer:"
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its choices, and the letter of the right one."""
+    """A question, its choices, and the letter of the correct one."""
 
     text: str
     choices: tuple[str, ...]
@@ -39,29 +39,29 @@ class Question:
 
 @dataclass(frozen=True)
 class SubjectResult:
-    """What the model answered in one subject: log-likelihoods float64 [questions, choices], and which were right."""
+    """The model's answers in one subject: log-likelihoods float64 [questions, choices], and which are correct."""
 
     subject: str
     log_likelihoods: np.ndarray
     correct: np.ndarray
-    shots: tuple[int, ...]  # shown before each question: fewer than asked for where the context is too short
+    shots: tuple[int, ...]  # examples before each question; fewer than requested if the context is too short
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers."""
+        """The share of correct answers."""
         return float(self.correct.mean())
 
 
 def subjects_of(directory: str | Path) -> list[str]:
-    """Return the names of the subjects that have a test file, sorted.
+    """Return the sorted names of the subjects that have a test file.
 
     Raises:
-        RequestError: there are none.
+        RequestError: there is none.
     """
     folder = _data_folder(directory)
     names = sorted(path.name.removesuffix("_test.csv") for path in (folder / "test").glob("*_test.csv"))
     if not names:
-        raise RequestError(f"{directory}: no test/*_test.csv in it; give the data folder of the MMLU archive")
+        raise RequestError(f"{directory}: contains no test/*_test.csv; give the data folder of the MMLU archive")
     return names
 
 
@@ -80,20 +80,20 @@ def evaluate_subject(
     Args:
         decoder: of the model.
         tokenizer: of the model.
-        directory: with `dev` and `test`.
-        subject: as in the names of its files: `abstract_algebra`.
-        shots: examples shown before each question; fewer where they do not fit the context.
-        limit: only the first so many questions.
-        context: most tokens of a prompt; None means the model's context.
-        on_progress: told the share of the work that is done.
+        directory: contains `dev` and `test`.
+        subject: as in the file names, such as `abstract_algebra`.
+        shots: examples before each question; fewer if they do not fit the context.
+        limit: ask only the first `limit` questions.
+        context: the most tokens of a prompt; None means the model's context.
+        on_progress: called with the share of the work that is done, 0 to 1.
 
     Raises:
-        RequestError: a file that is missing or not of this layout, or a question longer than the context.
+        RequestError: a file is missing or has another layout, or a question is longer than the context.
     """
     folder, context = _data_folder(directory), context or decoder.config.context_length
     examples = read_questions(folder / "dev" / f"{subject}_dev.csv") if shots else []
     if len(examples) < shots:
-        raise RequestError(f"{folder}/dev/{subject}_dev.csv: {len(examples)} examples, {shots} shots were asked for")
+        raise RequestError(f"{folder}/dev/{subject}_dev.csv: {len(examples)} examples, but {shots} shots are requested")
     questions = read_questions(folder / "test" / f"{subject}_test.csv")[:limit]
     start, letters = letter_tokens(tokenizer, len(questions[0].choices))
     prompts = []
@@ -115,10 +115,10 @@ def evaluate_subject(
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read a file of rows `question, choice…, answer letter`; all rows have the same number of choices.
+    """Read a file of rows `question, choice…, answer letter`. All rows must have the same number of choices.
 
     Raises:
-        RequestError: no such file, no rows, or a row that is not of this kind.
+        RequestError: the file is missing or empty, or a row has another layout.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -141,20 +141,20 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def prompt_of(subject: str, examples: Sequence[Question], question: Question) -> str:
-    """Return the text before the answer, exactly that of the reference (with its two blanks before the subject)."""
+    """Return the text before the answer, exactly as in the reference (with its two spaces before the subject)."""
     about = "".join(f" {word}" for word in subject.split("_"))
     shown = "".join(f"{_lines(example)} {example.answer}\n\n" for example in examples)
     return f"The following are multiple choice questions (with answers) about {about}.\n\n{shown}{_lines(question)}"
 
 
 def letter_tokens(tokenizer: Tokenizer, count: int) -> tuple[list[int], list[int]]:
-    """Return the tokens of " A", " B", … after the prompt: what they begin with in common, and the one each ends with.
+    """Return the tokens of " A", " B", … after the prompt: their common prefix, and the last token of each.
 
-    Most tokenizers have a token for " A", and nothing in common; for those that write it as a blank and "A", the
-    likelihood of the blank is the same for every letter and does not change which is the largest.
+    Most tokenizers have a token for " A", so the prefix is empty. Others write it as a space and "A". The likelihood of
+    the space is then the same for every letter, and does not change which letter is the most likely.
 
     Raises:
-        RequestError: the letters are not one token after that.
+        RequestError: a letter is more than one token after the prefix.
     """
     before = tokenizer.encode(ANSWER, add_bos=False)
     whole = [tokenizer.encode(f"{ANSWER} {letter}", add_bos=False) for letter in ascii_uppercase[:count]]
@@ -162,7 +162,7 @@ def letter_tokens(tokenizer: Tokenizer, count: int) -> tuple[list[int], list[int
     common = layerwise.common_start([np.array(tail) for tail in tails]) if all(tails) else 0
     single = all(len(tail) == common + 1 for tail in tails) and all(ids[: len(before)] == before for ids in whole)
     if not single or len({tail[-1] for tail in tails}) < count:
-        raise RequestError("the tokenizer writes the answers ' A', ' B' … as several tokens; they cannot be compared")
+        raise RequestError("the tokenizer splits the answers ' A', ' B' … into several tokens; they cannot be compared")
     return tails[0][:common], [tail[-1] for tail in tails]
 
 
@@ -172,7 +172,7 @@ def _answer(
     letters: Sequence[int],
     on_progress: Callable[[float], None] | None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (number of the prompt, log-likelihoods of the letters). What prompts begin with is computed once."""
+    """Yield (number of the prompt, log-likelihoods of the letters). A common prefix of prompts is computed once."""
     done = 0
     for shown in {shown for shown, _ in prompts}:
         places = [place for place, (shots, _) in enumerate(prompts) if shots == shown]

@@ -1,8 +1,8 @@
-"""Perplexity of a text: exp of the mean negative log-likelihood of its tokens, each predicted from those before it.
+"""Perplexity of a text: exp of the mean negative log-likelihood of its tokens, each predicted from the previous ones.
 
-A text longer than the context is read in windows that overlap, as in the Hugging Face guide
-(https://huggingface.co/docs/transformers/perplexity): window k begins at token k · stride and predicts only the tokens
-that no window before it has reached, so that they have at least ctx - stride tokens before them.
+A text longer than the context is split into overlapping windows, as in the Hugging Face guide
+(https://huggingface.co/docs/transformers/perplexity). Window k begins at token k · stride and scores only the tokens
+after the end of the previous window, so that at least ctx - stride tokens come before each of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LARGEST_DEFAULT_CTX = 2048
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens int64 [S] that the model sees together, and the first position whose token is scored (at least 1)."""
+    """Tokens int64 [S] of one window, and the position of the first token that is scored (at least 1)."""
 
     ids: np.ndarray
     first_scored: int
@@ -35,7 +35,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """The result over a text: mean negative log-likelihood in nats per token, its standard error, what was scored."""
+    """The result: mean negative log-likelihood in nats per token, its standard error, and how much was scored."""
 
     nll: float
     nll_error: float
@@ -46,7 +46,7 @@ class Perplexity:
 
     @property
     def value(self) -> float:
-        """exp(nll); infinite where that is beyond a float."""
+        """exp(nll); infinite if that overflows."""
         return math.exp(self.nll) if self.nll < 709 else math.inf
 
     @property
@@ -66,13 +66,13 @@ def perplexity(
 
     Args:
         decoder: of the model.
-        ids: of the text, with BOS where the model wants it.
+        ids: of the text, with BOS if the model expects it.
         ctx: tokens in a window; None means the model's context, at most 2048.
-        stride: from the begin of one window to the next; None means half of ctx.
-        on_progress: told the share of the work that is done.
+        stride: tokens from the start of one window to the start of the next; None means half of ctx.
+        on_progress: called with the share of the work that is done, 0 to 1.
 
     Raises:
-        RequestError: fewer than 2 tokens, or ctx and stride that do not go together.
+        RequestError: the text has fewer than 2 tokens, or ctx or stride is out of range.
 
     Example:
         >>> lm = llama_onnx.load("models/alpaca")
@@ -88,14 +88,16 @@ def perplexity(
 
 
 def windows(ids: Sequence[int] | np.ndarray, ctx: int, stride: int) -> list[Window]:
-    """Return the windows over token ids [N]; each token but the first of a window without overlap is scored once.
+    """Return the windows over token ids [N]. Each token is scored once, except the first one.
+
+    If ctx equals stride, windows do not overlap, and the first token of each window is not scored.
 
     Raises:
         RequestError: fewer than 2 tokens.
     """
     ids = np.asarray(ids, np.int64)
     if len(ids) < 2:
-        raise RequestError(f"the text has {len(ids)} tokens; at least 2 are needed, one to be predicted from the other")
+        raise RequestError(f"the text has {len(ids)} tokens, but at least 2 are needed; give a longer text")
     found, scored_end = [], 0
     for begin in range(0, len(ids), stride):
         end = min(begin + ctx, len(ids))
@@ -111,9 +113,9 @@ def windows(ids: Sequence[int] | np.ndarray, ctx: int, stride: int) -> list[Wind
 def check_windows(ctx: int, stride: int, context_length: int) -> None:
     """Raise RequestError unless windows of `ctx` tokens, `stride` apart, fit the context and leave no gaps."""
     if not 2 <= ctx <= context_length:
-        raise RequestError(f"--ctx must be 2 to {context_length} (the model's context), not {ctx}")
+        raise RequestError(f"--ctx-size must be 2 to {context_length} (the model's context), not {ctx}")
     if not 1 <= stride <= ctx:
-        raise RequestError(f"--stride must be 1 to {ctx} (--ctx), not {stride}: a longer one would skip tokens")
+        raise RequestError(f"--stride must be 1 to {ctx} (--ctx-size), not {stride}: a longer one would skip tokens")
 
 
 def token_nlls(
@@ -133,7 +135,7 @@ def token_nlls(
     for group in layerwise.split(decoder, (view.ids for view in views)):
         for hidden in layerwise.final_hidden(decoder, group, advance=advance):
             view = next(waiting)
-            # The position before a token predicts it; the last one predicts what is not in the text.
+            # The position before a token predicts it; the last position predicts a token after the window.
             predicting, start, nlls = hidden[:, view.first_scored - 1 : -1], 0, []
             for logits in layerwise.logits(decoder, predicting):
                 nlls.append(-log_likelihoods(logits, view.targets[start : start + len(logits)]))

@@ -1,4 +1,4 @@
-"""What this process may use: free memory of the machine, within the limits of the cgroups it is in."""
+"""How much memory this process may use: the free memory of the machine, within the limits of its cgroups."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def available_bytes() -> int:
-    """Return how many more bytes this process could use: what the system has free, cgroup limits included."""
+    """Return how many more bytes this process could use: the system's free memory, or less under a cgroup limit."""
     available = [_meminfo_available()]
     for limit_file, usage_file in _cgroup_files():
         try:
             limit, usage = int(limit_file.read_text()), int(usage_file.read_text())
         except (OSError, ValueError):  # 'max' means no limit
             continue
-        # The kernel counts page cache as usage, but gives it back before it kills: only what cannot be dropped counts.
+        # The kernel counts page cache as usage, but drops it before it kills a process. So it does not count here.
         droppable = _inactive_file(limit_file.parent / "memory.stat")
         available.append(max(0, limit - usage + droppable))
     return min(available)
@@ -31,11 +31,11 @@ def _meminfo_available() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):
-        return 4 << 30  # a guess, on systems that do not tell
+        return 4 << 30  # a guess, on systems that do not report it
 
 
 def _cgroup_files() -> list[tuple[Path, Path]]:
-    """Return (limit, usage) files of the memory cgroups this process is in, its own and the ones above, v1 and v2."""
+    """Return the (limit, usage) files of the memory cgroup of this process and of its parents, v1 and v2."""
     files = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

@@ -110,7 +110,7 @@ class Loader:
             return entry
 
     def wait(self, seconds: float = 5) -> None:
-        """Wait until the thread has nothing to load; no longer than this, as the loop may be running."""
+        """Wait until the thread has nothing to load, at most `seconds`, because the token loop may be running."""
         with self._changed:
             if self._thread:
                 self._changed.wait_for(lambda: self._error or self._closed or not self._busy(), seconds)
@@ -148,7 +148,7 @@ class Loader:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread:
+        if self._thread and self._thread is not threading.current_thread():  # which may collect the pool itself
             self._thread.join()
         self._used_residents.clear()
         for entry in self._entries:

@@ -1,8 +1,8 @@
-"""The streaming pool: shards that fit stay, the others pass through a few places that are filled ahead of the loop.
+"""The streaming pool: shards that fit stay loaded; the others stream through a few places, filled ahead of the loop.
 
-A step visits the shards in a circle, where the least recently used one is always the one needed next, so a plain LRU
-with too little room never hits. Here as many layers as the budget allows stay resident, spread evenly, so that there is
-something to compute while others are read.
+Every step visits the shards in the same circular order, so the least recently used shard is always the next one needed,
+and a plain LRU pool that is too small never hits. This pool keeps as many layers resident as the budget allows. They
+are spread evenly, so that there is something to compute while other layers are read.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .slots import SlotFolder, SlotPlace
 
 log = logging.getLogger(__name__)
 
-FEW = 4  # up to a quarter of the layers stream through one place, which leaves room for one layer more to stay
+FEW = 4  # if at most a quarter of the layers stream, they share one place, so that one more layer can stay
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays and what streams: names of resident shards, and how many places each kind of the others shares.
+    """Which shards stay and which stream: the names of the residents, and the number of places for each kind of layer.
 
-    It is the best plan while the reserved bytes are within `holds`.
+    It is the best plan as long as the reserved bytes are in the range `holds`.
     """
 
     residents: frozenset[str]
@@ -41,7 +41,7 @@ class Plan:
 
 
 class StreamingPool:
-    """Shards of a model under a byte budget: residents, and a window of places that are filled ahead of the loop."""
+    """The shards of a model under a byte budget: residents, and a window of places that are filled ahead of use."""
 
     def __init__(
         self,
@@ -51,18 +51,19 @@ class StreamingPool:
         progress: Progress = lambda doing, done, total: None,
         use_slots: bool = True,
     ) -> None:
-        """Plan, and make the slots if some layers have to be streamed. Nothing is loaded yet.
+        """Make a plan, and the slots if some layers have to be streamed. Nothing is loaded yet.
 
         Args:
             config: of the model.
-            budget: bytes that loaded shards, what they take while they are loaded, and the reserved bytes may take
-                together; None for as few as possible, with one layer at a time and what is reserved on top.
-            fixed_bytes: what the rest of the process takes; only named in error messages.
-            progress: told (doing, done, total) while packed images are made, and while the first pass loads the shards.
-            use_slots: False streams through a session per load.
+            budget: the most bytes for the loaded shards, the extra memory of loading and the reserved bytes together;
+                None means as few as possible: one layer at a time, with the reserved bytes on top.
+            fixed_bytes: memory of the rest of the process; used only in error messages.
+            progress: called with (doing, done, total) while packed images are made and while the first pass loads the
+                shards.
+            use_slots: False makes a new session for each load.
 
         Raises:
-            PoolTooSmallError: embed, head and one layer do not fit beside each other.
+            PoolTooSmallError: embed, head and one layer do not fit together.
         """
         self._budget = 0 if budget is None else budget
         self.stats = PoolStats()
@@ -73,25 +74,25 @@ class StreamingPool:
         self._progress = progress
         self.reservations = Reservations(self._reserve)
         self._working = 0
-        self._loading = max(loading_bytes(shard) for shard in config.shards)  # while a session is made
+        self._loading = max(loading_bytes(shard) for shard in config.shards)  # extra, while a session is made
         folded = sum(shard.loaded_bytes + SESSION_BYTES for shard in config.shards)
         self._fold = folded + self._loading <= self.budget
-        if not self._fold:  # then float16 weights are cast as they run, one shard at a time
+        if not self._fold:  # float16 weights are then cast while a shard runs, one shard at a time
             self._working = max(shard.loaded_bytes - shard.mapped_bytes for shard in config.shards)
         self._loader = Loader(config.shards, self.stats)
-        self._use_slots = use_slots and all(shard.kind for shard in config.layers)  # until they are tried in vain
+        self._use_slots = use_slots and all(shard.kind for shard in config.layers)  # until an attempt fails
         self._slots: SlotFolder | None = None
         self._slots_stay = False  # residents are in slots too
         self._slot_charges: dict[str, int] = {}  # by kind
         self._plan = Plan(frozenset(), ())
         self._prepared = False
-        self._unused = {shard.name for shard in config.shards}  # until the first pass is through
+        self._unused = {shard.name for shard in config.shards}  # until the first pass ends
         self._window: list[Entry] = []
-        self._at_exit = weakref.finalize(self, self._loader.close)  # at the end of the process at the latest
+        self._at_exit = weakref.finalize(self, self._loader.close)  # when the process ends, at the latest
         try:
             self._apply(self._make_plan(0))
         except BaseException:
-            self.close()  # what was tried is in a folder
+            self.close()  # slots may have been tried
             raise
 
     @property
@@ -105,16 +106,16 @@ class StreamingPool:
         return "nothing" if not self._plan.places else "slots" if self._slots else "sessions"
 
     def use(self, shard: Shard) -> AbstractContextManager[Session]:
-        """Borrow the session of a shard, waiting until it is loaded."""
+        """Borrow the session of a shard; wait until it is loaded."""
         if self._unused or not self._prepared:
             self._first_use(shard)
         return self._loader.use(shard)
 
     def reserved(self, size: int = 0) -> Reservation:
-        """Set `size` bytes of the budget aside for the caller; residents leave if needed.
+        """Set `size` bytes of the budget aside for the caller; residents are evicted if needed.
 
         Raises:
-            PoolTooSmallError: embed, head and one layer would not fit any more; nothing has changed then.
+            PoolTooSmallError: embed, head and one layer would no longer fit. Nothing has changed.
         """
         return Reservation(self.reservations, size)
 
@@ -125,24 +126,24 @@ class StreamingPool:
             self._plan_for(total, high_water)
 
     def needs(self) -> tuple[int, int]:
-        """Return the least bytes this pool works with, and the most it has use for; see `promise.py`."""
+        """Return the fewest bytes this pool can work with, and the most it can use; see `promise.py`."""
         beside = self._loading + self._working + self.reservations.total
         layers = {shard.name: self._charge(shard) for shard in self._config.layers}
         others = sum(self._charge(shard) for shard in self._config.shards if shard.name not in layers)
         return others + max(layers.values()) + beside, others + sum(layers.values()) + beside
 
     def resize(self, budget: int) -> None:
-        """Take another budget from now on; see `promise.py`."""
+        """Change the budget; see `promise.py`."""
         if budget != self.budget and not self._smallest:
             self._budget = budget
             self._plan_for(self.reservations.total, self.reservations.high_water)
 
     def wait(self) -> None:
-        """Wait until nothing more is loaded ahead of the loop."""
+        """Wait until the loader has nothing to read ahead."""
         self._loader.wait()
 
     def resident(self, shard: Shard) -> bool:
-        """Return whether a shard is loaded and stays so."""
+        """Return whether a shard is loaded and stays loaded."""
         return shard.name in self._plan.residents and any(h.session and h.shard is shard for h in self._loader.places())
 
     def close(self) -> None:
@@ -152,7 +153,7 @@ class StreamingPool:
             self._slots.close()
 
     def snapshot(self) -> dict[str, int | str]:
-        """Return the counts, with the budget, for people and JSON."""
+        """Return the budget and the counts, ready to print or to write as JSON."""
         return {
             "budget": self.budget,
             "reserved": self.reservations.total,
@@ -162,7 +163,7 @@ class StreamingPool:
         }
 
     def _plan_for(self, total: int, high_water: int) -> None:
-        """Leave room for the high water of the reservations if possible, at least for what is reserved."""
+        """Leave room for the high-water mark of the reservations if possible, else only for what is reserved now."""
         try:
             plan = self._make_plan(high_water)
         except PoolTooSmallError:
@@ -170,7 +171,7 @@ class StreamingPool:
         self._apply(plan)
 
     def _charge(self, shard: Shard) -> int:
-        """Return what a shard takes that stays: in a slot if it is packed, in a session of its own otherwise."""
+        """Return the bytes of a resident shard: in a slot if it is packed, else in its own session."""
         if self._stays_in_slot(shard):
             return self._slot_charge(shard)
         return (shard.loaded_bytes if self._fold else shard.mapped_bytes) + SESSION_BYTES
@@ -188,24 +189,25 @@ class StreamingPool:
         return self._slot_charge(shard) if self._slots else self._charge(shard)
 
     def _make_plan(self, reserved: int) -> Plan:
-        """Keep as many layers as fit beside what is reserved and the places that the others need."""
+        """Keep as many layers as fit beside the reserved bytes and the places through which the others stream."""
         config, whole = self._config, self.budget - self._working
         budget = -1 if self._smallest else whole - reserved
         others = [shard for shard in config.shards if shard.name not in self._layers]
         everything = sum(map(self._charge, config.shards)) + self._loading
         if everything <= budget and not self._slots:
             return Plan(frozenset(shard.name for shard in config.shards), (), range(whole - everything + 1))
-        if self._use_slots and not self._slots:
+        least = sum(shard.mapped_bytes for shard in others) + max(shard.mapped_bytes for shard in config.layers)
+        if self._use_slots and not self._slots and (self._smallest or least <= budget):  # an attempt evicts all layers
             self._slots = self._try_slots()
             self._use_slots = self._slots is not None
         kinds = {shard.kind: shard for shard in config.layers}
         beside = sum(map(self._charge, others))
-        # Sessions take more while they are made; slots are all made before anything else is there.
+        # A session takes extra memory while it is made. All slots are made before anything else is loaded.
         beside += max(map(self._slots.shared_bytes, kinds.values())) if self._slots else 0
         beside += 0 if self._slots_stay else self._loading
         staying = list(config.layers)
         leaving: list[Shard] = []
-        larger = whole + 1  # what the next larger plan needs: there is none larger than all
+        larger = whole + 1  # bytes that the next larger plan needs; no plan is larger than the first one
         for shard in [None, *leaving_order(config.layers)]:
             if shard is not None:
                 staying.remove(shard)
@@ -219,7 +221,7 @@ class StreamingPool:
             larger = needed
         places = dict.fromkeys(kinds, 1)
         needed = beside + sum(map(self._place_charge, kinds.values()))
-        if self._slots:  # made before the reserved memory is used
+        if self._slots:  # they are made before the reserved memory is in use
             needed = max(needed, beside + max(map(self._slots.making_bytes, kinds.values())) - reserved)
         if self._smallest:
             self._budget = needed + self._working
@@ -228,12 +230,12 @@ class StreamingPool:
             return Plan(frozenset(one.name for one in others), tuple(sorted(places.items())), holds)
         enough = needed + self._fixed_bytes + self._working + reserved
         raise PoolTooSmallError(
-            f"embedding, head and one layer at a time need {format_size(needed)}, {format_size(max(budget, 0))} are "
-            f"left for them; give a poolsize of at least {format_size(enough)}"
+            f"embedding, head and one layer at a time need {format_size(needed)}, but only "
+            f"{format_size(max(budget, 0))} are left; give a poolsize of at least {format_size(enough)}"
         )
 
     def _apply(self, plan: Plan) -> None:
-        """Make places of a plan: evict what does not stay, then add what is new."""
+        """Put a plan into effect: evict the shards that no longer stay, then add the new places."""
         self._evict(self._plan.residents - plan.residents)
         if plan.places != self._plan.places:
             for held in self._window:
@@ -259,7 +261,7 @@ class StreamingPool:
         self._progress("loading", total - len(self._unused), total)
 
     def _prepare(self) -> None:
-        """Before layers are loaded: embed and head, which take more while they are packed, and all slots, likewise."""
+        """Load embed and head and make all slots before any layer is loaded: this takes extra memory for a while."""
         self._prepared = True
         if not self._slots:
             return
@@ -273,8 +275,8 @@ class StreamingPool:
             staying = sum(self._stays_in_slot(shard) and shard.name in most.residents for shard in same)
             try:
                 self._slots.prepare(same[0], staying + places.get(kind, 0))
-            except OSError as error:  # somebody else has filled it since it was tried
-                raise LlamaOnnxError(f"no slots for the layers: {error}; free some memory there") from None
+            except OSError as error:  # another process has filled the memory file system since the slots were tried
+                raise LlamaOnnxError(f"cannot make slots for the layers: {error}; free some memory there") from None
 
     def _evict(self, names: Iterable[str]) -> None:
         for name in names:
@@ -294,9 +296,9 @@ class StreamingPool:
             yield Entry(place, self._place_charge(shard), resident=False)
 
     def _try_slots(self) -> SlotFolder | None:
-        """Return slots if this machine can have them, else None: then every load makes a session.
+        """Return slots if they work on this machine, else None: then every load makes a session.
 
-        Layers that are loaded go first: trying and making slots takes memory.
+        Loaded layers are evicted first, because trying and making slots takes memory.
         """
         layers, slots = self._config.layers, None
         self._evict(self._plan.residents & self._layers)
@@ -312,29 +314,29 @@ class StreamingPool:
             kinds = {shard.kind: shard for shard in layers}
             places = window_places(layers, len(layers))
             if slots.free_bytes() < sum(count * slots.images.get(kinds[kind]).bytes for kind, count in places.items()):
-                raise OSError("the memory file system does not hold those that are filled ahead")
+                raise OSError("the memory file system is too small for the slots that are filled ahead")
         except (OSError, LlamaOnnxError, ImportError) as reason:
             log.info("streaming through a session per load, which is slower: %s", reason)
             if slots:
                 slots.close()
             return None
-        # What stays may come to all of the budget, and the memory file system may be smaller than the memory.
+        # Residents may take the whole budget, and the memory file system may be smaller than that.
         wanted = sum(slots.images.get(shard).bytes for shard in layers)
         self._slots_stay = slots.free_bytes() >= min(self.budget, wanted)
         return slots
 
 
 def loading_bytes(shard: Shard) -> int:
-    """Return the further bytes a shard takes while it is loaded: its file, unless weights stay mapped from it."""
+    """Return the extra bytes a shard takes while it is being loaded: its file, unless its weights stay mapped."""
     mapped = shard.loaded_bytes <= shard.file_bytes and not shard.quantized and not shard.copied
     return 0 if mapped else shard.file_bytes
 
 
 def leaving_order(layers: Sequence[Shard]) -> list[Shard]:
-    """Return layers in the order in which they leave memory: those of the commonest kind first, and evenly spread.
+    """Return the layers in the order in which they stop being resident: the most common kind first, spread evenly.
 
-    The van der Corput sequence spreads any number of its first elements; a smaller budget's residents are among a
-    larger one's.
+    They follow the van der Corput sequence, of which any first n elements are spread evenly. So the layers that are
+    resident under a small budget are also resident under a larger one.
     """
     count = Counter(shard.kind for shard in layers)
 
@@ -348,7 +350,7 @@ def leaving_order(layers: Sequence[Shard]) -> list[Shard]:
 
 
 def window_places(leaving: Sequence[Shard], layers: int) -> dict[str, int]:
-    """Return how many places the layers that leave share, by kind: one is filled while another is computed in."""
+    """Return the number of places for each kind of streaming layer; of two, one is filled while the other is used."""
     kinds = {shard.kind for shard in leaving}
     single = len(kinds) > 1 or len(leaving) <= max(2, layers // FEW)
     return dict.fromkeys(kinds, 1 if single else min(2, len(leaving)))

@@ -1,7 +1,7 @@
-"""The memory promise: what the whole process may use, fixed by its first model and shared by the pools of all.
+"""The memory promise: a limit for the whole process. The first model fixes it, and the pools of all models share it.
 
-Interpreter, weights, KV caches and working memory together stay within it. What the process takes without any pool is
-measured and set aside; the pools get the rest.
+The interpreter, weights, KV caches and working memory together stay within it. The memory that the process takes
+without any pool is measured and set aside; the pools get the rest.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ AnySharer = TypeVar("AnySharer", bound="Sharer")
 
 
 class Sharer(Protocol):
-    """A pool that shares the promise with those of other models."""
+    """A pool that shares the promise with the pools of other models."""
 
     def needs(self) -> tuple[int, int]:
-        """Return the least bytes it works with, and the most it has use for."""
+        """Return the fewest bytes it can work with, and the most it can use."""
 
     def resize(self, budget: int) -> None:
-        """Take another budget from now on."""
+        """Change the budget."""
 
 
 class Promise:
-    """What the whole process may use. The first model fixes it; the pools of all models share it.
+    """The memory that the whole process may use. The first model fixes it; the pools of all models share it.
 
-    `total` is None where each pool is to hold as little as possible.
+    `total` is None if each pool should hold as little as possible.
     """
 
     def __init__(self, total: int | None, fixed: int) -> None:
@@ -54,50 +54,50 @@ class Promise:
 
     @property
     def fixed(self) -> int:
-        """What everything but the pools takes."""
+        """The memory of everything but the pools, in bytes."""
         return self._fixed + self._joining + sum(beside for _, beside in self._pools.values())
 
     def expect(self) -> None:
-        """Take note that a model is being loaded: what the process takes from now on is counted as its own."""
+        """Prepare for loading a model: memory that the process takes from now on counts as memory of this model."""
         for pool in list(self._pools):
             if isinstance(pool, StreamingPool):
                 pool.wait()
         self._joining, self._before = 0, process_bytes()
 
     def count(self) -> None:
-        """Count what the model that is being loaded takes beside its pool."""
+        """Measure the memory that the model being loaded takes besides its pool."""
         self._joining = max(0, process_bytes() - self._before)
 
     def admit(self, needs: tuple[int, int], guard: Guard, make: Callable[[int], AnySharer]) -> AnySharer:
-        """Return the pool that `make(budget)` makes with its share; the other pools shrink to theirs first.
+        """Make a pool with `make(budget)` and return it; the other pools shrink to their new shares first.
 
         Args:
-            needs: see `Sharer.needs`.
-            guard: of the model; its pool is resized when nobody else is using it.
-            make: the pool.
+            needs: of the new pool; see `Sharer.needs`.
+            guard: of the model. Its pool is only resized while no thread is using the model.
+            make: makes the pool, given its share in bytes.
 
         Raises:
-            PoolTooSmallError: there is no room for one more model.
-            ModelStateError: another thread is using one of the models that would have to shrink.
+            PoolTooSmallError: there is no room for another model.
+            ModelStateError: another thread is using a model whose pool has to shrink.
         """
         try:
             made = make(self._settle(needs))
         except BaseException:
             self._joining = 0
             with contextlib.suppress(ModelStateError):
-                self._settle()  # the others have again what they had
+                self._settle()  # the other pools get their old shares back
             raise
         self._pools[made], self._joining = (guard, self._joining), 0
         return made
 
     def leave(self, pool: Sharer) -> None:
-        """Give the share of a closed pool to the others; one in use by another thread gets it at the next change."""
+        """Divide the share of a closed pool among the others; a pool in use by another thread gets it later."""
         self._pools.pop(pool, None)
         with contextlib.suppress(ModelStateError):
             self._settle()
 
     def _settle(self, *needs: tuple[int, int]) -> int:
-        """Divide everything among the pools there are, and a new one with such `needs`, whose share is returned."""
+        """Divide the memory among the pools, and a new one if `needs` are given; return the share of the new one."""
         if self.total is None:
             return 0
         pools = list(self._pools.items())
@@ -109,19 +109,19 @@ class Promise:
 
     @property
     def kept(self) -> bool:
-        """Whether any model still relies on it."""
+        """Whether any open model still relies on it."""
         return bool(self._pools)
 
     def _shares(self, needs: Sequence[tuple[int, int]]) -> list[int]:
-        """Return a budget for each pool: what it needs at least, and of the rest in proportion to its size."""
+        """Return a budget for each pool: the least it needs, and a part of the rest in proportion to its size."""
         whole = (self.total or 0) - self.fixed
         least, most = (sum(column) for column in zip(*needs, strict=True)) if needs else (0, 0)
         if len(needs) > 1 and least > whole:
             raise PoolTooSmallError(
-                f"the models of this process need at least {format_size(least + self.fixed)} together, the poolsize is "
-                f"{format_size(self.total or 0)}; close one, or start again with a larger poolsize"
+                f"the models of this process need at least {format_size(least + self.fixed)} together, but the "
+                f"poolsize is {format_size(self.total or 0)}; close one, or start again with a larger poolsize"
             )
-        base = 1 if most <= whole else 0  # everything fits: all of it, and a share of the rest
+        base = 1 if most <= whole else 0  # if everything fits, each gets all it can use and a part of the rest
         spare = whole - (most if base else least)
         return [pair[base] + spare * pair[1] // most for pair in needs]
 
@@ -132,10 +132,10 @@ _loading = threading.RLock()
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Let one thread at a time load a model, because the share of each depends on those that are there.
+    """Let one thread at a time load a model, because its share depends on the models that are already loaded.
 
     Raises:
-        ModelStateError: another thread is loading one.
+        ModelStateError: another thread is loading a model.
     """
     if not _loading.acquire(blocking=False):
         raise ModelStateError("another thread is loading a model; wait for it")
@@ -146,27 +146,27 @@ def one_at_a_time() -> Iterator[None]:
 
 
 def promised(poolsize: str | float | None) -> Promise:
-    """Return the promise of this process, made now if no model relies on an earlier one.
+    """Return the promise of this process. Make a new one if no model relies on an earlier one.
 
     Args:
-        poolsize: a number of GiB, a text with a unit, 'min' for as little as possible, None for 80 % of what is
-            available.
+        poolsize: a number of GiB, a text with a unit, 'min' for as little as possible, or None for 80 % of the
+            available memory.
 
     Raises:
-        RequestError: poolsize is no size, or another one than that of the models that are loaded.
+        RequestError: poolsize is not a size, or differs from the poolsize of the loaded models.
     """
     global _current
     total = None if poolsize in (None, SMALLEST) else parse_size(poolsize)
     if _current is not None and _current.kept:
-        gc.collect()  # a model that nobody has any more may not be gone yet
+        gc.collect()  # a model without references may not be deleted yet
     if _current is not None and _current.kept and _current.process == os.getpid():
         if poolsize is None or total == _current.total:
             _current.expect()
             return _current
         size = SMALLEST if _current.total is None else format_size(_current.total)
         raise RequestError(
-            f"this process already has a poolsize of {size}, which its models share; name the same or none, "
-            "or close() them first"
+            f"this process already has a poolsize of {size}, which its models share; give the same one or none, "
+            "or close() the models first"
         )
     fixed = process_bytes() + WARM_UP_BYTES
     if poolsize is None:
@@ -179,7 +179,7 @@ def promised(poolsize: str | float | None) -> Promise:
 def open_pool(
     config: ModelConfig, promise: Promise, guard: Guard, policy: str, progress: Progress
 ) -> StreamingPool | MemoryPool:
-    """Return a pool for a model, with its share of the promise.
+    """Return a pool for a model, with a share of the promise as its budget.
 
     Raises:
         RequestError: an unknown policy.
@@ -197,7 +197,7 @@ def open_pool(
 
     def make(budget: int) -> StreamingPool | MemoryPool:
         if policy == "resident":
-            with contextlib.suppress(PoolTooSmallError):  # then perhaps one shard at a time
+            with contextlib.suppress(PoolTooSmallError):  # one shard at a time may still fit
                 return StreamingPool(config, budget, fixed, progress)
         return MemoryPool(config.shards, budget, fixed_bytes=fixed + loading, loading_bytes=loading)
 

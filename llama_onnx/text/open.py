@@ -23,7 +23,7 @@ from .sentencepiece import SentencePieceTokenizer
 
 
 class NoTokenizer(Tokenizer):
-    """Stands in for the tokenizer of a directory that has none: prompts are token ids, and answers have no text."""
+    """The tokenizer of a directory without tokenizer files: prompts must be token ids, and answers have no text."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class NoTokenizer(Tokenizer):
     vocab_size = base_size = 0
 
     def missing(self) -> ModelDirectoryError:
-        """Return the error of whatever needs text."""
+        """Return the error for requests that need text."""
         return ModelDirectoryError(f"{self._path}: missing; copy the tokenizer from the checkpoint, or use token ids")
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -40,7 +40,7 @@ class NoTokenizer(Tokenizer):
         raise self.missing()
 
     def detokenizer(self, prompt: Sequence[int] = ()) -> Detokenizer:
-        """Return one whose text is always empty."""
+        """Return a detokenizer whose text is always empty."""
         return Detokenizer(self)
 
     def _encode(self, text: str, special: bool) -> list[int]:
@@ -51,7 +51,7 @@ class NoTokenizer(Tokenizer):
 
 
 def load_tokenizer(config: ModelConfig) -> Tokenizer:
-    """Load the tokenizer of a model directory, see `open_tokenizer`; a `NoTokenizer` where there is no file of one."""
+    """Load the tokenizer of a model directory (see `open_tokenizer`), or a `NoTokenizer` if there are no files."""
     if not any((config.directory / name).exists() for name in ("tokenizer.model", FAST)):
         return NoTokenizer(config.directory)
     return open_tokenizer(

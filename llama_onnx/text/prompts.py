@@ -20,8 +20,8 @@ def check_prompt(prompt: Any, vocab_size: int, context: int, room: int = 1) -> l
     """Return a prompt's token ids as a list.
 
     Raises:
-        RequestError: they are no sequence of whole numbers, there are none, one is not in the vocabulary, or they leave
-            no room for so many more in the context.
+        RequestError: they are not a sequence of whole numbers, there are none, one is not in the vocabulary, or the
+            context has no room for `room` more tokens.
     """
     ids = prompt.tolist() if isinstance(prompt, np.ndarray) else prompt
     if isinstance(ids, (bytes, bytearray, memoryview)) or not isinstance(ids, Sequence):
@@ -40,11 +40,11 @@ def check_prompt(prompt: Any, vocab_size: int, context: int, room: int = 1) -> l
 
 
 def check_params(params: Any, tokenizer: Tokenizer) -> SamplingParams:
-    """Return sampling params, those of the defaults for None.
+    """Return valid sampling params: the given ones, or the defaults for None.
 
     Raises:
-        RequestError: they are something else.
-        ModelDirectoryError: they have stop texts, and the model has no tokenizer.
+        RequestError: they have another type.
+        ModelDirectoryError: they have stop texts, but the model has no tokenizer.
     """
     if params is None:
         return SamplingParams()

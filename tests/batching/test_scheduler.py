@@ -1,4 +1,4 @@
-"""Many prompts in one pass: what each is answered alone, whoever is beside it, in the memory that was promised."""
+"""Many prompts in one pass: the same answers as one by one, within the promised memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llama_onnx.kv_cache import KVCache
 from llama_onnx.memory import MIB
 from llama_onnx.pool import MemoryPool
 
-# As many as do not fit into eight rows, of all lengths, one token among them.
+# More than fit into eight rows, of various lengths; one has a single token.
 PROMPTS = [[7], *([5 + (i * k) % 300 for k in range(3 + 7 * i % 40)] for i in range(1, 11))]
 GREEDY = SamplingParams(temperature=0, max_tokens=12, prompt_lookup=0)
 SAMPLED = SamplingParams(temperature=1.5, top_k=0, max_tokens=12, seed=3, prompt_lookup=0)
@@ -37,7 +37,7 @@ def quantised(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def alone(lm: LanguageModel, prompts: Sequence[str | list[int]], params: SamplingParams) -> list[str]:
-    """What each prompt is answered on its own, with the seed it has in a batch."""
+    """Return the answer to each prompt on its own, with the seed that it has in a batch."""
     seeds = [None if params.seed is None else params.seed + i for i in range(len(prompts))]
     return [lm.generate(prompt, replace(params, seed=seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
 
@@ -52,12 +52,12 @@ def together(
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 20])
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_answers_do_not_depend_on_who_is_beside_them(lm: LanguageModel, params: SamplingParams, batch: int) -> None:
+def test_answers_do_not_depend_on_the_other_prompts(lm: LanguageModel, params: SamplingParams, batch: int) -> None:
     assert together(lm, PROMPTS, params, batch) == alone(lm, PROMPTS, params)
 
 
 @pytest.mark.parametrize("cache_type", ["fp16", "int8"])
-def test_smaller_caches_give_the_same_answers_as_alone(model: Path, cache_type: str) -> None:
+def test_compact_caches_give_the_same_answers_as_alone(model: Path, cache_type: str) -> None:
     lm = llama_onnx.load(model, cache_type=cache_type)
     assert together(lm, PROMPTS, GREEDY, 3) == alone(lm, PROMPTS, GREEDY)
 
@@ -93,17 +93,17 @@ def test_sequences_that_change_their_rope_factors_answer_the_same(tmp_path: Path
     export(checkpoint, tmp_path / "model")
     lm = llama_onnx.load(tmp_path / "model")
     assert lm.config.rope_switch_length == 16
-    prompts = [[5] * length for length in (3, 10, 14, 16, 20)]  # they change at different steps, and one never does
+    prompts = [[5] * length for length in (3, 10, 14, 16, 20)]  # at different steps; one never changes
     assert together(lm, prompts, SAMPLED, 3) == alone(lm, prompts, SAMPLED)
 
 
-def test_each_prompt_may_have_its_own_options(lm: LanguageModel) -> None:
+def test_each_prompt_may_have_its_own_parameters(lm: LanguageModel) -> None:
     params = [replace(SAMPLED, seed=i, max_tokens=1 + 5 * i, temperature=i / 2) for i in range(5)]
     expected = [lm.generate(prompt, one) for prompt, one in zip(PROMPTS, params, strict=False)]
     assert together(lm, PROMPTS[:5], params, 3) == expected
 
 
-def test_text_ends_before_a_stop_text(lm: LanguageModel) -> None:
+def test_output_ends_before_a_stop_text(lm: LanguageModel) -> None:
     texts = alone(lm, PROMPTS[:4], GREEDY)
     params = [replace(GREEDY, stop=(text[3:6],)) for text in texts]
     completions = list(lm.generate_many(PROMPTS[:4], params, 2))
@@ -111,7 +111,7 @@ def test_text_ends_before_a_stop_text(lm: LanguageModel) -> None:
     assert {c.finish_reason for c in completions} == {"stop"}
 
 
-def test_ends_say_why_and_how_long(model: Path, lm: LanguageModel) -> None:
+def test_completions_report_their_finish_reason_and_length(model: Path, lm: LanguageModel) -> None:
     short = llama_onnx.load(model, ctx_size=20)
     full, limited = short.generate_many([[5] * 15, [6] * 3], GREEDY)
     assert (full.finish_reason, full.prompt_tokens, full.completion_tokens) == ("length", 15, 5)
@@ -124,7 +124,7 @@ def test_ends_say_why_and_how_long(model: Path, lm: LanguageModel) -> None:
     assert ended.completion_tokens <= 5
 
 
-def test_answers_come_as_soon_as_all_before_them_are_done(lm: LanguageModel) -> None:
+def test_answers_are_yielded_as_soon_as_all_earlier_ones_are_done(lm: LanguageModel) -> None:
     params = [replace(GREEDY, max_tokens=n) for n in (4, 1, 9, 2)]
     passes, came = 0, []
 
@@ -134,12 +134,12 @@ def test_answers_come_as_soon_as_all_before_them_are_done(lm: LanguageModel) -> 
 
     for completion in lm.generate_many(PROMPTS[:4], params, 3, count):
         came.append((completion.index, passes))
-    # The fourth takes the row of the second in pass 2, and waits for the third, like everything that is in order.
+    # The fourth takes the row of the second in pass 2. Its answer waits for that of the third, because of the order.
     assert came == [(0, 4), (1, 4), (2, 9), (3, 9)]
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-def test_weights_are_read_once_a_pass_for_all(model: Path, batch: int) -> None:
+def test_weights_are_read_once_per_pass_for_all_sequences(model: Path, batch: int) -> None:
     lm = llama_onnx.load(model, poolsize="min", pool_policy="lru")
     passes = 0
 
@@ -178,28 +178,28 @@ print(used, set_aside, reserved(), process_bytes() - before)
 
 
 @pytest.mark.parametrize("cache_type", ["fp32", "int8"])
-def test_what_is_set_aside_covers_what_is_used(tmp_path: Path, cache_type: str) -> None:
-    # 24 KB of keys and values a token, so that they are most of what a run takes.
+def test_reserved_memory_covers_the_memory_used(tmp_path: Path, cache_type: str) -> None:
+    # 24 KB of keys and values per token, so that they are most of the memory of a run.
     checkpoint = make_checkpoint(
         tmp_path / "checkpoint",
         hidden_size=512, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=2048
     )  # fmt: skip
     export(checkpoint, tmp_path / "model")
-    # In a process of its own, and more than once: a heap that is in pieces grows by more than what is asked of it.
+    # In a separate process, and more than once: a fragmented heap grows by more than is allocated.
     done = run("-c", MEASURED, tmp_path / "model", cache_type)
     assert done.returncode == 0, done.stderr
     used, reserved, reserved_after, kept = map(int, done.stdout.split())
-    assert 5 * MIB < used < reserved + MIB  # the interpreter itself takes a few pages more or less
+    assert 5 * MIB < used < reserved + MIB  # the memory of the interpreter itself varies by a few pages
     assert reserved_after == 0
-    assert kept < 4 * MIB  # nobody holds on to the cache
+    assert kept < 4 * MIB  # nothing keeps the cache
 
 
-def test_youngest_wait_where_memory_is_too_little_for_all(model: Path) -> None:
+def test_youngest_sequences_wait_if_memory_is_too_small(model: Path) -> None:
     lm = llama_onnx.load(model)
-    lm.decoder.config = replace(lm.config, eos_token_ids=())  # all go on to the end
+    lm.decoder.config = replace(lm.config, eos_token_ids=())  # no sequence ends early
     params, prompts = replace(SAMPLED, max_tokens=70), [[5 + i] * 3 for i in range(5)]
     expected = alone(lm, prompts, params)
-    room = 5 * 105 * KVCache(lm.config, 1).bytes_per_token  # enough for the prompts, not for what they become
+    room = 5 * 105 * KVCache(lm.config, 1).bytes_per_token  # enough for the prompts, not for their answers
     pool = MemoryPool(lm.config.shards, MemoryPool(lm.config.shards, None).budget + room)
     lm.decoder.pool = pool
     passes: list[Report] = []
@@ -209,12 +209,12 @@ def test_youngest_wait_where_memory_is_too_little_for_all(model: Path) -> None:
         assert int(pool.snapshot()["reserved"]) + pool.stats.resident_bytes <= pool.budget
 
     assert [c.text for c in lm.generate_many(prompts, params, 8, look)] == expected
-    assert (passes[0].running, passes[0].waiting) == (5, 0)  # all began
+    assert (passes[0].running, passes[0].waiting) == (5, 0)  # all started
     assert max(report.waiting for report in passes) > 0
     assert pool.snapshot()["reserved"] == 0
 
 
-def test_sequence_that_outgrows_the_memory_alone_is_an_error(model: Path) -> None:
+def test_single_sequence_that_outgrows_the_memory_is_an_error(model: Path) -> None:
     lm = llama_onnx.load(model)
     lm.decoder.pool = MemoryPool(lm.config.shards, MemoryPool(lm.config.shards, None).budget + MIB // 2)
     answers = lm.generate_many([[5], [5] * 250], GREEDY, 8)
@@ -224,7 +224,7 @@ def test_sequence_that_outgrows_the_memory_alone_is_an_error(model: Path) -> Non
     assert lm.decoder.pool.snapshot()["reserved"] == 0
 
 
-def test_answers_that_are_not_wanted_any_more_give_their_memory_back(lm: LanguageModel) -> None:
+def test_abandoned_run_returns_its_memory(lm: LanguageModel) -> None:
     answers = lm.generate_many(PROMPTS, GREEDY, 2)
     next(answers)
     assert lm.stats()["pool"]["reserved"] > 0
@@ -251,7 +251,7 @@ def test_stats_sum_up_the_run(model: Path) -> None:
         ([[5]], {"params": [GREEDY, GREEDY]}, "2 sampling params for 1 prompts"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_is(
+def test_invalid_requests_are_refused_before_anything_runs(
     lm: LanguageModel, prompts: list, arguments: dict, message: str
 ) -> None:
     misses = lm.stats()["pool"]["misses"]
@@ -260,5 +260,5 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
     assert lm.stats()["pool"]["misses"] == misses
 
 
-def test_no_prompts_no_answers(lm: LanguageModel) -> None:
+def test_no_prompts_give_no_answers(lm: LanguageModel) -> None:
     assert list(lm.generate_many([], GREEDY)) == []

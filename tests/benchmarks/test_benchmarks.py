@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they should, on shapes too small to measure anything."""
+"""The benchmarks run and print what they should, on shapes too small to measure anything."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_speed_compares_what_is_installed(tmp_path: Path) -> None:
     assert all(name in result.stdout for name in names)
 
 
-def test_overhead_is_a_part_of_the_step(model: Path, tmp_path: Path) -> None:
+def test_overhead_is_less_than_the_step(model: Path, tmp_path: Path) -> None:
     figures = tmp_path / "overhead.json"
     result = run("benchmarks/overhead.py", model, "-n", "8", "--json", figures)
     assert result.returncode == 0, result.stderr
@@ -43,10 +43,10 @@ def test_overhead_is_a_part_of_the_step(model: Path, tmp_path: Path) -> None:
     assert row["products_seconds"] > 0
 
 
-def test_an_engine_computes_only_while_it_is_asked(model: Path) -> None:
+def test_an_engine_computes_only_during_a_request(model: Path) -> None:
     with engine.Engine(engine="ours", path=str(model), threads=1, ctx=64) as ours:
         state = Path(f"/proc/{ours.pid}/stat")
-        for _ in range(500):  # a signal takes its time
+        for _ in range(500):  # a signal takes a moment
             if not state.exists() or (stopped := state.read_text().rsplit(")", 1)[1].split()[0] == "T"):
                 break
             time.sleep(0.01)
@@ -56,13 +56,13 @@ def test_an_engine_computes_only_while_it_is_asked(model: Path) -> None:
     assert first["tokens"] == again["tokens"]
 
 
-def test_an_engine_that_ends_says_with_which_code(tmp_path: Path) -> None:
+def test_error_for_an_engine_that_ends_names_its_exit_code(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="exit code 1"):
         engine.Engine(engine="ours", path=str(tmp_path), threads=1)
 
 
 @pytest.mark.skipif(not limits.possible(), reason="limiting memory needs root and a cgroup that can be written")
-def test_a_limit_holds_and_is_removed() -> None:
+def test_a_memory_limit_is_enforced_and_removed() -> None:
     with limits.limited(64 << 20) as limit:
         eat = [sys.executable, "-c", "x = bytes(1 << 20) * 300; print('survived')"]
         result = subprocess.run([*limit.prefix, *eat], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Random checkpoints of real shapes are whole checkpoints."""
+"""Random checkpoints of real shapes are complete checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import llama_onnx
 from llama_onnx.export.exporter import export
 
 
-def test_random_checkpoint_exports_and_speaks_noise(tmp_path: Path) -> None:
+def test_random_checkpoint_can_be_exported_and_generates(tmp_path: Path) -> None:
     write_checkpoint("tiny", tmp_path / "checkpoint")
     export(tmp_path / "checkpoint", tmp_path / "model", "int4")
     lm = llama_onnx.load(tmp_path / "model")
@@ -20,7 +20,7 @@ def test_random_checkpoint_exports_and_speaks_noise(tmp_path: Path) -> None:
     assert lm.generate("bela", llama_onnx.SamplingParams(max_tokens=5, seed=1))
 
 
-def test_a_checkpoint_with_a_cycle_goes_round_it(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_cycle_generates_the_cycle(tmp_path: Path) -> None:
     write_checkpoint("tiny", tmp_path / "checkpoint", cycle=5)
     export(tmp_path / "checkpoint", tmp_path / "model", "int4", block_size=32)
     lm = llama_onnx.load(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""`bench` and `pack`, as a user meets them."""
+"""`bench` and `pack`, as a user runs them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llama_onnx.streaming.images import Images
 VERB = ("-m", "llama_onnx")
 
 
-def test_bench_prints_the_figures_a_user_asks_for(model: Path) -> None:
+def test_bench_prints_all_figures(model: Path) -> None:
     done = run(*VERB, "bench", "-m", model, "-p", "20", "-n", "5")
     assert done.returncode == 0, done.stderr
     assert [line.split("  ")[0].strip() for line in done.stdout.splitlines()] == [
@@ -28,12 +28,12 @@ def test_bench_prints_the_figures_a_user_asks_for(model: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [["-p", "300"], ["-n", "1"], ["-r", "0"]])
-def test_bench_refuses_what_cannot_be_measured(model: Path, options: list[str]) -> None:
+def test_bench_refuses_invalid_sizes(model: Path, options: list[str]) -> None:
     done = run(*VERB, "bench", "-m", model, *options)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
-def test_pack_makes_every_image_ahead(tmp_path: Path) -> None:
+def test_pack_makes_every_image_ahead_of_time(tmp_path: Path) -> None:
     export(make_checkpoint(tmp_path / "checkpoint"), tmp_path / "model", "int4", block_size=32)
     assert run(*VERB, "pack", tmp_path / "model").returncode == 0
     config = read_config(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""The verbs together: only one is imported, names and defaults are the same everywhere, every help teaches."""
+"""All verbs: only one is imported, names and defaults are the same everywhere, every help has an example."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def demo_options(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, 
     return vars(runpy.run_path(str(ROOT / "demo.py"))["parse_arguments"]())
 
 
-def test_only_the_module_of_the_verb_that_was_asked_for_is_imported() -> None:
+def test_only_the_module_of_the_given_verb_is_imported() -> None:
     verbs = {f"llama_onnx.commands.{verb}" for verb in VERBS}
     for arguments, expected in ((["--help"], set()), (["quantize", "--help"], {"llama_onnx.commands.quantize"})):
         modules = set(json.loads(run("-c", IMPORTED, *arguments).stdout.splitlines()[-1]))
@@ -70,7 +70,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert "example" in text
 
 
-def test_no_verb_at_all_is_answered_with_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_shown_if_no_verb_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -93,12 +93,12 @@ def test_options_of_one_name_have_one_meaning_in_every_verb() -> None:
                 entry = (action.dest, action.type, tuple(action.choices or ()))
                 meanings.setdefault(name, set()).add(entry)
     differing = {name for name, found in meanings.items() if len(found) > 1}
-    assert differing <= {"-p", "-n", "--block-size"}  # tokens in bench; a quantiser knows which sizes it can
+    assert differing <= {"-p", "-n", "--block-size"}  # in bench these are tokens; quantize has fixed choices of sizes
     for old, new in (("--ctx", "--ctx-size"), ("--block_size", "--block-size"), ("--temperature", "--temp")):
         assert {dest for dest, _, _ in meanings[old]} == {dest for dest, _, _ in meanings[new]}
 
 
-def test_defaults_of_sampling_are_the_same_in_the_demo_the_command_line_and_the_api(
+def test_sampling_defaults_are_the_same_in_demo_command_line_and_api(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = SamplingParams()
@@ -108,7 +108,7 @@ def test_defaults_of_sampling_are_the_same_in_the_demo_the_command_line_and_the_
     assert found == (expected.temperature, expected.top_k, expected.top_p, expected.max_tokens, expected.seed, None)
 
 
-def test_demo_takes_the_names_of_the_original_and_those_of_the_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_accepts_the_option_names_of_the_original_and_of_the_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
     original = demo_options(monkeypatch, "DIR", "x", "--topk", "9", "--topp", "0.5", "--max", "7", "--poolsize", "4")
     ours = demo_options(monkeypatch, "DIR", "x", "--top-k=9", "--top-p=0.5", "--max-tokens=7", "--poolsize=4")
     assert original == ours
@@ -124,7 +124,7 @@ def test_demo_is_short_and_imports_the_public_names_only() -> None:
     assert set(re.findall(r"llama_onnx\.(\w+)", "\n".join(lines))) <= set(import_module("llama_onnx").__all__)
 
 
-def test_choices_and_defaults_of_the_verbs_are_those_of_the_library() -> None:
+def test_choices_and_defaults_of_the_verbs_match_the_library() -> None:
     from llama_onnx.commands import compare, export, quantize
     from llama_onnx.export.compare.comparison import DEFAULT_CTX
     from llama_onnx.export.graphs.styles import get_ops
@@ -160,7 +160,7 @@ def test_older_spellings_with_underscores_are_accepted_and_not_shown() -> None:
 
 
 @pytest.mark.parametrize("verb", ["generate", "bench", "perplexity", "eval", "compare"])
-def test_window_of_every_verb_is_ctx_size(verb: str) -> None:
+def test_every_verb_sets_its_window_with_ctx_size(verb: str) -> None:
     needed = {
         "generate": ["-p", "x"], "perplexity": ["--text", "x"], "eval": ["--mmlu", "x"],
         "compare": ["a", "b", "--text", "x"],
@@ -172,9 +172,7 @@ def test_window_of_every_verb_is_ctx_size(verb: str) -> None:
     assert "--ctx " not in parser.format_help()
 
 
-def test_verbs_work_on_the_model_in_the_box_when_none_is_given(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verbs_use_the_embedded_model_when_none_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "story.txt"
     text.write_text("Once upon a time there was a dog named Max.\n")
     for arguments, shown in (
@@ -190,7 +188,7 @@ def test_verbs_work_on_the_model_in_the_box_when_none_is_given(
 
 
 @pytest.mark.parametrize("verb", ["inspect", "pack"])
-def test_directory_may_stand_alone_or_be_an_option(verb: str) -> None:
+def test_directory_may_be_an_argument_or_an_option(verb: str) -> None:
     parser = parser_of(verb)
     for arguments in (["somewhere"], ["-m", "somewhere"], ["--model=somewhere"]):
         assert shared.model_directory(parser.parse_args(arguments)) == Path("somewhere")

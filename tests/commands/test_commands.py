@@ -1,4 +1,4 @@
-"""The command line as a user meets it: text on stdout, all else on stderr, the right exit code."""
+"""The command line as a user runs it: text on stdout, everything else on stderr, the right exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers import ROOT, run
 GENERATE = ("-m", "llama_onnx", "generate")
 
 
-def test_trained_model_speaks_through_the_demo(stories: Path, tmp_path: Path) -> None:
+def test_demo_runs_the_trained_model(stories: Path, tmp_path: Path) -> None:
     assert run("tools/export_onnx.py", stories, tmp_path / "stories").returncode == 0
     done = run(
         "demo.py", tmp_path / "stories", "Once upon a time", "--temperature", "0", "--max", "30", "--poolsize", "1"
@@ -27,7 +27,7 @@ def test_trained_model_speaks_through_the_demo(stories: Path, tmp_path: Path) ->
     assert done.stderr.count("\n") == 1
 
 
-def test_generate_and_demo_say_the_same(model: Path) -> None:
+def test_generate_and_demo_print_the_same_text(model: Path) -> None:
     demo = run(
         "demo.py",
         model,
@@ -48,7 +48,7 @@ def test_generate_and_demo_say_the_same(model: Path) -> None:
     assert run(*GENERATE, "-m", model, "-p", "the fox", *options).stdout == demo.stdout
 
 
-def test_long_names_of_options_are_known(model: Path) -> None:
+def test_long_names_of_options_are_accepted(model: Path) -> None:
     options = [
         "--temperature=0.9",
         "--top-k=9",
@@ -69,7 +69,7 @@ def test_prompt_may_come_from_standard_input(model: Path) -> None:
     assert run(*GENERATE, *options, "-p", "-", input="the fox").stdout == given.stdout
 
 
-def test_quiet_unless_asked(model: Path) -> None:
+def test_stderr_is_empty_unless_verbose(model: Path) -> None:
     assert run(*GENERATE, "-m", model, "-p", "fox", "-n", "3").stderr == ""
 
 
@@ -89,7 +89,7 @@ def test_quiet_unless_asked(model: Path) -> None:
         (["-p", "fox", "-n", "0"], "max_tokens must be at least 1"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_1(model: Path, options: list[str], message: str) -> None:
+def test_invalid_requests_are_one_line_and_exit_code_1(model: Path, options: list[str], message: str) -> None:
     done = run(*GENERATE, "-m", model, *options)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
@@ -97,7 +97,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(model: Path, options: l
     assert done.stderr.count("\n") == 1
 
 
-def test_too_small_a_pool_says_how_much_is_enough(model: Path) -> None:
+def test_error_for_a_small_pool_names_a_sufficient_poolsize(model: Path) -> None:
     error = run(*GENERATE, "-m", model, "-p", "fox", "-n", "2", "--poolsize", "10MB").stderr
     enough = error.split("give at least ")[1].strip()
     done = run(*GENERATE, "-m", model, "-p", "fox", "-n", "2", "--poolsize", f"{float(enough.split()[0]) + 1}MB")
@@ -113,7 +113,7 @@ def test_wrong_usage_is_exit_code_2(options: list[str]) -> None:
     assert "usage:" in done.stderr
 
 
-def test_help_teaches() -> None:
+def test_help_shows_an_example() -> None:
     for command in (["demo.py"], [*GENERATE], ["tools/export_onnx.py"], ["tools/convert_fp16.py"]):
         done = run(*command, "--help")
         assert done.returncode == 0
@@ -135,7 +135,7 @@ def test_interrupt_is_exit_code_130_without_traceback(model: Path) -> None:
     assert b"Traceback" not in errors
 
 
-def test_reader_that_leaves_early_is_no_error(model: Path) -> None:
+def test_reader_that_stops_early_is_not_an_error(model: Path) -> None:
     done = subprocess.run(
         f"{sys.executable} -m llama_onnx generate -m {model} -p fox --temp 0 -n 200 | head -c 5",
         shell=True, capture_output=True, cwd=ROOT, check=False, timeout=60,
@@ -143,7 +143,7 @@ def test_reader_that_leaves_early_is_no_error(model: Path) -> None:
     assert done.stderr == b""
 
 
-def test_demo_ends_as_the_verbs_do() -> None:
+def test_demo_has_the_exit_codes_of_the_verbs() -> None:
     wrong = run("demo.py", "nowhere", "bonjour")
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (1, "", 1)
     assert wrong.stderr.startswith("error: nowhere: no such directory")
@@ -168,7 +168,7 @@ runpy.run_path("demo.py", run_name="__main__")
     assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
 
 
-def test_runtime_needs_its_three_libraries_only(model: Path) -> None:
+def test_runtime_needs_only_its_three_libraries(model: Path) -> None:
     code = f"""
 import json, sys
 import llama_onnx

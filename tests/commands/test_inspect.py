@@ -1,4 +1,4 @@
-"""`inspect` says what is in a model directory, and `--verify` finds whatever was changed."""
+"""`inspect` shows the contents of a model directory, and `--verify` finds every change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llama_onnx.model_directory import read_config
 
 @pytest.fixture(scope="module")
 def big_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its sizes are whole blocks, so that quantised matrices are not padded. Read only."""
+    """A checkpoint with sizes that are multiples of the block size, so that no matrix is padded. Read only."""
     return make_checkpoint(tmp_path_factory.mktemp("big") / "checkpoint", num_hidden_layers=1, intermediate_size=128)
 
 
@@ -32,7 +32,7 @@ def big_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("int4", "onnx", "int4/32"), ("int8", "onnx", "int8/32"),
     ],
 )  # fmt: skip
-def test_parameters_are_those_of_the_checkpoint(
+def test_parameter_counts_equal_those_of_the_checkpoint(
     big_checkpoint: Path, tmp_path: Path, dtype: str, ops: str, precision: str
 ) -> None:
     export(big_checkpoint, tmp_path / "out", dtype, block_size=32, ops=ops)
@@ -61,10 +61,10 @@ def test_command_line_prints_the_table_and_the_figures(model: Path) -> None:
     assert "FusedMatMul" in lines[2]
     for text in ("architecture  llama", "layers        3, hidden size 64", "context       256 tokens", "EOS 2"):
         assert text in done.stdout
-    assert lines[-1] == "files         all as the manifest says"
+    assert lines[-1] == "files         all match the manifest"
 
 
-def test_original_layout_is_inspected_but_has_nothing_to_verify(checkpoint: Path, tmp_path: Path) -> None:
+def test_original_layout_can_be_inspected_but_not_verified(checkpoint: Path, tmp_path: Path) -> None:
     write_layout(checkpoint, tmp_path / "model", FLOAT)
     done = run("-m", "llama_onnx", "inspect", tmp_path / "model")
     assert done.returncode == 0
@@ -91,7 +91,7 @@ def test_every_bad_file_is_one_line_and_exit_code_1(model: Path, tmp_path: Path)
     assert hashlib.sha256(data).hexdigest() in done.stdout
 
 
-def test_hostile_manifest_is_told(model: Path, tmp_path: Path) -> None:
+def test_hostile_manifest_is_reported(model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model, tmp_path / "model")
     manifest = json.loads((folder / "manifest.json").read_text())
     for files in ({"../../etc/passwd": {"bytes": 1}}, {"x": 3}, {"head.bin": {"bytes": None}}):
@@ -102,7 +102,7 @@ def test_hostile_manifest_is_told(model: Path, tmp_path: Path) -> None:
         inspect(folder, verify=True)
 
 
-def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:
+def test_path_without_a_model_is_one_line(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(1))
     for folder in (tmp_path, tmp_path / "nowhere"):
         done = run("-m", "llama_onnx", "inspect", folder)

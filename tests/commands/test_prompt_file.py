@@ -1,4 +1,4 @@
-"""Files of prompts: every line checked before anything runs, results in order, runs that go on where they stopped."""
+"""Files of prompts: every line is checked before anything runs, results are in order, interrupted runs continue."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def results(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_each_line_is_answered_as_a_prompt_of_its_own(
+def test_each_line_is_answered_like_a_single_prompt(
     model: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(model, prompts, "--template", "alpaca", "--batch", "3") == 0
@@ -83,7 +83,7 @@ def test_prompts_may_come_from_standard_input(model: Path, prompts: Path, capsys
 
 
 @pytest.mark.parametrize("cut", [0, 30, 1 / 2, -1])
-def test_run_that_was_interrupted_goes_on_where_it_stopped(
+def test_interrupted_run_continues_where_it_stopped(
     model: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: float
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -97,7 +97,7 @@ def test_run_that_was_interrupted_goes_on_where_it_stopped(
     assert out.read_bytes() == whole
     err = capsys.readouterr().err
     assert f"[ {len(LINES) - done} prompts," in err
-    assert (f"{done} of 5 prompts are done already" in err) == (done > 0)
+    assert (f"{done} of 5 prompts are already done" in err) == (done > 0)
 
 
 def test_prompts_may_be_added_at_the_end(model: Path, prompts: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_prompts_may_be_added_at_the_end(model: Path, prompts: Path, tmp_path: P
     assert results(out.read_text())[5]["prompt"] == "one more"
 
 
-def test_output_of_something_else_is_refused_and_left_alone(
+def test_output_of_another_run_is_refused_and_left_unchanged(
     model: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -174,7 +174,7 @@ def test_two_runs_do_not_write_one_file(
         other.write(b"half a li")
         other.flush()
         assert generate(model, prompts, "--output", out) == 1
-        assert "out.jsonl: another run is writing it" in capsys.readouterr().err
+        assert "out.jsonl: another run is writing this file" in capsys.readouterr().err
         assert out.read_bytes() == b"half a li"
 
 
@@ -206,19 +206,19 @@ def test_other_prompts_are_refused_as_well(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"not json", "not a line of JSON: Expecting value at character 1"),
-        (b'{"prompt": "a"', "not a line of JSON"),
+        (b"not json", "not valid JSON: Expecting value at character 1"),
+        (b'{"prompt": "a"', "not valid JSON"),
         (b"\xff\xfe", "not valid Unicode"),
         (b'"\\ud800"', "not valid Unicode"),
         (b'{"prompt": "a", "id": "\\ud800"}', "not valid Unicode"),
-        (b"[" * 100_000, "not a line of JSON that can be read"),
+        (b"[" * 100_000, "JSON that cannot be read"),
         (b"17", 'a prompt is {"prompt": "…"} or "…", not 17'),
         (b"null", "not null"),
         (b"{}", "the prompt is empty"),
         (b'""', "the prompt is empty"),
         (b'{"prompt": 5}', "prompt must be a text, not 5"),
         (b'{"prompt": ["a"]}', "prompt must be a text"),
-        (b'{"prompt": "a", "temprature": 1}', "a prompt has no field 'temprature' (its fields are prompt, id,"),
+        (b'{"prompt": "a", "temprature": 1}', "a prompt has no field 'temprature' (the fields are prompt, id,"),
         (b'{"prompt": "a", "temperature": -1}', "temperature must be 0 to 1000000, not -1"),
         (b'{"prompt": "a", "temperature": 1' + b"0" * 400 + b"}", "temperature must be 0 to 1000000, not 1000"),
         (b'{"prompt": "a", "repetition_penalty": 1e-50}', "repetition_penalty must be 0.000001 to 1000000"),
@@ -235,7 +235,7 @@ def test_other_prompts_are_refused_as_well(
         (b'{"prompt": "a", "id": true}', "id must be a text or a whole number"),
     ],
 )
-def test_line_that_is_no_prompt_is_told_with_its_place(tmp_path: Path, line: bytes, message: str) -> None:
+def test_invalid_line_is_reported_with_its_line_number(tmp_path: Path, line: bytes, message: str) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_bytes(b'"fine"\n\n' + line + b"\n")
     with pytest.raises(RequestError) as error:
@@ -245,7 +245,7 @@ def test_line_that_is_no_prompt_is_told_with_its_place(tmp_path: Path, line: byt
     assert "\n" not in str(error.value)
 
 
-def test_files_are_read_as_they_are_written_elsewhere(tmp_path: Path) -> None:
+def test_files_from_other_systems_are_read(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_bytes('\ufeff"é"\r\n\r\n{"prompt": "b", "stop": ["x", "y"]}'.encode())
     first, second = read_prompts(str(path), SamplingParams(seed=3))
@@ -258,14 +258,14 @@ def test_files_are_read_as_they_are_written_elsewhere(tmp_path: Path) -> None:
     ("lines", "options", "message"),
     [
         (["fox", "fox " * 300], [], "prompts.jsonl:2: the prompt has"),
-        ([], [], "there is no prompt in it"),
+        ([], [], "contains no prompt"),
         (["fox"], ["--batch", "0"], "batch must be at least 1"),
         (["fox"], ["--template", "chat"], "no chat template"),
         (["fox"], ["--output", "missing/out.jsonl"], "missing/out.jsonl: cannot be written"),
         (["fox"], ["--output", "/"], "/: cannot be written"),
     ],
 )
-def test_what_cannot_be_run_is_one_line_and_nothing_is_written(
+def test_invalid_runs_are_one_line_and_nothing_is_written(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[str], options: list[str], message: str
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -276,18 +276,18 @@ def test_what_cannot_be_run_is_one_line_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_file_that_is_not_there_and_options_of_the_other_kind_are_refused(
+def test_missing_file_and_options_of_the_other_mode_are_refused(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(model, tmp_path / "none.jsonl") == 1
     assert "none.jsonl: cannot be read" in capsys.readouterr().err
     assert main(["generate", "-m", str(model), "-p", "fox", "--output", str(tmp_path / "out")]) == 1
-    assert "go with --prompts" in capsys.readouterr().err
+    assert "need --prompts" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         generate(model, tmp_path / "none.jsonl", "-p", "fox")
 
 
-def test_fewer_at_a_time_than_asked_for_is_told(
+def test_lowered_batch_size_is_reported(
     model: Path, prompts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llama_onnx import model as models
@@ -307,7 +307,7 @@ def test_fewer_at_a_time_than_asked_for_is_told(
     assert err.startswith("batch lowered from 8 to ")
 
 
-def test_interrupt_leaves_what_is_done_and_exits_130(model: Path, tmp_path: Path) -> None:
+def test_interrupt_keeps_finished_results_and_exits_130(model: Path, tmp_path: Path) -> None:
     prompts, out = write(tmp_path / "prompts.jsonl", ["the fox"] * 3000), tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "llama_onnx", "generate", "-m", str(model), "--prompts", str(prompts)]
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Exit codes and what is on the screen, whatever happens in a command."""
+"""Exit codes and output on the terminal, whatever happens in a command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llama_onnx.errors import MissingDependencyError, RequestError
 
 
 class Screen(io.StringIO):
-    """A terminal that remembers what was written since the last look."""
+    """A terminal that records what was written since it was last read."""
 
     def isatty(self) -> bool:
         return True
@@ -46,14 +46,14 @@ def fail(error: BaseException) -> None:
         (OSError(28, "No space left on device", "out.json"), 1, "error: out.json: No space left on device\n"),
     ],
 )
-def test_what_a_user_may_cause_is_one_line_and_an_exit_code(
+def test_errors_that_a_user_may_cause_are_one_line_and_an_exit_code(
     error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert guard(lambda: fail(error)) == code
     assert capsys.readouterr().err == message
 
 
-def test_mistakes_of_the_program_keep_their_traceback() -> None:
+def test_bugs_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         guard(lambda: fail(ZeroDivisionError()))
 
@@ -65,14 +65,14 @@ def test_progress_is_shown_on_a_terminal_and_wiped_when_done(monkeypatch: pytest
     show_progress("loading", 4, 4)
     assert screen.new() == "\r\x1b[K"
     show_progress("loading", 4, 4)
-    assert screen.new() == ""  # nothing is left to wipe: text that follows stays
+    assert screen.new() == ""  # no bar is left to wipe, so later text stays
     with progress_bar("reading") as show:
         show(0.5)
         show(0.5)
     assert screen.new() == "\r\x1b[K██████████░░░░░░░░░░ reading, 50 %\r\x1b[K"
 
 
-def test_error_takes_the_place_of_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_message_replaces_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = new_screen(monkeypatch)
 
     def command() -> None:
@@ -90,19 +90,17 @@ def test_no_progress_where_stderr_is_not_a_terminal(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
-def test_text_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_error_names_the_text_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "bytes").write_bytes(b"ab\xff")
     (tmp_path / "bom").write_bytes("\ufeffé".encode())
-    for name, message in (("empty", "is empty"), ("bytes", r"not a text in UTF-8 \(byte 2\)"), ("none", "cannot be")):
+    for name, message in (("empty", "is empty"), ("bytes", r"not valid UTF-8 text \(byte 2\)"), ("none", "cannot be")):
         with pytest.raises(RequestError, match=f"{name}: {message}"):
             read_text(str(tmp_path / name))
     assert read_text(str(tmp_path / "bom")) == "é"
 
 
-def test_missing_tools_are_named_with_a_command_that_installs_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_error_for_missing_packages_gives_the_install_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     need_tools("export")
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(MissingDependencyError) as error:

@@ -1,4 +1,4 @@
-"""Prompt lookup: guesses what was said before, loses nothing, and stops guessing where it is of no use."""
+"""Prompt lookup: drafts repeated text, does not change the output, and pauses where drafts are wrong."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def test_draft_is_what_followed_the_last_occurrence_of_the_longest_match() -> No
     assert PromptLookup(0).draft([1, 2, 3, 5, 1, 2, 3], 8) == []
 
 
-def test_loop_shorter_than_the_draft_goes_round_in_it() -> None:
+def test_loop_shorter_than_the_draft_is_repeated_in_it() -> None:
     assert PromptLookup(8).draft([1, 2, 1, 2, 1, 2], 8) == [1, 2, 1, 2]
 
 
-def test_text_so_far_is_searched_as_it_grows() -> None:
+def test_new_text_is_searched_as_well() -> None:
     lookup, history = PromptLookup(4), [1, 2, 3, 4]
     assert lookup.draft(history, 8) == []
     history += [5, 1, 2, 3]
     assert lookup.draft(history, 8) == [4, 5, 1, 2]
 
 
-def test_drafts_grow_while_right_and_pause_while_wrong() -> None:
+def test_drafts_grow_while_correct_and_pause_while_wrong() -> None:
     lookup, history = PromptLookup(16), [1, 2, 3, 4] * 20
     sizes = []
     for _ in range(3):
@@ -64,27 +64,27 @@ def test_drafts_grow_while_right_and_pause_while_wrong() -> None:
 
 @pytest.mark.parametrize("prompt", [REPEATING, list(range(5, 25)), [9] * 12])
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.5])
-def test_tokens_are_those_without_it(lm: LanguageModel, prompt: list[int], temperature: float) -> None:
+def test_tokens_are_the_same_without_lookup(lm: LanguageModel, prompt: list[int], temperature: float) -> None:
     for seed in range(3):
         params = SamplingParams(temperature=temperature, max_tokens=60, seed=seed, repetition_penalty=1.02)
         plain = [(s.token, s.finish_reason) for s in lm.stream_generate(prompt, replace(params, prompt_lookup=0))]
         assert [(s.token, s.finish_reason) for s in lm.stream_generate(prompt, params)] == plain
 
 
-def test_trained_model_tells_the_same_story_in_fewer_passes(stories: Path, tmp_path: Path) -> None:
+def test_trained_model_generates_the_same_story_in_fewer_passes(stories: Path, tmp_path: Path) -> None:
     export(stories, tmp_path / "stories")
     lm = llama_onnx.load(tmp_path / "stories")
     params = SamplingParams(temperature=0, max_tokens=256)
     steps = list(lm.stream_generate([1], params))
     stats = lm.stats()
     assert [s.token for s in steps] == [s.token for s in lm.stream_generate([1], replace(params, prompt_lookup=0))]
-    assert stats["accepted"] > 40  # the little girl did not know what to do, again and again
+    assert stats["accepted"] > 40  # the story repeats a sentence
     passes = (stats["pool"]["hits"] + stats["pool"]["misses"]) / len(lm.config.shards)
     assert passes <= 256 - stats["accepted"]
 
 
 def test_sampled_tokens_keep_their_distribution(lm: LanguageModel) -> None:
-    """Without a seed in common: counts of the second token after a draft, with and without lookup."""
+    """Compare counts of the second token after a draft with and without lookup, with different seeds."""
     prompt = [5, 6, 7, 8, 9, 5, 6, 7]
 
     def counts(lookup: int, seed: int) -> np.ndarray:
@@ -101,7 +101,7 @@ def test_sampled_tokens_keep_their_distribution(lm: LanguageModel) -> None:
     assert chi_square < common.sum() + 4 * (2 * common.sum()) ** 0.5
 
 
-def test_wrong_drafts_are_forgotten_by_the_cache(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_drafts_are_dropped_from_the_cache(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PromptLookup, "draft", lambda self, history, room: [3, 3, 3][:room])
     params = SamplingParams(temperature=0, max_tokens=30)
     wrong = [s.token for s in lm.stream_generate(REPEATING, params)]
@@ -110,7 +110,7 @@ def test_wrong_drafts_are_forgotten_by_the_cache(lm: LanguageModel, monkeypatch:
     assert wrong == [s.token for s in lm.stream_generate(REPEATING, replace(params, prompt_lookup=0))]
 
 
-def test_drafts_end_with_the_context(model: Path) -> None:
+def test_drafts_end_at_the_end_of_the_context(model: Path) -> None:
     lm = llama_onnx.load(model, ctx_size=50)
     steps = list(lm.stream_generate(REPEATING, SamplingParams(temperature=0)))
     assert (len(steps), steps[-1].finish_reason) == (10, "length")

@@ -31,7 +31,7 @@ LLAMAS = sorted(path.name for path in FIXTURES.glob("llama-*"))
 
 
 @pytest.mark.parametrize("name", LLAMAS)
-def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     export(FIXTURES / name, tmp_path / "out")
     expected = np.load(FIXTURES / name / "expected.npz")
     logits = decoder_of(tmp_path / "out").logits(expected["ids"])
@@ -85,7 +85,7 @@ def test_every_tensor_is_external_and_aligned_to_a_page(model: Path) -> None:
             assert not tensor.raw_data
 
 
-def test_shards_say_their_inputs_and_outputs(model: Path) -> None:
+def test_shards_declare_their_inputs_and_outputs(model: Path) -> None:
     graph = onnx.load(str(model / "decoder-00.onnx"), load_external_data=False).graph
     inputs = ["hidden", "past_key", "past_value", "seqlens_k", "total_sequence_length"]
     assert [value.name for value in graph.input] == inputs
@@ -121,14 +121,14 @@ def test_quantised_export_computes_with_the_rounded_weights(
     ids = np.arange(3, 60)
     quantised, reference = (decoder_of(tmp_path / name).logits(ids) for name in ("quantised", "reference"))
     scale = reference.std()
-    # What is left is the rounding of activations to 8 bits inside the kernel.
+    # The remaining difference is the rounding of activations to 8 bits inside the kernel.
     assert np.abs(quantised - reference).mean() / scale < 0.05
     assert np.abs(quantised - decoder_of(model).logits(ids)).mean() / scale < limit
 
 
 @pytest.mark.parametrize(("bits", "block_size"), [(2, 16), (4, 32), (4, 128), (8, 64)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_rounding_in_stretches_is_rounding_the_whole(
+def test_rounding_in_chunks_equals_rounding_the_whole(
     monkeypatch: pytest.MonkeyPatch, bits: int, block_size: int, dtype: Any
 ) -> None:
     matrix = np.random.default_rng(0).standard_normal((50, 200)).astype(dtype)
@@ -212,7 +212,7 @@ def test_bad_checkpoint_is_one_clear_error_and_nothing_is_written(name: str, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_missing_checkpoint_is_told(tmp_path: Path) -> None:
+def test_missing_checkpoint_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LlamaOnnxError, match="nowhere"):
         export(tmp_path / "nowhere", tmp_path / "out")
 
@@ -225,7 +225,7 @@ def test_unknown_precision_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 # What happens to the output
 
 
-def test_existing_model_is_replaced_when_the_new_one_is_whole(checkpoint: Path, model: Path, tmp_path: Path) -> None:
+def test_existing_model_is_replaced_when_the_new_one_is_complete(checkpoint: Path, model: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "out", "fp16")
     export(checkpoint, tmp_path / "out")
     assert files_of(tmp_path / "out") == files_of(model)
@@ -244,7 +244,7 @@ def test_failed_export_leaves_the_old_model(checkpoint: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_not_a_model_is_never_replaced(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+def test_directory_that_is_not_a_model_is_never_replaced(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
     if kind == "file":
         out.write_text("precious")
@@ -256,7 +256,7 @@ def test_what_is_not_a_model_is_never_replaced(checkpoint: Path, tmp_path: Path,
     assert (out if kind == "file" else out / "precious").read_text() == "precious"
 
 
-def test_unwritable_target_is_told(checkpoint: Path, tmp_path: Path) -> None:
+def test_unwritable_target_is_reported(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelDirectoryError, match="cannot be written"):
         export(checkpoint, tmp_path / "file" / "out")
@@ -275,10 +275,10 @@ def test_export_into_its_own_source_is_refused(tmp_path: Path) -> None:
     assert (folder / "model.safetensors").is_file()
 
 
-def test_full_disk_is_one_error_and_what_is_finished_is_kept(
+def test_full_disk_is_one_error_and_finished_shards_are_kept(
     checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A small file system would need root, so the error is injected where bytes are written."""
+    """Inject the error where bytes are written, because a small file system would need root."""
     real = model_writer.WeightFile._write
 
     def write(self: model_writer.WeightFile, data: bytes) -> None:
@@ -321,7 +321,7 @@ def test_interrupted_export_leaves_nothing_and_is_resumed(
     )  # fmt: skip
     assert process.stdout is not None
     while "decoder-01" not in (line := process.stdout.readline()):
-        assert line, process.communicate()[1]  # it must not have ended by itself
+        assert line, process.communicate()[1]  # it must not have finished by itself
     time.sleep(0.1)
     process.send_signal(how)
     errors = process.communicate()[1]
@@ -348,7 +348,7 @@ def test_partial_export_of_other_options_is_not_resumed(
     assert files_of(tmp_path / "out") == files_of(model)
 
 
-def test_command_line_exports_and_tells_errors_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
+def test_command_line_exports_and_reports_errors_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
     done = run("tools/export_onnx.py", checkpoint, tmp_path / "out", "--dtype", "fp16")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     failed = run("tools/export_onnx.py", tmp_path / "nowhere", tmp_path / "out2")

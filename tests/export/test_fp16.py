@@ -78,7 +78,7 @@ def test_conversion_onto_itself_is_refused(model: Path) -> None:
     decoder_of(model).logits(np.array([5]))
 
 
-def test_conversion_of_what_is_not_fp32_is_refused(model: Path, tmp_path: Path) -> None:
+def test_conversion_of_other_precisions_is_refused(model: Path, tmp_path: Path) -> None:
     convert(model, tmp_path / "fp16")
     with pytest.raises(ModelDirectoryError, match="its weights are fp16"):
         convert(tmp_path / "fp16", tmp_path / "again")

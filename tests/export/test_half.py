@@ -1,4 +1,4 @@
-"""16-bit weights of any value are widened to float32 exactly."""
+"""All 16-bit weights are widened to float32 exactly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_every_16_bit_number_is_widened_exactly(dtype: Any) -> None:
     assert np.array_equal(np.isnan(widen(numbers)), np.isnan(numbers))
 
 
-def test_arrays_larger_than_a_stretch_are_widened_whole() -> None:
+def test_arrays_larger_than_a_chunk_are_widened_completely() -> None:
     values = np.random.default_rng(0).standard_normal((3, WIDENED_AT_ONCE // 2 + 7)).astype(np.float16)
     assert np.array_equal(widen(values), values.astype(np.float32))
     assert widen(values.astype(np.float32)).dtype == np.float32

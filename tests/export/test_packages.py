@@ -47,6 +47,6 @@ def test_options_of_the_commands_are_known_without_the_packages() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_missing_package_is_one_line_with_the_command_that_installs_it(package: str) -> None:
+def test_missing_package_is_one_line_with_the_install_command(package: str) -> None:
     said = run_without((package,), ENTRY).splitlines()
     assert said == 5 * [f"{package} is not installed: pip install 'llama-onnx[tools]'"]

@@ -1,4 +1,4 @@
-"""Whatever happens to an export, existing files are kept, and one line says what happened."""
+"""Whatever happens during an export, existing files are kept, and one line reports the error."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def least(checkpoint: Path, dtype: str = "fp32") -> int:
     return least_bytes(read_spec(open_checkpoint(checkpoint).config), Precision(dtype))
 
 
-def test_disk_that_fills_up_is_told_and_the_export_goes_on_when_there_is_room(
+def test_full_disk_is_reported_and_the_export_continues_when_there_is_room(
     checkpoint: Path, model: Path, mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = mount(f"size={least(checkpoint) // 1024 + 8}k")
@@ -67,7 +67,7 @@ def test_disk_that_fills_up_is_told_and_the_export_goes_on_when_there_is_room(
     assert files_of(disk / "out") == files_of(model)
 
 
-def test_disk_without_room_is_told_before_anything_is_written(checkpoint: Path, mount: Mount) -> None:
+def test_disk_without_room_is_reported_before_anything_is_written(checkpoint: Path, mount: Mount) -> None:
     disk = mount("size=450k")
     done = run("tools/export_onnx.py", checkpoint, disk / "out")
     assert done.returncode == 1
@@ -76,14 +76,14 @@ def test_disk_without_room_is_told_before_anything_is_written(checkpoint: Path, 
     assert not list(disk.iterdir())
 
 
-def test_disk_that_is_read_only_is_told(checkpoint: Path, mount: Mount) -> None:
+def test_read_only_disk_is_reported(checkpoint: Path, mount: Mount) -> None:
     disk = mount("ro")
     with pytest.raises(ModelDirectoryError, match=r"cannot be written \(Read-only file system\)"):
         export(checkpoint, disk / "out")
 
 
 @pytest.mark.parametrize("platform", ["linux", "other"])
-def test_files_written_back_as_they_grow_are_the_same(
+def test_early_write_back_does_not_change_the_files(
     checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
 ) -> None:
     written = []
@@ -97,7 +97,7 @@ def test_files_written_back_as_they_grow_are_the_same(
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
-def test_room_asked_for_is_less_than_what_is_written_by_little(dtype: str, tmp_path: Path) -> None:
+def test_estimated_size_is_slightly_below_the_written_size(dtype: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8}
     checkpoint = make_checkpoint(tmp_path / "checkpoint", **sizes)
     export(checkpoint, tmp_path / "out", dtype)
@@ -132,7 +132,7 @@ def test_model_being_replaced_survives_a_crash_between_the_renames(
 ) -> None:
     out = shutil.copytree(model, tmp_path / "out")
     stop_between_renames(monkeypatch, checkpoint, out)
-    with pytest.raises(ModelDirectoryError, match=r"was being replaced.*\.out\.replaced: rename it back"):
+    with pytest.raises(ModelDirectoryError, match=r"interrupted while it replaced.*\.out\.replaced: rename it back"):
         llama_onnx.load(out)
     # The next run first moves the old model back, even if it does not finish.
     with pytest.raises(ZeroDivisionError), ModelWriter(out, {}):
@@ -157,13 +157,13 @@ def test_replacing_a_model_does_not_touch_its_neighbours(checkpoint: Path, model
     assert (tmp_path / "out.partial" / "mine").read_text() == "precious"
 
 
-def test_files_put_beside_a_model_are_not_lost_with_it(checkpoint: Path, model: Path, tmp_path: Path) -> None:
+def test_files_that_a_user_added_to_a_model_are_kept(checkpoint: Path, model: Path, tmp_path: Path) -> None:
     out = shutil.copytree(model, tmp_path / "out")
     (out / "notes.txt").write_text("precious")
     with pytest.raises(ModelDirectoryError, match=r"'notes\.txt', which does not belong to the model"):
         export(checkpoint, out, "fp16")
     (out / "notes.txt").rename(tmp_path / "notes.txt")
-    (out / ".packed").mkdir()  # what is made from the model goes with it
+    (out / ".packed").mkdir()  # files made from the model are deleted with it
     export(checkpoint, out, "fp16")
     assert not (out / ".packed").exists()
 
@@ -176,7 +176,7 @@ def test_checkpoint_inside_the_target_is_not_lost(model: Path, tmp_path: Path) -
     assert (checkpoint / "model.safetensors").is_file()
 
 
-def test_target_inside_the_source_directory_is_a_directory_like_others(model: Path, tmp_path: Path) -> None:
+def test_target_may_be_inside_the_source_directory(model: Path, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint")
     before = {path: path.read_bytes() for path in checkpoint.iterdir()}
     export(checkpoint, checkpoint / "onnx")
@@ -200,7 +200,7 @@ def test_lock_is_held_until_the_model_is_in_its_place(
     decoder_of(tmp_path / "out")
 
 
-def test_leftovers_of_other_options_make_room_at_once(
+def test_leftovers_of_other_options_are_deleted_at_once(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -220,7 +220,7 @@ def test_every_file_is_on_the_disk_before_the_model_has_its_name(
     def replace(folder: Path, out: Path) -> None:
         assert {path.stat().st_ino for path in folder.iterdir()} <= flushed
         real(folder, out)
-        assert tmp_path.stat().st_ino in flushed  # and then the name
+        assert tmp_path.stat().st_ino in flushed  # and then its name
 
     monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.add(os.fstat(descriptor).st_ino))
     monkeypatch.setattr(model_writer, "replace_directory", replace)

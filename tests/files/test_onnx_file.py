@@ -1,4 +1,4 @@
-"""The small ONNX reader agrees with the `onnx` package, and no file brings it down."""
+"""The small ONNX reader agrees with the `onnx` package, and no file crashes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model_of(*initializers: TensorProto) -> onnx.ModelProto:
     )
 
 
-def test_every_shard_reads_as_onnx_reads_it(model: Path) -> None:
+def test_every_shard_reads_the_same_as_with_onnx(model: Path) -> None:
     for path in model.glob("*.onnx"):
         expected, graph = onnx.load(str(path), load_external_data=False).graph, read_graph(path)
         assert [(n.op_type, n.name, n.domain, n.inputs, n.outputs) for n in graph.nodes] == [
@@ -44,7 +44,7 @@ def test_every_shard_reads_as_onnx_reads_it(model: Path) -> None:
                 assert value.shape == tuple(d.dim_param or d.dim_value for d in tensor_type.shape.dim)
 
 
-def test_relocated_initializers_lie_elsewhere_and_nothing_else_changes(model: Path, tmp_path: Path) -> None:
+def test_relocation_changes_only_the_location_of_initializers(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "layer.onnx"
     path.write_bytes((model / "decoder-00.onnx").read_bytes())
     relocate(path, {"cos_cache": ("elsewhere.bin", 4096, 123456789)})
@@ -63,7 +63,7 @@ def test_weights_inside_the_file_are_skipped_and_counted(tmp_path: Path) -> None
     assert graph.inputs[0].shape == ("batch", "", 7)
 
 
-def test_types_and_their_sizes_are_those_of_onnx() -> None:
+def test_types_and_their_sizes_equal_those_of_onnx() -> None:
     for kind in DTYPES:
         if kind not in TensorProto.DataType.values():
             continue  # later than this version of onnx
@@ -73,9 +73,9 @@ def test_types_and_their_sizes_are_those_of_onnx() -> None:
             assert helper.tensor_dtype_to_np_dtype(kind) == np.dtype(DTYPES[kind][2])
 
 
-def test_every_truncation_is_told_in_one_line(model: Path, tmp_path: Path) -> None:
+def test_every_truncation_is_one_clear_error(model: Path, tmp_path: Path) -> None:
     data = (model / "decoder-00.onnx").read_bytes()
-    last_opset = data.rindex(b"com.microsoft") - 4  # what comes before it is whole in itself
+    last_opset = data.rindex(b"com.microsoft") - 4  # the bytes before it are a complete message
     for size in {*range(0, len(data), 7)} - {last_opset}:
         (tmp_path / "cut.onnx").write_bytes(data[:size])
         with pytest.raises(ModelDirectoryError, match=r"cut\.onnx: ") as caught:
@@ -83,7 +83,7 @@ def test_every_truncation_is_told_in_one_line(model: Path, tmp_path: Path) -> No
         assert "\n" not in str(caught.value)
 
 
-def test_any_changed_bytes_give_a_graph_or_one_line(model: Path, tmp_path: Path) -> None:
+def test_any_changed_bytes_give_a_graph_or_one_clear_error(model: Path, tmp_path: Path) -> None:
     data = bytearray((model / "decoder-00.onnx").read_bytes())
     rng = np.random.default_rng(0)
     for _ in range(300):
@@ -120,7 +120,7 @@ def test_hostile_file_is_one_clear_error(name: str, tmp_path: Path) -> None:
         read_graph(tmp_path / "bad.onnx")
 
 
-def test_missing_file_and_odd_offsets_are_told(tmp_path: Path) -> None:
+def test_missing_file_and_invalid_offsets_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelDirectoryError, match="cannot be read"):
         read_graph(tmp_path / "nowhere.onnx")
     tensor = TensorProto(name="w", data_type=1, dims=[2], data_location=TensorProto.EXTERNAL)

@@ -1,4 +1,4 @@
-"""Multiple choice as the reference implementation of MMLU asks it: its prompt, and the answer by likelihood."""
+"""Multiple choice as in the reference implementation of MMLU: the same prompt, and the answer by likelihood."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tokenizer(model: Path) -> Tokenizer:
     return load_tokenizer(read_config(model))
 
 
-def test_prompt_is_that_of_the_reference(data: Path) -> None:
+def test_prompt_equals_that_of_the_reference(data: Path) -> None:
     shown = read_questions(data / "dev" / "small_talk_dev.csv")
     asked = read_questions(data / "test" / "small_talk_test.csv")
     assert prompt_of("small_talk", shown, asked[0]) == (
@@ -52,7 +52,7 @@ def test_prompt_is_that_of_the_reference(data: Path) -> None:
 
 
 @pytest.mark.parametrize("shots", [0, 1, 2])
-def test_answers_are_the_likelihoods_of_the_letters_after_the_whole_prompt(
+def test_answers_have_the_likelihoods_of_the_letters_after_the_whole_prompt(
     data: Path, model: Path, tokenizer: Tokenizer, shots: int
 ) -> None:
     decoder = decoder_of(model)
@@ -72,7 +72,7 @@ def test_answers_are_the_likelihoods_of_the_letters_after_the_whole_prompt(
     assert found.accuracy == found.correct.mean()
 
 
-def test_examples_are_left_out_where_the_context_is_too_short(data: Path, model: Path, tokenizer: Tokenizer) -> None:
+def test_examples_are_left_out_if_the_context_is_too_short(data: Path, model: Path, tokenizer: Tokenizer) -> None:
     asked = read_questions(data / "test" / "small_talk_test.csv")
     shown = read_questions(data / "dev" / "small_talk_dev.csv")
     start = len(letter_tokens(tokenizer, 4)[0])
@@ -86,7 +86,7 @@ def test_examples_are_left_out_where_the_context_is_too_short(data: Path, model:
 
 
 class Letters(Tokenizer):
-    """Writes ' A' as one token, as a blank and 'A', or 'A' byte by byte."""
+    """Encodes ' A' as one token, as a space and 'A', or 'A' byte by byte."""
 
     vocab_size = base_size = 0
 
@@ -107,7 +107,7 @@ class Letters(Tokenizer):
         return [1, 2, *after]
 
 
-def test_letters_may_be_one_token_or_a_blank_and_one() -> None:
+def test_letters_may_be_one_token_or_a_space_and_one_token() -> None:
     assert letter_tokens(Letters("one"), 4) == ([], [65, 66, 67, 68])
     assert letter_tokens(Letters("blank"), 2) == ([9], [65, 66])
     for kind in ("many", "none"):
@@ -151,20 +151,20 @@ def test_damaged_questions_are_refused(content: str, message: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shots", "3"], "2 examples, 3 shots were asked for"),
+        (["--shots", "3"], "2 examples, but 3 shots are requested"),
         (["--shots", "-1"], "--shots must be at least 0"),
-        (["--subject", "cooking"], "no subject 'cooking'; there are animals, small_talk"),
-        (["--mmlu", "nowhere"], "no test/*_test.csv in it"),
+        (["--subject", "cooking"], "no subject 'cooking'; the subjects are animals, small_talk"),
+        (["--mmlu", "nowhere"], "contains no test/*_test.csv"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(options: list[str], message: str, data: Path, model: Path) -> None:
+def test_invalid_requests_are_one_line(options: list[str], message: str, data: Path, model: Path) -> None:
     done = run(*VERB, "-m", model, "--mmlu", data, *options)
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_what_the_questions_of_a_subject_begin_with_goes_through_the_model_once(
+def test_common_prefix_of_the_questions_of_a_subject_is_computed_once(
     data: Path, model: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = decoder_of(model)

@@ -1,4 +1,4 @@
-"""Perplexity: the numbers of transformers, each token scored once, each shard loaded once for a group of windows."""
+"""Perplexity: equals that of transformers; tokens are scored once, and shards are loaded once per group of windows."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from llama_onnx.scoring.perplexity import check_windows, log_likelihoods, perple
 from llama_onnx.streaming.pool import StreamingPool
 
 CASES: list[dict[str, Any]] = json.loads((FIXTURES / "perplexity.json").read_text())
-TOLERANCE = 1e-4  # of losses in nats; what is promised is 1e-3 of the perplexity
+TOLERANCE = 1e-4  # of losses in nats; the promise is 1e-3 of the perplexity
 VERB = ("-m", "llama_onnx", "perplexity")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['model']}-{len(c['ids'])}-{c['ctx']}-{c['stride']}")
-def test_perplexity_is_that_of_transformers_on_the_same_windows(case: dict[str, Any], tmp_path: Path) -> None:
+def test_perplexity_equals_that_of_transformers_on_the_same_windows(case: dict[str, Any], tmp_path: Path) -> None:
     source = FIXTURES / case["model"] if case["model"] != STORIES.name else STORIES
     if not source.is_dir():
         pytest.skip(f"the trained model is not there: {source}")
@@ -42,7 +42,7 @@ def test_perplexity_is_that_of_transformers_on_the_same_windows(case: dict[str, 
 
 
 @pytest.mark.parametrize(("count", "ctx", "stride"), [(2, 8, 8), (17, 8, 8), (17, 8, 3), (40, 8, 1), (8, 8, 4)])
-def test_each_token_is_scored_once_with_enough_before_it(count: int, ctx: int, stride: int) -> None:
+def test_each_token_is_scored_once_after_enough_context(count: int, ctx: int, stride: int) -> None:
     scored: list[int] = []
     begin = 0
     for view in windows(range(100, 100 + count), ctx, stride):
@@ -51,11 +51,11 @@ def test_each_token_is_scored_once_with_enough_before_it(count: int, ctx: int, s
         assert view.first_scored >= (1 if begin == 0 else min(ctx - stride, len(view.ids) - 1) or 1)
         scored += view.targets.tolist()
         begin += stride
-    starts = {100} if stride < ctx else set(range(100, 100 + count, ctx))  # nothing is before these
+    starts = {100} if stride < ctx else set(range(100, 100 + count, ctx))  # no token comes before these
     assert scored == [token for token in range(100, 100 + count) if token not in starts]
 
 
-def test_likelihoods_are_those_worked_by_hand() -> None:
+def test_likelihoods_equal_hand_computed_values() -> None:
     logits = np.log(np.array([[0.5, 0.25, 0.25], [1e-6, 1, 1]], np.float32)) + 3
     found = np.exp(log_likelihoods(logits, np.array([1, 2])))
     np.testing.assert_allclose(found, [0.25, 1 / (2 + 1e-6)], rtol=1e-6)
@@ -72,7 +72,7 @@ def test_perplexity_of_a_text_is_exp_of_the_mean_over_one_pass(model: Path) -> N
     assert result.error == pytest.approx(result.value * nlls.std(ddof=1) / 119**0.5, rel=1e-4)
 
 
-def test_a_group_of_windows_loads_each_shard_once_and_gives_its_memory_back(model: Path) -> None:
+def test_group_of_windows_loads_each_shard_once_and_returns_its_memory(model: Path) -> None:
     decoder = smallest_decoder(model)
     budget = decoder.pool.budget
     result = perplexity(decoder, np.random.default_rng(0).integers(3, 300, 500), ctx=64, stride=32)
@@ -84,7 +84,7 @@ def test_a_group_of_windows_loads_each_shard_once_and_gives_its_memory_back(mode
 
 
 @pytest.mark.parametrize("use_slots", [False, True])
-def test_a_group_of_windows_passes_a_streamed_layer_while_it_is_held(
+def test_group_of_windows_borrows_each_streamed_layer_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_slots: bool
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -98,7 +98,7 @@ def test_a_group_of_windows_passes_a_streamed_layer_while_it_is_held(
     found = list(token_nlls(Decoder(config, pool), views))
     assert len(views) == 12
     assert pool.streams_through == ("slots" if use_slots else "sessions")
-    assert pool.stats.misses <= len(config.shards) + 2  # each once, and what the loader reads ahead for the next round
+    assert pool.stats.misses <= len(config.shards) + 2  # each once, plus those read ahead for the next round
     pool.close()
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(list(token_nlls(plain, views))), atol=1e-5)
 
@@ -118,7 +118,7 @@ def test_groups_shrink_until_they_fit_the_pool(model: Path) -> None:
         perplexity(short, ids, ctx=64, stride=64)
 
 
-def test_logits_are_made_a_slice_at_a_time(model: Path) -> None:
+def test_logits_are_computed_a_slice_at_a_time(model: Path) -> None:
     decoder = decoder_of(model)
     ids = np.random.default_rng(0).integers(3, 300, 50)
     (hidden,) = layerwise.final_hidden(decoder, [ids])
@@ -127,7 +127,7 @@ def test_logits_are_made_a_slice_at_a_time(model: Path) -> None:
     np.testing.assert_allclose(np.concatenate(parts), decoder.logits(ids), atol=2e-5)
 
 
-def test_what_sequences_begin_with_in_common_is_computed_once(model: Path) -> None:
+def test_common_prefix_of_sequences_is_computed_once(model: Path) -> None:
     decoder = decoder_of(model)
     rng = np.random.default_rng(0)
     start = rng.integers(3, 300, 30)
@@ -144,12 +144,12 @@ def test_what_sequences_begin_with_in_common_is_computed_once(model: Path) -> No
     ("sequences", "common"),
     [([[1, 2]], 0), ([[1, 2], [1, 3]], 1), ([[1, 2], [1, 2]], 1), ([[1], [1, 2]], 0), ([[2, 2, 2], [1, 2, 2]], 0)],
 )
-def test_common_start_leaves_each_sequence_a_token(sequences: list[list[int]], common: int) -> None:
+def test_common_prefix_leaves_each_sequence_a_token(sequences: list[list[int]], common: int) -> None:
     assert layerwise.common_start(list(map(np.array, sequences))) == common
 
 
 @pytest.mark.parametrize(("ctx", "stride"), [(1, 1), (257, 8), (8, 0), (8, 9)])
-def test_windows_that_cannot_be_are_refused(ctx: int, stride: int) -> None:
+def test_invalid_windows_are_refused(ctx: int, stride: int) -> None:
     with pytest.raises(RequestError, match="--"):
         check_windows(ctx, stride, 256)
 
@@ -176,16 +176,16 @@ def test_verb_prints_one_line_and_the_same_as_json(model: Path, tmp_path: Path) 
     ("content", "options", "message"),
     [
         (b"", [], "is empty"),
-        (b"\xff\xfe\xff", [], "not a text in UTF-8"),
+        (b"\xff\xfe\xff", [], "not valid UTF-8 text"),
         (None, [], "cannot be read"),
-        (b"the fox", ["--ctx", "1"], "--ctx must be 2 to 256"),
-        (b"the fox", ["--ctx", "300"], "--ctx must be 2 to 256"),
+        (b"the fox", ["--ctx", "1"], "--ctx-size must be 2 to 256"),
+        (b"the fox", ["--ctx", "300"], "--ctx-size must be 2 to 256"),
         (b"the fox", ["--ctx", "0"], "--ctx-size must be at least 1"),
         (b"the fox", ["--ctx", "8", "--stride", "9"], "--stride must be 1 to 8"),
         (b"the fox", ["--stride", "-1"], "--stride must be at least 1"),
     ],
 )
-def test_what_cannot_be_scored_is_one_line(
+def test_invalid_texts_and_options_are_one_line(
     content: bytes | None, options: list[str], message: str, model: Path, tmp_path: Path
 ) -> None:
     if content is not None:
@@ -202,11 +202,11 @@ def test_a_text_of_one_token_is_refused() -> None:
         windows([1], 8, 8)
 
 
-def test_a_common_start_that_is_turned_by_different_rope_factors_is_computed_for_each(tmp_path: Path) -> None:
+def test_common_prefix_rotated_by_different_rope_factors_is_computed_for_each(tmp_path: Path) -> None:
     export(FIXTURES / "phi3-longrope-beyond-partial", tmp_path / "model")
     decoder = decoder_of(tmp_path / "model")
     ids = np.random.default_rng(0).integers(3, 90, 70)
-    group = [ids[:40], np.concatenate([ids[:30], ids[:30]])]  # 48 tokens is where the factors change
+    group = [ids[:40], np.concatenate([ids[:30], ids[:30]])]  # the factors change at 48 tokens
     assert len({decoder.rope_offset(len(sequence)) for sequence in group}) == 2
     for sequence, hidden in zip(group, layerwise.final_hidden(decoder, group, 30), strict=True):
         np.testing.assert_allclose(decoder.head(hidden)[0], decoder.logits(sequence)[30:], atol=5e-5)

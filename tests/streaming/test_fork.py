@@ -1,4 +1,4 @@
-"""A forked child that exits leaves everything to its parent: folders, slots and the loader's thread."""
+"""A forked child that exits does not touch its parent's folders, slots and loader thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_slots = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight layers in int4, whose residents are in slots too. Read only, but for packed images."""
+    """Eight layers in int4, whose residents are in slots too. Read only, except for packed images."""
     folder = tmp_path_factory.mktemp("fork")
     checkpoint = make_checkpoint(folder / "checkpoint", num_hidden_layers=8, intermediate_size=160)
     export(checkpoint, folder / "model", "int4", block_size=32)

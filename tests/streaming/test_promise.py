@@ -142,7 +142,9 @@ def test_another_poolsize_is_refused_as_long_as_a_model_is_open(models: dict[str
     size = poolsize(100 * MIB)
     with llama_onnx.load(models["one"], poolsize=size) as one:
         for other in ("64GB", 1, "min"):
-            with pytest.raises(RequestError, match=r"already has a poolsize of [^\n]*name the same or none, or close"):
+            with pytest.raises(
+                RequestError, match=r"already has a poolsize of [^\n]*give the same one or none, or close"
+            ):
                 llama_onnx.load(models["two"], poolsize=other)
         assert tokens(one)
         with llama_onnx.load(models["two"], poolsize=size), llama_onnx.load(models["two"]):

@@ -1,4 +1,4 @@
-"""Streaming: the same results as with everything loaded, whatever fits, and nothing left behind."""
+"""Streaming: the same results as with everything loaded, within any budget, and no files are left behind."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ needs_slots = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One checkpoint of eight layers in every precision. Read only, but for packed images."""
+    """A checkpoint of eight layers in every precision. Read only, except for packed images."""
     folder = tmp_path_factory.mktemp("streaming")
     checkpoint = make_checkpoint(folder / "checkpoint", num_hidden_layers=LAYERS, intermediate_size=160)
     for dtype in PRECISIONS:
@@ -62,7 +62,7 @@ def memory_folders() -> set[str]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process that lives holds the folder: others may stream at the same time."""
+    """Return whether a running process uses the folder: other tests may stream at the same time."""
     import fcntl
 
     try:
@@ -76,7 +76,7 @@ def is_held(folder: Path) -> bool:
 @needs_slots
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("staying", [2, 5, LAYERS - 1])
-def test_slots_give_bit_equal_results_to_plain_sessions(models: dict[str, Path], dtype: str, staying: int) -> None:
+def test_slots_and_sessions_give_bit_equal_results(models: dict[str, Path], dtype: str, staying: int) -> None:
     config = read_config(models[dtype])
     pool = pool_for(config, staying)
     assert pool.streams_through == "slots"
@@ -122,7 +122,7 @@ def test_sessions_per_load_give_the_same_results(models: dict[str, Path], dtype:
 
 
 @pytest.mark.parametrize("use_slots", [True, False])
-def test_residents_are_read_once_and_the_others_once_a_step(models: dict[str, Path], use_slots: bool) -> None:
+def test_residents_are_read_once_and_streamed_layers_once_per_step(models: dict[str, Path], use_slots: bool) -> None:
     config = read_config(models["fp32"])
     pool = pool_for(config, 5, use_slots)
     generate(Decoder(config, pool), 9)
@@ -130,7 +130,7 @@ def test_residents_are_read_once_and_the_others_once_a_step(models: dict[str, Pa
     pool.close()
     assert 2 < staying < len(config.shards)
     streamed = len(config.shards) - staying
-    # Reading ahead goes a little beyond the last step; a layer still in its place when it comes round is not read.
+    # The loader reads slightly beyond the last step. A layer that is still in its place when needed is not read again.
     assert staying + 9 * (streamed - 2) <= pool.stats.misses <= staying + 9 * streamed + 2
 
 
@@ -144,7 +144,7 @@ def test_everything_that_fits_is_loaded_once(models: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("staying", [4, LAYERS])
-def test_first_pass_tells_how_far_it_is_and_later_ones_do_not(models: dict[str, Path], staying: int) -> None:
+def test_only_the_first_pass_reports_progress(models: dict[str, Path], staying: int) -> None:
     config = read_config(models["fp32"])
     ends, layer = mapped(config.embed) + mapped(config.head), mapped(config.layers[0])
     told: list[tuple[str, int, int]] = []
@@ -175,7 +175,7 @@ def test_more_memory_never_means_more_reading(models: dict[str, Path]) -> None:
     assert all(more <= less + 2 for less, more in itertools.pairwise(misses)), misses
 
 
-def test_growing_cache_makes_residents_go_and_results_stay(models: dict[str, Path]) -> None:
+def test_growing_cache_evicts_residents_and_results_stay_the_same(models: dict[str, Path]) -> None:
     config = read_config(models["fp32"])
     expected = generate(decoder_of(models["fp32"]), 12)
     pool = pool_for(config, LAYERS)
@@ -192,9 +192,9 @@ def test_growing_cache_makes_residents_go_and_results_stay(models: dict[str, Pat
     assert evictions >= 2
     assert pool.stats.peak_resident_bytes <= pool.budget
     np.testing.assert_array_equal(generate(decoder, 12), expected)
-    assert pool.stats.evictions == evictions  # high water stays until a holder that needed less is done
+    assert pool.stats.evictions == evictions  # the high-water mark stays until a holder that needed less has closed
     np.testing.assert_array_equal(generate(decoder, 12), expected)
-    assert pool.streams_through == "nothing"  # they came back
+    assert pool.streams_through == "nothing"  # the residents were loaded again
     pool.close()
 
 
@@ -212,19 +212,19 @@ def test_smallest_pool_streams_every_layer_through_one_place(
     pool.close()
 
 
-def test_too_small_a_budget_says_what_is_needed(models: dict[str, Path]) -> None:
+def test_error_for_a_small_budget_names_a_sufficient_poolsize(models: dict[str, Path]) -> None:
     config = read_config(models["fp32"])
     with pytest.raises(PoolTooSmallError, match="give a poolsize of at least"):
         StreamingPool(config, charge_of(config.layers[0]))
     pool = pool_for(config, 3)
     with pytest.raises(PoolTooSmallError):
         pool.reserved(pool.budget)
-    generate(Decoder(config, pool))  # and it goes on
+    generate(Decoder(config, pool))  # the pool still works
     pool.close()
 
 
-def test_shards_of_different_kinds_stream_through_places_of_their_own(models: dict[str, Path], tmp_path: Path) -> None:
-    """Layers of two precisions in one model: the commoner kind leaves first."""
+def test_each_kind_of_shard_streams_through_its_own_places(models: dict[str, Path], tmp_path: Path) -> None:
+    """Layers of two precisions in one model: the more common kind is evicted first."""
     mixed = shutil.copytree(models["int8"], tmp_path / "mixed", ignore=shutil.ignore_patterns(".packed"))
     manifest, other = (json.loads((models[d] / "manifest.json").read_text()) for d in ("int8", "fp16"))
     for i in (0, 3, 7):
@@ -251,7 +251,7 @@ def shard(i: int, kind: str = "layer") -> Shard:
     return Shard(f"s{i}", Path(f"s{i}"), (), 100, kind=kind)
 
 
-def test_leaving_layers_are_spread_evenly_whatever_their_number() -> None:
+def test_streamed_layers_are_spread_evenly_for_any_number() -> None:
     layers = [shard(i) for i in range(32)]
     order = leaving_order(layers)
     assert sorted(order, key=lambda s: s.name) == sorted(layers, key=lambda s: s.name)
@@ -261,12 +261,12 @@ def test_leaving_layers_are_spread_evenly_whatever_their_number() -> None:
         assert gaps.max() == gaps.min()
 
 
-def test_common_kinds_leave_before_rare_ones() -> None:
+def test_common_kinds_are_streamed_before_rare_ones() -> None:
     layers = [shard(i, "rare" if i in (0, 7) else "common") for i in range(8)]
     assert [s.kind for s in leaving_order(layers)] == ["common"] * 6 + ["rare"] * 2
 
 
-def test_window_is_two_places_unless_little_streams() -> None:
+def test_window_has_two_places_unless_few_layers_stream() -> None:
     layers = [shard(i) for i in range(32)]
     assert window_places(layers[:2], 32) == {"layer": 1}
     assert window_places(layers[:20], 32) == {"layer": 2}
@@ -274,7 +274,7 @@ def test_window_is_two_places_unless_little_streams() -> None:
 
 
 class Recording:
-    """A place that notes what is loaded into it."""
+    """A place that records what is loaded into it."""
 
     kind: str | None = None
 
@@ -299,7 +299,7 @@ def loader_of(count: int, places: int, log: list[str], broken: set[str] | None =
     return loader, circle
 
 
-def test_loader_works_in_the_order_of_the_circle() -> None:
+def test_loader_follows_the_circular_order() -> None:
     log: list[str] = []
     loader, circle = loader_of(5, 2, log)
     for _ in range(3):
@@ -313,7 +313,7 @@ def test_loader_works_in_the_order_of_the_circle() -> None:
     assert len(loads) >= 15
 
 
-def test_loader_follows_when_the_loop_starts_over() -> None:
+def test_loader_follows_when_the_loop_restarts() -> None:
     log: list[str] = []
     loader, circle = loader_of(6, 2, log)
     for i in (0, 1, 2, 0, 1, 5, 3):
@@ -322,7 +322,7 @@ def test_loader_follows_when_the_loop_starts_over() -> None:
     loader.close()
 
 
-def test_failing_load_is_told_where_it_is_needed_and_tried_again() -> None:
+def test_failed_load_is_reported_to_the_user_of_the_shard_and_retried() -> None:
     log: list[str] = []
     broken = {"s2"}
     loader, circle = loader_of(4, 2, log, broken)
@@ -350,7 +350,7 @@ def test_shard_in_use_is_never_overwritten() -> None:
 # Images
 
 
-def test_images_are_made_once_and_again_when_the_shard_or_the_machine_changes(
+def test_images_are_reused_until_the_shard_or_the_machine_changes(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(models["int4"], tmp_path / "model", ignore=shutil.ignore_patterns(".packed"))
@@ -369,7 +369,7 @@ def test_images_are_made_once_and_again_when_the_shard_or_the_machine_changes(
     assert len(Images(config).missing(config.layers)) == LAYERS
 
 
-def test_interrupted_packing_goes_on_where_it_was(models: dict[str, Path], tmp_path: Path) -> None:
+def test_interrupted_packing_continues_where_it_stopped(models: dict[str, Path], tmp_path: Path) -> None:
     config = read_config(shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed")))
 
     def interrupt(doing: str, done: int, total: int) -> None:
@@ -396,7 +396,7 @@ def test_processes_that_start_together_pack_one_after_another(models: dict[str, 
     assert not list(folder.glob(".packed/*/scratch-*"))
 
 
-def test_images_go_to_the_users_cache_where_the_model_cannot_be_written(
+def test_images_go_to_the_user_cache_if_the_model_directory_is_read_only(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
@@ -407,13 +407,13 @@ def test_images_go_to_the_users_cache_where_the_model_cannot_be_written(
 
 
 @pytest.mark.parametrize("read", [True, False])
-def test_scales_are_in_an_image_only_where_they_are_read(
+def test_image_contains_scales_only_if_kernels_read_them(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: bool
 ) -> None:
     folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
     config = read_config(folder)
     monkeypatch.setattr(regions, "PAGE", 16)  # small matrices share their pages with their scales
-    if read:  # a machine whose kernels look at them
+    if read:  # a machine whose kernels read them
         monkeypatch.setattr(Images, "_are_scales_read", lambda *_: True)
     image = Images(config).get(config.layers[0])
     tensors = images.scales_of(images.read_graph(image.graph).initializers)
@@ -423,8 +423,8 @@ def test_scales_are_in_an_image_only_where_they_are_read(
 
 
 @needs_slots
-def test_scales_that_are_read_are_found_out(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A matrix is what every kernel reads: taken for scales, it is told from what nobody looks at."""
+def test_it_is_detected_which_scales_kernels_read(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel reads the norm: if it is passed off as scales, the check must report that it is read."""
     config = read_config(models["int4"])
     image = Images(config).get(config.layers[0])
     tensors = images.read_graph(image.graph).initializers
@@ -439,7 +439,7 @@ def test_scales_that_are_read_are_found_out(models: dict[str, Path], monkeypatch
 
 
 @needs_slots
-def test_slots_of_residents_that_went_are_used_again(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_of_evicted_residents_are_reused(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     config = read_config(models["int4"])
     made = []
     make = SlotFolder._make
@@ -451,8 +451,8 @@ def test_slots_of_residents_that_went_are_used_again(models: dict[str, Path], mo
     count = len(made)
     residents = len(pool._plan.residents)
     held = pool.reserved()
-    for taken in (3, 1, 0):  # layers' worth of memory that the cache takes
-        pool.reservations.high_water = 0  # as after a holder that needed no more
+    for taken in (3, 1, 0):  # the memory of the cache, in layers
+        pool.reservations.high_water = 0  # as after a holder that needed no more than this
         held.hold(taken * mapped(config.layers[0]))
         assert (len(pool._plan.residents) < residents) == (taken > 0)
         for shard in config.shards:
@@ -464,7 +464,7 @@ def test_slots_of_residents_that_went_are_used_again(models: dict[str, Path], mo
 
 
 @needs_slots
-def test_residents_are_sessions_where_the_memory_file_system_is_small(
+def test_residents_use_sessions_if_the_memory_file_system_is_small(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = read_config(models["int4"])
@@ -479,7 +479,7 @@ def test_residents_are_sessions_where_the_memory_file_system_is_small(
     pool.close()
 
 
-# What may go wrong
+# Errors
 
 
 @needs_slots
@@ -513,7 +513,7 @@ def test_without_a_memory_file_system_sessions_are_used(
 
 
 @needs_slots
-def test_memory_file_system_that_fills_up_while_streaming_is_named(
+def test_error_names_the_memory_file_system_that_fills_up_while_streaming(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = read_config(models["fp32"])
@@ -528,13 +528,13 @@ def test_memory_file_system_that_fills_up_while_streaming_is_named(
         patched.setattr(slots.os, "preadv", fail)
         with pytest.raises(LlamaOnnxError, match=f"{slots.MEMORY} is full"):
             generate(decoder)
-    generate(decoder)  # and it goes on when there is room again
+    generate(decoder)  # the pool still works when there is room again
     pool.close()
 
 
 @pytest.mark.parametrize("use_slots", [True, False])
 @pytest.mark.parametrize("damage", ["vanish", "truncate"])
-def test_shard_that_goes_bad_while_streaming_is_one_clear_error(
+def test_shard_damaged_while_streaming_is_one_clear_error(
     models: dict[str, Path], tmp_path: Path, use_slots: bool, damage: str
 ) -> None:
     folder = shutil.copytree(models["fp32"], tmp_path / "m")
@@ -545,7 +545,7 @@ def test_shard_that_goes_bad_while_streaming_is_one_clear_error(
     for path in folder.glob("decoder-*.bin"):
         if damage == "vanish":
             path.unlink()
-        else:  # by another file: what is mapped already must not change under its reader
+        else:  # replaced by another file: mapped data must not change while it is read
             shorter = path.with_name("shorter")
             shorter.write_bytes(path.read_bytes()[:8192])
             shorter.replace(path)

@@ -1,4 +1,4 @@
-"""Prompt templates. Expected texts of chat templates are what transformers 5.23 renders from the same templates."""
+"""Prompt templates. The expected texts of chat templates were rendered by transformers 5.23 from the same templates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llama_onnx.model import LanguageModel
 from llama_onnx.text.open import load_tokenizer
 from llama_onnx.text.templates import Template, choose_template, render
 
-# Written in the style of the templates that these families of models come with.
+# Written in the style of the templates of these model families.
 CHATML = """\
 {% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
 {{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}\
@@ -241,7 +241,7 @@ def test_tools_reach_the_template_as_in_transformers() -> None:
     assert render(chat(LLAMA3), SYSTEM, tools=[TOOL]) == EXPECTED_TOOLS
 
 
-def test_a_template_knows_the_date() -> None:
+def test_a_template_can_use_the_date() -> None:
     pytest.importorskip("jinja2")
     assert render(chat("{{ strftime_now('%Y') }}"), HELLO) in {str(datetime.now().year), str(datetime.now().year - 1)}
 
@@ -253,7 +253,7 @@ def test_a_template_that_refuses_or_fails_is_one_clear_error(source: str) -> Non
         render(chat(source), SYSTEM)
 
 
-def test_a_template_with_an_error_in_it_is_named_with_its_line() -> None:
+def test_a_syntax_error_in_a_template_is_reported_with_its_line() -> None:
     pytest.importorskip("jinja2")
     with pytest.raises(ModelDirectoryError, match=r"^chat_template\.jinja: chat template, line 2: [^\n]+$"):
         render(chat("{{ messages }}\n{% for %}"), HELLO)
@@ -282,7 +282,7 @@ def test_a_template_cannot_leave_the_sandbox(source: str) -> None:
         render(chat(source), HELLO)
 
 
-def test_rendering_leaves_the_messages_as_they_were_and_takes_only_plain_data() -> None:
+def test_rendering_does_not_change_the_messages_and_accepts_only_plain_data() -> None:
     pytest.importorskip("jinja2")
     messages = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
     assert render(chat("{{ messages[0].content[0].text }}"), messages) == "a"
@@ -312,7 +312,7 @@ def test_alpaca_is_the_text_the_model_was_trained_on() -> None:
     )
 
 
-def test_alpaca_turns_follow_each_other_and_a_system_message_comes_first() -> None:
+def test_alpaca_renders_turns_in_order_and_a_system_message_first() -> None:
     messages = [{"role": "system", "content": "Be brief."}, *TURNS[:2], {"role": "user", "content": "Bye"}]
     assert render(Template("alpaca"), messages) == (
         "Be brief.\n\n### Instruction:\nHi\n\n### Response:\nHello!\n\nHow are you? \n\n### Instruction:\nBye\n\n"
@@ -322,7 +322,7 @@ def test_alpaca_turns_follow_each_other_and_a_system_message_comes_first() -> No
     assert whole.endswith("### Response:\nHello!\n\nHow are you? ")
 
 
-def test_plain_is_the_text_as_it_is() -> None:
+def test_plain_leaves_the_text_unchanged() -> None:
     assert render(Template("plain"), HELLO) == HELLO[0]["content"]
 
 
@@ -343,7 +343,7 @@ def test_malformed_messages_are_refused(messages: list[Any]) -> None:
 # ------------------------------------------------------------------------------------------------------- choosing
 
 
-def test_auto_is_the_manifests_template_then_the_models_own_then_plain(tmp_path: Path) -> None:
+def test_auto_takes_the_manifest_template_then_the_chat_template_then_plain(tmp_path: Path) -> None:
     assert choose_template(model_config(tmp_path)).name == "plain"
     write_config(tmp_path, chat_template="{{ 1 }}")
     assert choose_template(model_config(tmp_path)).name == "chat"
@@ -352,7 +352,7 @@ def test_auto_is_the_manifests_template_then_the_models_own_then_plain(tmp_path:
     assert choose_template(model_config(tmp_path, template="alpaca"), "chat").name == "chat"
 
 
-def test_a_template_file_goes_before_the_field_and_special_tokens_are_read(tmp_path: Path) -> None:
+def test_a_template_file_wins_over_the_field_and_special_tokens_are_read(tmp_path: Path) -> None:
     write_config(tmp_path, chat_template="field", bos_token={"content": "<s>"}, eos_token="</s>", unk_token=None)
     assert choose_template(model_config(tmp_path)).source == "field"
     (tmp_path / "chat_template.jinja").write_text("file {{ '💬' }}", encoding="utf-8")
@@ -361,14 +361,14 @@ def test_a_template_file_goes_before_the_field_and_special_tokens_are_read(tmp_p
     assert template.special_texts == SPECIAL
 
 
-def test_of_several_named_templates_the_default_is_taken_and_that_for_tools_with_tools(tmp_path: Path) -> None:
+def test_named_templates_use_the_default_one_and_the_tool_one_with_tools(tmp_path: Path) -> None:
     named = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]
     write_config(tmp_path, chat_template=named)
     assert choose_template(model_config(tmp_path)).source == "d"
     assert choose_template(model_config(tmp_path), has_tools=True).source == "t"
 
 
-def test_wrong_choices_are_clear_errors(tmp_path: Path) -> None:
+def test_invalid_choices_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="'vicuna'"):
         choose_template(model_config(tmp_path), "vicuna")
     with pytest.raises(RequestError, match="no chat template"):
@@ -383,7 +383,7 @@ def test_wrong_choices_are_clear_errors(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """A model of which only configuration and tokenizer are there: BOS 1, and the control tokens of ChatML."""
+    """A model with only a configuration and a tokenizer: BOS 1, and the control tokens of ChatML."""
     folder = tmp_path_factory.mktemp("model")
     train_sentencepiece(folder / "tokenizer.model", control_symbols=["<|im_start|>", "<|im_end|>"])
     write_config(folder, bos_token="<s>", chat_template="{{ bos_token }}" + CHATML)
@@ -391,7 +391,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return LanguageModel(config, load_tokenizer(config), None, 16)  # type: ignore[arg-type]
 
 
-def test_bos_is_never_doubled_whatever_the_template(model: LanguageModel) -> None:
+def test_bos_is_never_doubled_with_any_template(model: LanguageModel) -> None:
     pytest.importorskip("jinja2")
     for template in ("plain", "alpaca", "chat", "auto"):
         ids = model.format("the fox", template)
@@ -403,7 +403,7 @@ def test_control_tokens_of_a_chat_template_become_ids_and_those_in_plain_text_do
     pytest.importorskip("jinja2")
     start, end = model.tokenizer.encode("<|im_start|><|im_end|>", add_bos=False, special=True)
     ids = model.format(TURNS, "chat")
-    assert (ids.count(start), ids.count(end)) == (len(TURNS) + 2, len(TURNS) + 1)  # a system message goes before
+    assert (ids.count(start), ids.count(end)) == (len(TURNS) + 2, len(TURNS) + 1)  # a system message comes first
     assert model.tokenizer.decode(ids).endswith("user\nFine.\n\nassistant\n")
     for template in ("plain", "alpaca"):
         ids = model.format("<|im_start|>system", template)
@@ -411,7 +411,7 @@ def test_control_tokens_of_a_chat_template_become_ids_and_those_in_plain_text_do
         assert "<|im_start|>system" in model.tokenizer.decode(ids)
 
 
-def test_a_prompt_in_plain_form_is_that_of_generate(model: LanguageModel) -> None:
+def test_a_plain_prompt_equals_that_of_generate(model: LanguageModel) -> None:
     assert model.format(" the fox", "plain") == model.tokenizer.encode(" the fox")
     with pytest.raises(RequestError, match="empty"):
         model.format("", "alpaca")

@@ -1,4 +1,4 @@
-"""The embedded model: whole sentences, the names that were asked for, and no loops, measured over held-out prompts."""
+"""The embedded model: complete sentences, the requested names, and no loops, measured over held-out prompts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def lm() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def maker() -> Iterator[ModuleType]:
-    """The generator of its text, whose modules import each other from their own folder."""
+    """The generator of its training text, whose modules import each other from their own folder."""
     before = set(sys.modules)
     sys.path.insert(0, str(MAKER))
     yield importlib.import_module("generate_text")
@@ -70,14 +70,14 @@ def test_story_about_a_dog_named_max_is_about_a_dog_named_max(lm: LanguageModel)
     ("question", "word"),
     [("What colour is the sky?", "blue"), ("What sound does a cow make?", "moo"), ("你好", "你好")],
 )
-def test_simple_facts_of_its_world_are_answered(lm: LanguageModel, question: str, word: str) -> None:
+def test_simple_questions_about_its_world_are_answered(lm: LanguageModel, question: str, word: str) -> None:
     assert word in answer(lm, question).lower()
 
 
 def answers(lm: LanguageModel, prompts: list[list[int]], sampling: list[SamplingParams]) -> list[list[int]]:
-    """Answer prompts side by side in one batch, which is several times faster than one after another.
+    """Answer prompts in one batch, which is several times faster than one after another.
 
-    The prompts differ in length, so each row is fed with its own until that ends, and with what it says from there on.
+    The prompts differ in length, so each row gets the tokens of its prompt first and then its own output.
     """
     rows, rngs = [prompt[:] for prompt in prompts], [np.random.default_rng(params.seed) for params in sampling]
     limits = [len(prompt) + params.max_tokens for prompt, params in zip(prompts, sampling, strict=True)]
@@ -98,7 +98,7 @@ def answers(lm: LanguageModel, prompts: list[list[int]], sampling: list[Sampling
     "some", [pytest.param(slice(None), marks=pytest.mark.slow, id="all"), pytest.param(slice(0, 100, 5), id="some")]
 )
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, NEUTRAL], ids=["greedy", "T=0.8"])
-def test_quality_bar_over_held_out_prompts(lm: LanguageModel, sampling: dict[str, Any], some: slice) -> None:
+def test_quality_over_held_out_prompts_is_sufficient(lm: LanguageModel, sampling: dict[str, Any], some: slice) -> None:
     asked = json.loads((MAKER / "held_out_prompts.json").read_text(encoding="utf-8"))
     assert len(asked) == 200
     asked.sort(key=lambda prompt: len(prompt["reference"]))  # a batch ends with its longest answer
@@ -118,7 +118,7 @@ def test_quality_bar_over_held_out_prompts(lm: LanguageModel, sampling: dict[str
             if prompt["name"]:
                 named += 1
                 kept += prompt["name"] in text
-    # What was measured is what a user gets.
+    # The measured answers are those a user gets.
     assert said[-1] == [step.token for step in lm.stream_generate(prompts[-1], params[-1])]
     assert ended == len(asked)
     assert named - kept <= max(1, 0.05 * named)
@@ -151,7 +151,7 @@ def test_model_in_the_repository_is_small() -> None:
     assert sum(path.stat().st_size for path in files) <= 6 << 20
 
 
-def test_demo_uses_it_when_no_directory_is_given() -> None:
+def test_demo_uses_the_embedded_model_when_no_directory_is_given() -> None:
     done = run("demo.py", "bonjour", "--seed", "1")
     assert done.returncode == 0
     assert done.stdout.strip()
@@ -159,8 +159,8 @@ def test_demo_uses_it_when_no_directory_is_given() -> None:
     assert run("demo.py", "bonjour", "--seed", "1", "--poolsize", "min").stdout == done.stdout
 
 
-def test_reference_for_comparisons_is_at_hand(lm: LanguageModel, tmp_path: Path) -> None:
-    """Its weights are float16 exactly as trained, so an fp32 model made of them is the reference, and halves back."""
+def test_reference_for_comparisons_can_be_made(lm: LanguageModel, tmp_path: Path) -> None:
+    """Its float16 weights are exact, so an fp32 export of them is a reference, and converts back to the same bytes."""
     export(MODEL, tmp_path / "fp32")
     ids = lm.tokenizer.encode("Once upon a time")
     np.testing.assert_allclose(llama_onnx.load(tmp_path / "fp32").logits(ids), lm.logits(ids), atol=1e-5)

@@ -1,4 +1,4 @@
-"""The scripts and the verbs of the command line do the same."""
+"""The scripts do the same as the verbs of the command line."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_help_of_script_and_verb_shows_the_same_options(
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS.values(), "quant_table.py"])
-def test_scripts_name_the_packages_that_are_missing(
+def test_scripts_name_missing_packages(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)

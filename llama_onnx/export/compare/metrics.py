@@ -97,15 +97,12 @@ class Distribution:
     def add(self, reference: np.ndarray, candidate: np.ndarray, targets: np.ndarray) -> None:
         """Add positions: logits [S, vocab] of both models, and the actual next tokens int64 [S]."""
         p, q = log_softmax(reference), log_softmax(candidate)
-        rows, likely = np.arange(len(targets)), np.exp(p)
-        self.delta.append(np.exp(q[rows, targets]) - likely[rows, targets])
+        rows = np.arange(len(targets))
+        self.delta.append(np.exp(q[rows, targets]) - np.exp(p[rows, targets]))
         self.nll.append(-np.stack([p[rows, targets], q[rows, targets]], -1))
         self.tops.append(np.stack([p.argmax(-1), q.argmax(-1)], -1))
         self.top_p.append(np.exp(np.stack([p.max(-1), q.max(-1)], -1)))
-        p -= q
-        # 0 · ln 0 = 0. KL is never negative, but rounding can make it slightly so.
-        terms = np.multiply(likely, p, out=np.zeros_like(p), where=likely > 0)
-        self.kl.append(np.maximum(terms.sum(-1), 0))
+        self.kl.append(kl_divergence(p, q))
 
     def close(self) -> None:
         """Join the positions: each list becomes a list of one array."""
@@ -145,6 +142,14 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     wide -= wide.max(-1, keepdims=True)
     wide -= np.log(np.exp(wide).sum(-1, keepdims=True))
     return wide
+
+
+def kl_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Return KL = Σ p ln(p / q) in nats, float64 [S], of distributions given as ln p and ln q, float64 [S, vocab]."""
+    likely = np.exp(p)
+    terms = np.subtract(p, q, out=np.zeros_like(p), where=likely > 0)  # 0 · ln 0 = 0
+    terms *= likely
+    return np.asarray(np.maximum(terms.sum(-1), 0))  # KL is never negative, but rounding can make it slightly so
 
 
 def standard_error(values: np.ndarray) -> float:

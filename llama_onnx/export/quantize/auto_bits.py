@@ -1,13 +1,13 @@
 """Mixed precision under a budget: more bits for the matrices whose rounding changes the logits most.
 
-What a matrix costs is measured: the KL divergence of the logits when it alone is quantised. All of that takes one walk
-through the model. At each layer, one variant of the hidden states is made for each of its matrices; from there on the
-variants go through the layers together, and at the head each is compared with the model as it was.
+The cost of a matrix is measured: it is the KL divergence of the logits when this matrix alone is quantised. One pass
+through the model measures all of them. Each layer adds a variant of the hidden states for each of its matrices. From
+there on, all variants go through the layers together, and at the head each is compared with the unquantised model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ...errors import RequestError
+from ..compare.metrics import kl_divergence, log_softmax
 from ..families.spec import EMBEDDING, DecoderSpec
 from ..graphs.weights import Weights
 from ..nbits import NBits, dequantize
@@ -26,42 +27,42 @@ from .methods import k_quant
 from .methods.common import Format
 from .methods.registry import DATA_FREE
 
-MEMORY = 256 << 20  # bytes of hidden states of all variants
-FEWEST, MOST = 64, 1024  # tokens a variant is measured on
-STEPS = {2: 4, 4: 8}  # from so many bits to so many
+MEMORY = 256 << 20  # bytes for the hidden states of all variants
+FEWEST, MOST = 64, 1024  # limits of the number of tokens that a variant is measured on
+STEPS = {2: 4, 4: 8}  # the next larger number of bits
 
 
 @dataclass(frozen=True)
 class Cost:
-    """KL divergence in nats that quantising a matrix alone causes, by bits."""
+    """The KL divergence in nats, by bits, that results from quantising one matrix alone; `size` counts its weights."""
 
     size: int
     by_bits: Mapping[int, float]
 
     def gain(self, bits: int) -> float:
-        """Return what a step up from `bits` saves for each bit it takes."""
+        """Return how much KL the next step up from `bits` saves per bit spent."""
         return (self.by_bits[bits] - self.by_bits[STEPS[bits]]) / (self.size * (STEPS[bits] - bits))
 
 
 def spend(costs: Mapping[str, Cost], lowest: int, budget: float, fixed: Mapping[str, int]) -> dict[str, int]:
-    """Return bits by name whose mean over the weights is not above the budget.
+    """Return bits by name, chosen so that the mean over all weights is at most the budget.
 
-    All begin at the lowest; the step up that saves most for its bits comes first, one too large for what is left is
-    passed over.
+    All matrices start at the lowest bits. Then the step up that saves most per bit is taken, again and again; a step
+    that exceeds the rest of the budget is skipped.
 
     Args:
         costs: of all matrices.
-        lowest: bits to begin with, 2 or 4.
-        budget: mean bits of a weight.
-        fixed: bits of the matrices that have been decided on.
+        lowest: bits to start with, 2 or 4.
+        budget: mean bits per weight.
+        fixed: bits of the matrices that are already decided.
 
     Raises:
-        RequestError: the budget does not even buy the lowest.
+        RequestError: the budget is too small even for the lowest bits.
     """
     bits = {name: fixed.get(name, lowest) for name in costs}
     left = sum(cost.size * (budget - bits[name]) for name, cost in costs.items())
     if left < 0:
-        raise RequestError(f"a budget of {budget} bits is below what is fixed; give at least {lowest}")
+        raise RequestError(f"a --budget of {budget} bits is too small for the fixed bits; give at least {lowest}")
     open_steps = {name for name in costs if name not in fixed}
     while open_steps:
         name = max(open_steps, key=lambda each: (costs[each].gain(bits[each]), each))
@@ -90,11 +91,11 @@ def measure(
     Args:
         spec: of the model.
         weights: its tensors in float32.
-        settings: the method, where it reads no text; else k_quant stands in for it.
-        folder: for the files of a layer, with the tables of rope in it.
+        settings: the method. If it needs calibration text, k_quant is measured instead.
+        folder: for the files of a layer; it contains the rope tables.
         samples: int64 [samples, length].
-        rope: these tables.
-        tried: bits to measure. 8 bits are taken to cost what the widths of their steps say.
+        rope: the rope tables.
+        tried: bits to measure. The cost of 8 bits is estimated from the step sizes of 4 and 8 bits.
     """
     names = matrix_names(spec)
     count = 1 + len(tried) * (len(names) - 1)  # the last matrix, lm_head, changes no hidden states
@@ -126,16 +127,16 @@ def measure(
         flat = states[:passed].reshape(-1, ids.shape[1], spec.hidden_size)
         _through(spec, layer, flat, flat)
     head = FloatLayer(spec, weights, "head", rope, folder)
-    base = _log_softmax(_logits(spec, head, states[0]))
-    found = [_divergence(base, _log_softmax(_logits(spec, head, variant))) for variant in states[1:]]
+    base = [logits.copy() for logits in _logits(spec, head, states[0])]
+    found = [_divergence(base, _logits(spec, head, variant)) for variant in states[1:]]
     for bits in tried:
         original = np.array(head.matrix(HEAD))
         replaced(head, HEAD, bits)
-        found.append(_divergence(base, _log_softmax(_logits(spec, head, states[0]))))
+        found.append(_divergence(base, _logits(spec, head, states[0])))
         head.matrix(HEAD)[:] = original
     table_of = {name: dict(zip(tried, found[len(tried) * i :], strict=False)) for i, name in enumerate(names)}
     for costs in table_of.values():
-        costs[8] = costs[4] / (127 / 7) ** 2  # errors go with the square of a step
+        costs[8] = costs[4] / (127 / 7) ** 2  # the divergence is proportional to the square of the step size
     return table_of
 
 
@@ -149,14 +150,12 @@ def _through(spec: DecoderSpec, layer: FloatLayer, hidden: np.ndarray, result: n
         result[i] = outputs["hidden_out"][0]
 
 
-def _logits(spec: DecoderSpec, head: FloatLayer, hidden: np.ndarray) -> np.ndarray:
-    return np.stack([outputs["logits"][0].copy() for _, outputs in run_shard(spec, head.shard(), hidden, {}, "logits")])
+def _logits(spec: DecoderSpec, head: FloatLayer, hidden: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the logits of each sample, float32 [length, vocab]; the next sample overwrites them."""
+    return (outputs["logits"][0] for _, outputs in run_shard(spec, head.shard(), hidden, {}, "logits"))
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    logits = logits - logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
-def _divergence(base: np.ndarray, other: np.ndarray) -> float:
-    return float((np.exp(base) * (base - other)).sum(-1).mean(dtype=np.float64))
+def _divergence(base: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> float:
+    """Return the mean KL divergence between the logits of two models, given sample by sample."""
+    pairs = zip(base, other, strict=True)
+    return float(np.mean([kl_divergence(log_softmax(p), log_softmax(q)) for p, q in pairs]))

@@ -59,7 +59,7 @@ def plan(
     elif mixed and mixed != "auto":
         _set(chosen, _read_table(Path(mixed)), mixed)
     if layers_8bit:
-        _set(chosen, dict.fromkeys(map(str.strip, layers_8bit.split(",")), MORE_BITS), "--layers_8bit")
+        _set(chosen, dict.fromkeys(map(str.strip, layers_8bit.split(",")), MORE_BITS), "--layers-8bit")
     if head_bits is not None:
         chosen[HEAD] = head_bits
     return chosen

@@ -1,7 +1,8 @@
-"""Calibration: which text, and what the matrices of a model get to read when it is put through the model.
+"""Calibration: selects samples of text, and records the inputs of a model's matrices while the samples run through it.
 
-All samples go through one shard at a time, so one layer's weights are in memory, and of each sample its hidden states.
-Samples are stretches of text of one length, each after a BOS as at inference: nothing is padded.
+All samples go through one shard before the next shard is loaded. So only one layer's weights are in memory, beside the
+hidden states of the samples. All samples have the same length, and each begins with BOS, as at inference. No sample is
+padded.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from ..families.spec import DecoderSpec
 from .methods.common import slices, threaded
 
 BUILT_IN = Path(__file__).with_name("calibration_text.txt")
-TOKENS_KEPT = 512  # inputs kept as they are, for methods that try candidates on them
-PANEL = 1024
-IN_MEMORY = 256 << 20  # bytes of hidden states; beyond that they lie in a file
+TOKENS_KEPT = 512  # inputs that are kept, for methods that try candidates on them
+PANEL = 1024  # rows of XᵀX that are computed at a time
+IN_MEMORY = 256 << 20  # bytes of hidden states that are kept in memory; more are kept in a file
 
 
 def read_texts(files: Sequence[str | Path]) -> str:
-    """Return the text of files below each other; of the built-in set if there are none.
+    """Return the joined texts of the files, or the built-in text if no file is given.
 
     Raises:
         RequestError: a file cannot be read as text.
@@ -42,16 +43,16 @@ def read_texts(files: Sequence[str | Path]) -> str:
 
 
 def samples_of(text: str, tokenizer: Tokenizer, count: int, length: int) -> np.ndarray:
-    """Return int64 [samples, length]: stretches spread evenly over a text, each with what a prompt begins with.
+    """Return int64 [samples, length]: pieces spread evenly over a text, each after the tokens that begin every prompt.
 
-    There are fewer samples where the text is too short for `count` of them, and one shorter sample where it is too
-    short for any.
+    If the text is too short for `count` samples, there are fewer; if it is too short for one, there is one shorter
+    sample.
 
     Raises:
-        RequestError: there is no text, or a count or length that cannot be.
+        RequestError: the text is empty, or count or length is too small.
     """
     if count < 1 or length < 2:
-        raise RequestError(f"calibration on {count} samples of {length} tokens: use at least 1 of 2 tokens")
+        raise RequestError(f"calibration on {count} samples of {length} tokens: use at least 1 sample of 2 tokens")
     start = tokenizer.encode("")
     ids = np.array(tokenizer.encode(text, add_bos=False), np.int64)
     new = length - len(start)
@@ -67,12 +68,11 @@ def samples_of(text: str, tokenizer: Tokenizer, count: int, length: int) -> np.n
 
 @dataclass
 class InputStatistics:
-    """What a matrix reads: inputs x [tokens, in], summed up.
+    """Statistics of a matrix's inputs X, float32 [tokens, in].
 
     Attributes:
         width: in.
         with_hessian: sum up XᵀX as well, float32 [in, in].
-        sample: float32 [≤ TOKENS_KEPT, in], inputs spread evenly over all.
     """
 
     width: int
@@ -94,36 +94,36 @@ class InputStatistics:
 
     @property
     def sample(self) -> np.ndarray:
-        """Inputs spread evenly over all, float32 [≤ TOKENS_KEPT, in]."""
+        """A selection of the inputs, spread evenly over each sample, float32 [about TOKENS_KEPT, in]."""
         return np.concatenate(self._kept)
 
     def take_hessian(self) -> np.ndarray:
-        """Return XᵀX and forget it: it may be too large to be there twice."""
+        """Return XᵀX and drop it here: two copies may not fit into memory."""
         if self.hessian is None:
-            raise ValueError("XᵀX was not asked for, or is taken")
+            raise ValueError("XᵀX was not requested, or was already taken")
         hessian, self.hessian = self.hessian, None
-        for rows in slices(hessian.shape, PANEL * self.width):  # only what is on and right of the diagonal was summed
+        for rows in slices(hessian.shape, PANEL * self.width):  # the blocks left of the diagonal were not summed
             hessian[rows.stop :, rows] = hessian[rows, rows.stop :].T
         return hessian
 
     def add(self, inputs: np.ndarray, keep: int) -> None:
-        """Count inputs float32 [tokens, in], and keep so many of them."""
+        """Add inputs float32 [tokens, in] to the statistics, and keep `keep` of them."""
         self.tokens += len(inputs)
         self._sum += np.abs(inputs).sum(0, dtype=np.float64)
         self._kept.append(inputs[spread(len(inputs), keep)])
         if self.hessian is not None:
             hessian = self.hessian
 
-            def add(rows: slice) -> None:  # the product as a whole would be as large as the matrix again
+            def add(rows: slice) -> None:  # in slices, because the whole product would be as large as XᵀX itself
                 hessian[rows, rows.start :] += inputs[:, rows].T @ inputs[:, rows.start :]
 
             threaded(add, slices(hessian.shape, PANEL * self.width))
 
 
 def spread(length: int, count: int) -> np.ndarray:
-    """Return int [≤ count]: places in the middle of equal stretches of `length`.
+    """Divide `length` positions into at most `count` equal parts; return the position in the middle of each, int.
 
-    Neither end is favoured: what a model makes of BOS is far from anything else, and would weigh too much.
+    This leaves out BOS: its hidden state is far from all others and would weigh too much.
     """
     count = min(count, length)
     return ((np.arange(count) + 0.5) * length / max(count, 1)).astype(int)
@@ -133,18 +133,18 @@ class HiddenStates:
     """The hidden states of all samples, float32 [samples, length, hidden], before one of the layers."""
 
     def __init__(self, spec: DecoderSpec, samples: np.ndarray, folder: Path) -> None:
-        """Args: spec of the model; samples int64 [samples, length]; folder for what does not fit into memory."""
+        """Make the array, for samples int64 [samples, length]; above `IN_MEMORY` it is a file in `folder`."""
         self._spec = spec
         self._samples = samples
         shape = (*samples.shape, spec.hidden_size)
-        self.layers = -1  # how many layers they have been through; -1 before the embedding
+        self.layers = -1  # the number of layers they have passed; -1 before the embedding
         if 4 * int(np.prod(shape)) <= IN_MEMORY:
             self.values = np.empty(shape, np.float32)
         else:
             self.values = np.memmap(folder / "hidden.bin", np.float32, "w+", shape=shape)
 
     def advance(self, shard: Shard) -> None:
-        """Put them through the next shard: the embedding, then layer after layer."""
+        """Run them through the next shard: the embedding first, then one layer after another."""
         if self.layers < 0:
             with MemoryPool([shard], None).use(shard) as session:
                 for i, ids in enumerate(self._samples):
@@ -155,11 +155,11 @@ class HiddenStates:
         self.layers += 1
 
     def observe(self, shard: Shard, widths: dict[str, int], with_hessian: bool) -> dict[str, InputStatistics]:
-        """Run a layer or the head, which has more outputs than usual, and return statistics of those.
+        """Run a layer or the head that has extra outputs; return statistics of these by name.
 
         Args:
-            shard: a layer's or the head's, float32.
-            widths: of the outputs [1, length, width], by their names.
+            shard: a float32 layer or head.
+            widths: of the extra outputs [1, length, width], by name.
             with_hessian: see `InputStatistics`.
         """
         statistics = {name: InputStatistics(width, with_hessian) for name, width in widths.items()}
@@ -178,14 +178,14 @@ def run_shard(
     widths: Mapping[str, int] | None = None,
     result: str = "hidden_out",
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Put sequences through a layer, or the head, one by one; yield number and outputs of each.
+    """Run sequences through a layer or the head, one by one; yield the number and the outputs of each.
 
     Args:
         spec: of the model.
-        shard: to run; it is loaded for as long as this takes, alone in a pool of one place.
-        hidden: float32 [sequences, length, hidden_size]; a sequence may be replaced once it has been yielded.
-        widths: of outputs [1, length, width] that the shard has besides its result.
-        result: 'hidden_out', or 'logits' of a head.
+        shard: to run; it is loaded until the generator ends.
+        hidden: float32 [sequences, length, hidden_size]; a sequence may be overwritten once it has been yielded.
+        widths: of extra outputs [1, length, width] of the shard, by name.
+        result: 'hidden_out', or 'logits' for a head.
     """
     count, length = hidden.shape[:2]
     sizes = {**(widths or {}), **({"logits": spec.vocab_size} if result == "logits" else {})}

@@ -1,4 +1,4 @@
-"""Comparison: metrics worked by hand, errors located, one shard of each model in memory at a time."""
+"""Comparison: metrics equal hand-computed values, errors are located, one shard of each model is loaded at a time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def comparison(model: Path, precisions: dict[str, Path]) -> Comparison:
     return compare_models(OnnxModel(model), candidates, TEXT, ctx=64)
 
 
-def test_errors_are_those_worked_by_hand() -> None:
+def test_errors_equal_hand_computed_values() -> None:
     error = Error()
     error.add(np.array([[3.0, 4.0]]), np.array([[3.0, 3.0]]))
     assert (error.largest, error.mean) == (1, 0.5)
@@ -63,7 +63,7 @@ def test_errors_are_those_worked_by_hand() -> None:
     assert error.sqnr == pytest.approx(10 * math.log10(26 / 6))
 
 
-def test_no_difference_is_exact_and_no_number_is_lost() -> None:
+def test_equal_values_have_no_error_and_infinite_ones_are_counted() -> None:
     same, lost, empty = Error(), Error(), Error()
     same.add(np.ones((2, 3)), np.ones((2, 3)))
     assert same.as_dict() == {"max": 0, "mean": 0, "cosine": 1, "sqnr_db": None}
@@ -74,7 +74,7 @@ def test_no_difference_is_exact_and_no_number_is_lost() -> None:
     assert (empty.cosine, empty.sqnr) == (0, -math.inf)
 
 
-def test_errors_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_in_blocks_equal_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     r, c = rng.standard_normal((2, 5, 40, 7))
     whole, parts = Error(), Error()
@@ -85,7 +85,7 @@ def test_errors_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch
     assert parts.as_dict() == pytest.approx(whole.as_dict())
 
 
-def test_distributions_are_those_worked_by_hand() -> None:
+def test_distributions_equal_hand_computed_values() -> None:
     found = Distribution()
     p, q = np.array([[0.5, 0.5, 0], [0.25, 0.25, 0.5]]), np.array([[0.25, 0.75, 0], [0.25, 0.5, 0.25]])
     with np.errstate(divide="ignore"):
@@ -107,7 +107,7 @@ def test_distributions_are_those_worked_by_hand() -> None:
     assert summary["ln_perplexity_ratio"] == pytest.approx(math.log(2))
 
 
-def test_tokens_that_cannot_come_count_nothing() -> None:
+def test_impossible_tokens_add_nothing_to_the_divergence() -> None:
     found = Distribution()
     logits = np.array([[0.0, 0.0, -1e5]], np.float32)
     found.add(logits, logits, np.array([0]))
@@ -170,7 +170,7 @@ def test_local_errors_have_the_input_of_the_reference(comparison: Comparison, mo
     assert comparison.outcomes[2].shards[2].local.as_dict() == pytest.approx(error.as_dict())
 
 
-def test_perplexities_are_those_of_the_verb(comparison: Comparison, model: Path) -> None:
+def test_perplexities_equal_those_of_the_perplexity_verb(comparison: Comparison, model: Path) -> None:
     found = comparison.outcomes[2].distribution.summary()
     for decoder, name in ((OnnxModel(model).decoder, "_reference"), (comparison.outcomes[2].model.decoder, "")):
         expected = perplexity(decoder, comparison.ids, ctx=64, stride=64)
@@ -178,7 +178,7 @@ def test_perplexities_are_those_of_the_verb(comparison: Comparison, model: Path)
         assert found["positions"] == expected.tokens
 
 
-def test_each_model_holds_one_shard_and_loads_it_once(model: Path, precisions: dict[str, Path]) -> None:
+def test_each_model_has_one_shard_in_memory_and_loads_it_once(model: Path, precisions: dict[str, Path]) -> None:
     reference, candidates = OnnxModel(model), [OnnxModel(precisions[name]) for name in ("int8", "int4")]
     whole = compare_models(reference, candidates, TEXT, ctx=64, weights=False)
     for found in (reference, *candidates):
@@ -209,13 +209,13 @@ def test_weights_are_read_as_the_operators_compute_with_them(checkpoint: Path, p
             np.testing.assert_allclose(array, wanted, atol=1e-6, err_msg=f"{name} {key}")
 
 
-def test_histograms_count_what_numpy_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_histograms_equal_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     values = (np.random.default_rng(0).standard_normal((50, 41)) * 4).astype(np.float32)
     values[0, 0] = np.nan
     expected, _ = np.histogram(values, weights.BINS, (-weights.RANGE * 2, weights.RANGE * 2))
     for size in (7, 1 << 17):
         monkeypatch.setattr(weights, "BLOCK", size)
-        assert np.abs(weights._histogram(values, 2.0) - expected).sum() <= 2  # on an edge, rounding decides
+        assert np.abs(weights._histogram(values, 2.0) - expected).sum() <= 2  # at the edge of a bin, rounding decides
 
 
 def test_a_head_that_shares_the_embedding_is_compared_as_a_head(tmp_path: Path) -> None:
@@ -271,14 +271,14 @@ def test_command_prints_tables_json_and_a_page(model: Path, precisions: dict[str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--plot", "report.png"], "name it report.html"),
-        (["--ctx", "300"], "--ctx must be 2 to 256"),
+        (["--plot", "report.png"], "give a name such as report.html"),
+        (["--ctx", "300"], "--ctx-size must be 2 to 256"),
         (["--max-tokens", "1"], "at least 2 are needed"),
         (["--rows", "0"], "--rows must be at least 1"),
         (["--text", "nowhere"], "nowhere: cannot be read"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line(
+def test_invalid_comparisons_are_one_line(
     options: list[str], message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -324,7 +324,7 @@ class Checker(HTMLParser):
             self.wrong.append(tag)
 
 
-def test_page_stands_alone_and_shows_no_text_as_markup(comparison: Comparison) -> None:
+def test_page_is_self_contained_and_escapes_text(comparison: Comparison) -> None:
     hostile = '<script>alert("x")</script>&'
     entry = {"token": hostile, "p": 0.5}
     worst = {
@@ -354,13 +354,13 @@ def test_an_original_directory_can_be_compared(checkpoint: Path, model: Path, tm
         page(found)
 
 
-def test_labels_are_names_where_they_differ() -> None:
+def test_labels_are_directory_names_if_they_differ() -> None:
     assert labels_of(["a/x", "b/y"]) == ["x", "y"]
     assert labels_of(["a/x", "b/x"]) == ["a/x", "b/x"]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 97), (1e-9, 3e-9), (5, 5.001)])
-def test_ticks_are_round_and_within(low: float, high: float) -> None:
+def test_ticks_are_round_numbers_within_the_range(low: float, high: float) -> None:
     found = charts.ticks(low, high)
     assert 3 <= len(found) <= 9
     assert low - 1e-12 <= found[0] <= found[-1] <= high + 1e-12
@@ -374,7 +374,7 @@ def test_transformers_as_reference_has_the_same_states(checkpoint: Path, model: 
     assert found.outcomes[0].distribution.summary()["kl"]["max"] < 1e-8
 
 
-def test_missing_torch_is_one_line_that_names_the_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torch_is_one_line_with_the_install_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(LlamaOnnxError, match="pip install torch transformers"):
         TorchModel(checkpoint)

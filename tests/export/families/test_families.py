@@ -26,7 +26,7 @@ from llama_onnx.session import start_runtime
 
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/expected.npz") if (path.parent / "config.json").is_file())
 STYLES = ("ort", "onnx")
-TOLERANCE = 2e-4  # the promise is 1e-3; what is measured is below 1e-4
+TOLERANCE = 2e-4  # the promise is 1e-3; measured errors are below 1e-4
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def test_every_family_has_two_fixtures() -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_those_of_transformers(exported: Any, name: str, style: str) -> None:
+def test_logits_equal_those_of_transformers(exported: Any, name: str, style: str) -> None:
     expected, directory = expected_of(name), exported(name, style)
     for chunk in (512, 7):  # in one pass, and in chunks
         logits = decoder_of(directory, chunk=chunk).logits(expected["ids"])
@@ -145,14 +145,14 @@ def test_longrope_cache_is_right_on_both_sides_of_the_original_length(exported: 
     np.testing.assert_allclose(last, expected["logits"][-1], rtol=0, atol=TOLERANCE)
 
 
-def test_dynamic_scaling_ends_at_the_length_it_is_exact_for(exported: Any) -> None:
+def test_dynamic_scaling_limits_the_context_to_the_exact_length(exported: Any) -> None:
     config = read_config(exported("llama-dynamic", "ort"))
     assert config.context_length == 128
     with pytest.raises(RequestError, match="context of 128"):
         KVCache(config, 129)
 
 
-def test_lm_head_of_its_own_counts_where_the_configuration_says_tied(tmp_path: Path) -> None:
+def test_separate_lm_head_is_used_even_if_the_configuration_says_tied(tmp_path: Path) -> None:
     untied = make_checkpoint(tmp_path / "untied")
     export(untied, tmp_path / "expected")
     config = untied / "config.json"

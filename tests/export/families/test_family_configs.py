@@ -71,7 +71,7 @@ BASE = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_implemented_is_an_error_that_names_it(case: str) -> None:
+def test_settings_that_are_not_implemented_are_errors_that_name_them(case: str) -> None:
     family, changes, named = REFUSED[case]
     with pytest.raises(ModelDirectoryError) as caught:
         read_spec({**BASE, "model_type": family, **changes})
@@ -157,7 +157,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_configurations_are_understood(name: str) -> None:
+def test_published_configurations_are_accepted(name: str) -> None:
     config, expected = PUBLISHED[name]
     spec = read_spec(config)
     assert {field: getattr(spec, field) for field in expected} == expected

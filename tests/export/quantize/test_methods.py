@@ -1,4 +1,4 @@
-"""The maths of each method against cases worked by hand, brute-force optima and direct solutions."""
+"""The maths of each method against hand-computed cases, brute-force optima and direct solutions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run_kernel(matrix: NBits, inputs: np.ndarray, accuracy_level: int = 0) -> np
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 @pytest.mark.parametrize("name", DATA_FREE)
-def test_kernel_computes_with_the_weights_that_were_chosen(name: str, form: Format) -> None:
+def test_kernel_computes_with_the_chosen_weights(name: str, form: Format) -> None:
     matrix, inputs = matrix_of(16, 80), inputs_of(5, 80)
     quantised = DATA_FREE[name](matrix, form)
     expected = inputs @ dequantize(quantised).T
@@ -73,7 +73,7 @@ def test_rtn_by_hand() -> None:
     row = np.array([[-0.7, 0.31, 0.05, 0.7, *[0.0] * 12]], np.float32)
     symmetric = rtn.quantize(row, Format(4, 16))
     assert symmetric.scales == pytest.approx(0.1)
-    assert unpack_bits(symmetric.packed, 4)[0, 0, :4].tolist() == [1, 11, 8, 15]  # 0.05 / 0.1 goes to the even 0
+    assert unpack_bits(symmetric.packed, 4)[0, 0, :4].tolist() == [1, 11, 8, 15]  # 0.05 / 0.1 rounds to the even 0
     moved = rtn.quantize(row + np.float32(0.4), Format(4, 16, True))  # -0.3 … 1.1
     assert moved.scales == pytest.approx(1.4 / 15)
     assert unpack_bits(moved.zero_points, 4)[0, 0] == 3  # 0.3 / 0.0933 = 3.2
@@ -81,7 +81,7 @@ def test_rtn_by_hand() -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
-def test_searches_begin_at_the_scales_of_rtn(form: Format) -> None:
+def test_searches_start_at_the_scales_of_rtn(form: Format) -> None:
     matrix = matrix_of(7, 70)
     scales, zeros = rtn.range_of(to_blocks(matrix, form.block_size), form)
     begun, plain = quantize_with(matrix, scales, zeros, form), rtn.quantize(matrix, form)
@@ -128,7 +128,7 @@ def test_hqq_lowers_the_sparse_norm(form: Format) -> None:
 
 def test_hqq_shrinks_by_hand() -> None:
     found = hqq.shrink(np.array([0.0, 0.01, -1.0, 1.0], np.float32), 10.0)
-    assert found == pytest.approx([0, 0, -0.9, 0.9])  # 1 - 1^(p-1) / 10; what is small vanishes
+    assert found == pytest.approx([0, 0, -0.9, 0.9])  # 1 - 1^(p-1) / 10; small values become 0
 
 
 def test_gptq_factor_is_the_cholesky_factor_of_the_inverse() -> None:
@@ -140,7 +140,7 @@ def test_gptq_factor_is_the_cholesky_factor_of_the_inverse() -> None:
 
 
 def test_gptq_update_is_the_least_squares_solution() -> None:
-    """Once the first weight is fixed, the others equal the direct solution."""
+    """After the first weight is fixed, the others equal the direct solution."""
     inputs = inputs_of(200, 8).astype(np.float64)
     hessian = inputs.T @ inputs
     weights = np.random.default_rng(5).standard_normal(8)
@@ -153,7 +153,7 @@ def test_gptq_update_is_the_least_squares_solution() -> None:
 
 
 def test_gptq_follows_the_plain_algorithm() -> None:
-    """Batches and panels give the same integers as solving directly for one input after another."""
+    """Batches and panels give the same integers as solving directly, one input at a time."""
     matrix, inputs = matrix_of(6, 200), inputs_of(1000, 200)
     form = Format(4, 32)
     hessian = (inputs.T @ inputs).astype(np.float64)
@@ -169,7 +169,7 @@ def test_gptq_follows_the_plain_algorithm() -> None:
         if i < 199:
             work[:, i + 1 :] -= np.outer(error, np.linalg.solve(rest, damped[i + 1 :, i]))
     found = dequantize(gptq.quantize(matrix, form, gptq.factorise(hessian.astype(np.float32)), search_scales=False))
-    assert np.mean(np.abs(found - expected) < 1e-4) > 0.99  # a tie may fall the other way
+    assert np.mean(np.abs(found - expected) < 1e-4) > 0.99  # a tie may be rounded the other way
 
 
 def test_gptq_lies_between_rounding_and_the_optimum_of_brute_force() -> None:
@@ -193,12 +193,12 @@ def test_gptq_lies_between_rounding_and_the_optimum_of_brute_force() -> None:
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_gptq_halves_the_error_of_rtn(form: Format, descending: bool) -> None:
     matrix, inputs = matrix_of(24, 140), inputs_of(1000, 140)
-    inputs[:, 5] = 0  # a dead input
+    inputs[:, 5] = 0  # an input that is always 0
     ours = error_of(matrix, gptq.quantize(matrix, form, gptq.factorise(inputs.T @ inputs, 0.01, descending)), inputs)
     assert ours < 0.5 * error_of(matrix, rtn.quantize(matrix, form), inputs)
 
 
-def test_gptq_tells_of_inputs_that_are_not_finite() -> None:
+def test_gptq_reports_inputs_that_are_not_finite() -> None:
     with pytest.raises(RequestError, match="not finite"):
         gptq.factorise(np.full((16, 16), np.nan, np.float32))
 
@@ -227,7 +227,7 @@ def test_awq_lite_lowers_the_error_and_full_lowers_it_further(form: Format) -> N
     assert full < (lite if form.bits < 8 else 1.02 * lite)
 
 
-def test_awq_step_sizes_count() -> None:
+def test_awq_step_sizes_are_used() -> None:
     matrix, sample = matrix_of(48, 64), inputs_of(400, 64)
     mean, form = np.abs(sample).mean(0), Format(4, 32)
     coarse, fine = (awq.find_scales([matrix], [form], mean, sample, step) for step in (0.5, 0.05))
@@ -236,7 +236,7 @@ def test_awq_step_sizes_count() -> None:
     assert not np.array_equal(first.scales, second.scales)
 
 
-def test_awq_siblings_share_scales_and_grouped_heads_do() -> None:
+def test_awq_siblings_and_grouped_heads_share_scales() -> None:
     matrices, sample = [matrix_of(16, 32, seed) for seed in (1, 2)], inputs_of(100, 32)
     shared = np.arange(32) % 8
     t = awq.find_scales(matrices, [Format(4, 32)] * 2, np.abs(sample).mean(0), sample, shared=shared)

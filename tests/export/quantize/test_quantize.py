@@ -117,12 +117,12 @@ def test_better_methods_lose_less(trained: Stories, block_size: int) -> None:
     assert loss["k_quant"] < loss["rtn"], loss
 
 
-def test_eight_bits_lose_next_to_nothing(trained: Stories) -> None:
+def test_eight_bits_lose_almost_nothing(trained: Stories) -> None:
     assert trained.divergence("k_quant", 32, bits=8) < 1e-3
 
 
-def test_a_budget_is_spent_better_than_by_rule(trained: Stories) -> None:
-    """Compare `auto` at 5 bits per weight with rules that spend more: whole layers, and lm_head with one of them."""
+def test_auto_spends_a_budget_better_than_fixed_rules(trained: Stories) -> None:
+    """Compare `auto` at 5 bits per weight with rules that spend more: some whole layers, with or without lm_head."""
     spec = read_spec(open_checkpoint(trained.source).config)
     sizes = matrix_sizes(spec)
     auto = trained.divergence("k_quant", 32, mixed="auto", budget=5.0)
@@ -144,10 +144,10 @@ CASES = [
 
 
 @pytest.mark.parametrize(("family", "algo"), CASES)
-def test_eight_bits_of_every_family_compute_what_the_floats_do(
+def test_eight_bits_match_the_floats_in_every_family(
     family: str, algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The scales AWQ multiplies into a matrix are divided out again, in every family's norms, heads and biases."""
+    """The scales that AWQ multiplies into a matrix are divided out of the norms, heads and biases of every family."""
     expected = np.load(FIXTURES / family / "expected.npz")
     monkeypatch.setattr(
         "llama_onnx.export.quantize.quantizer._samples", lambda *_: expected["ids"][None].astype(np.int64)
@@ -162,7 +162,7 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_directory_reads_as_its_checkpoint(family: str, tmp_path: Path) -> None:
+def test_a_model_directory_reads_like_its_checkpoint(family: str, tmp_path: Path) -> None:
     export(FIXTURES / family, tmp_path / "model")
     source, back = open_checkpoint(FIXTURES / family), open_checkpoint(tmp_path / "model")
     assert back.names() <= source.names()
@@ -182,7 +182,7 @@ def test_a_model_directory_quantises_like_its_checkpoint(checkpoint: Path, tmp_p
     assert (tmp_path / "indirect" / "tokenizer.model").is_file()
 
 
-def test_rtn_is_the_plain_export(checkpoint: Path, tmp_path: Path) -> None:
+def test_rtn_equals_the_plain_export(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "export", "int4", 32)
     quantize(checkpoint, tmp_path / "out", Settings("rtn", 32))
     for name in ("embed", "decoder-00", "head"):
@@ -214,7 +214,7 @@ def embedded(decoder: Decoder, ids: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("zero_point", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_embedding_has_bits_of_its_own(checkpoint: Path, tmp_path: Path, bits: int, zero_point: bool) -> None:
+def test_embedding_has_its_own_bits(checkpoint: Path, tmp_path: Path, bits: int, zero_point: bool) -> None:
     quantize(checkpoint, tmp_path / "out", Settings("rtn", 16, zero_point), Options(bits=8, embedding_bits=bits))
     rows = embedded(decoder_of(tmp_path / "out"), np.arange(300))
     table = open_checkpoint(checkpoint).tensor("model.embed_tokens.weight")[:300]
@@ -224,7 +224,7 @@ def test_embedding_has_bits_of_its_own(checkpoint: Path, tmp_path: Path, bits: i
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
-def test_a_tied_table_is_stored_once_and_computes_what_two_do(bits: int, tmp_path: Path) -> None:
+def test_a_tied_table_is_stored_once_and_computes_the_same_as_two(bits: int, tmp_path: Path) -> None:
     tied = make_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
     config, weights = tied / "config.json", tied / "model.safetensors"
     options = Options(head_bits=bits, embedding_bits=bits)
@@ -251,7 +251,7 @@ def test_a_table_that_is_shared_is_not_scaled_for_the_head(text: str, tmp_path: 
     assert relative(logits, floats) < 0.05
 
 
-def test_table_tells_bits_and_errors_and_can_be_given_back(checkpoint: Path, tmp_path: Path, text: str) -> None:
+def test_table_lists_bits_and_errors_and_can_be_used_as_a_rule(checkpoint: Path, tmp_path: Path, text: str) -> None:
     options = replace(SHORT, mixed="first_last", head_bits=8, dataset=(text,))
     quantize(checkpoint, tmp_path / "out", Settings("gptq", 32), options)
     rows = list(csv.DictReader((tmp_path / "out" / "quant_table.csv").open()))
@@ -277,7 +277,7 @@ def test_plan_names_layers_and_matrices(checkpoint: Path, tmp_path: Path) -> Non
             plan(spec, 4, mixed=str(tmp_path / "bits.json"))
 
 
-def test_budget_goes_where_loss_per_bit_is_largest() -> None:
+def test_budget_is_spent_where_the_gain_per_bit_is_largest() -> None:
     costs = {
         "small": auto_bits.Cost(10, {4: 1.0, 8: 0.0}),
         "large": auto_bits.Cost(100, {4: 2.0, 8: 0.0}),
@@ -298,7 +298,7 @@ def test_a_lower_budget_mixes_in_two_bits(checkpoint: Path, tmp_path: Path, text
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["precision"]["weights"] == "mixed"
 
 
-def test_what_was_asked_for_by_name_is_not_changed_by_auto(checkpoint: Path, tmp_path: Path, text: str) -> None:
+def test_auto_does_not_change_bits_given_by_name(checkpoint: Path, tmp_path: Path, text: str) -> None:
     options = replace(SHORT, bits=8, mixed="auto", budget=5.5, layers_8bit="0", dataset=(text,))
     quantize(checkpoint, tmp_path / "out", Settings("rtn", 32), options)
     rows = list(csv.DictReader((tmp_path / "out" / "quant_table.csv").open()))
@@ -350,7 +350,7 @@ def test_resumed_run_gives_the_same_files(
     assert "calibration.bin" not in whole
 
 
-def test_calibration_is_bos_and_even_stretches(model: Path) -> None:
+def test_calibration_samples_begin_with_bos_and_are_spread_evenly(model: Path) -> None:
     tokenizer = load_tokenizer(read_config(model))
     text = " ".join(f"the bird sings {i} songs" for i in range(300))
     samples = calibration.samples_of(text, tokenizer, 5, 40)
@@ -359,14 +359,14 @@ def test_calibration_is_bos_and_even_stretches(model: Path) -> None:
     ids = tokenizer.encode(text, add_bos=False)
     assert samples[0, 1:].tolist() == ids[:39]
     assert samples[-1, 1:].tolist() == ids[len(ids) // 39 * 39 - 39 :][:39]
-    assert calibration.spread(10, 2).tolist() == [2, 7]  # neither end, where BOS is
+    assert calibration.spread(10, 2).tolist() == [2, 7]  # not at the ends, where BOS is
     assert calibration.spread(3, 9).tolist() == [0, 1, 2]
     assert len(calibration.samples_of("the bird", tokenizer, 5, 40)) == 1
     with pytest.raises(RequestError):
         calibration.samples_of("", tokenizer, 5, 40)
 
 
-def test_statistics_are_those_of_the_inputs() -> None:
+def test_statistics_match_the_inputs() -> None:
     inputs = np.random.default_rng(0).standard_normal((60, 1500)).astype(np.float32)
     statistics = calibration.InputStatistics(1500, True)
     for part in np.split(inputs, 3):
@@ -376,7 +376,7 @@ def test_statistics_are_those_of_the_inputs() -> None:
     assert np.allclose(statistics.take_hessian(), inputs.T @ inputs, atol=1e-3)
 
 
-def test_hidden_states_may_lie_in_a_file(
+def test_hidden_states_may_be_in_a_file(
     checkpoint: Path, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = replace(SHORT, dataset=(text,))
@@ -387,7 +387,7 @@ def test_hidden_states_may_lie_in_a_file(
         assert (tmp_path / "memory" / name).read_bytes() == (tmp_path / "file" / name).read_bytes()
 
 
-def test_built_in_text_serves(checkpoint: Path, tmp_path: Path) -> None:
+def test_built_in_text_is_long_enough(checkpoint: Path, tmp_path: Path) -> None:
     text = calibration.read_texts(())
     assert len(text.encode()) > 10_000
     assert any("\u4e00" <= char <= "\u9fff" for char in text)
@@ -416,7 +416,7 @@ def test_built_in_text_serves(checkpoint: Path, tmp_path: Path) -> None:
         (Settings("rtn"), Options(mixed="auto", budget=1.0)),
     ],
 )
-def test_wrong_options_are_told_and_leave_nothing(
+def test_invalid_options_are_reported_and_nothing_is_written(
     checkpoint: Path, tmp_path: Path, settings: Settings, options: Options
 ) -> None:
     with pytest.raises(LlamaOnnxError):
@@ -434,7 +434,7 @@ def test_quantised_models_are_not_quantised_again(checkpoint: Path, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_weights_that_are_not_finite_are_told(tmp_path: Path, text: str) -> None:
+def test_weights_that_are_not_finite_are_reported(tmp_path: Path, text: str) -> None:
     from safetensors.numpy import load_file, save_file
 
     folder = make_checkpoint(tmp_path / "checkpoint")
@@ -455,7 +455,7 @@ def test_command_line(checkpoint: Path, tmp_path: Path, text: str) -> None:
     assert (precision["weights"], precision["algorithm"]) == ("mixed", "awq_lite")
     wrong = run("tools/quantize.py", checkpoint, tmp_path / "out2", "--layers_8bit", "nine")
     assert wrong.returncode == 1
-    assert wrong.stderr.startswith("error: --layers_8bit: 'nine'")
+    assert wrong.stderr.startswith("error: --layers-8bit: 'nine'")
     assert len(wrong.stderr.splitlines()) == 1
     assert run("tools/quantize.py", checkpoint, tmp_path / "out2", "--algo", "magic").returncode == 2
 

@@ -1,4 +1,4 @@
-"""Readers: a model gives the same logits in every format; damaged or hostile files give one clear line."""
+"""Readers: a model gives the same logits in every format; damaged or hostile files are one clear error."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def logits_of(source: Path, out: Path, ids: np.ndarray, **options: Any) -> np.nd
 
 
 def assert_same_model(source: Path, out: Path) -> None:
-    """Compare with what transformers computed from the same weights in safetensors."""
+    """Compare with the logits that transformers computed from the same weights in safetensors."""
     logits = logits_of(source, out, EXPECTED["ids"])
     assert np.abs(logits - EXPECTED["logits"]).max() <= 1e-4
 
@@ -159,7 +159,7 @@ def test_float8_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["zip", "sharded", "legacy"])
-def test_what_torch_saves_is_read_without_torch(name: str, tmp_path: Path) -> None:
+def test_torch_files_are_read_without_torch(name: str, tmp_path: Path) -> None:
     expected = np.load(TORCH / "expected.npz")
     logits = logits_of(TORCH / name, tmp_path / "out", expected["ids"])
     assert np.abs(logits - expected["logits"]).max() <= 1e-4
@@ -188,11 +188,11 @@ def test_torch_reads_one_tensor_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
     file = TorchFile(TORCH / "odd.bin")
     assert counts == []
     file.tensor("row")
-    assert counts == [10 * 4]  # the row, not the matrix it is part of
+    assert counts == [10 * 4]  # the row, not the whole matrix
 
 
 class Evil:
-    """Pickles as a call of a function."""
+    """Is pickled as a call of a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -328,7 +328,7 @@ def test_meta_tokenizer_is_found_one_level_up(tensors: Tensors, tmp_path: Path) 
 
 
 def bpe(text: bytes, rank_of: dict[bytes, int]) -> list[bytes]:
-    """Merge the neighbours of lowest rank as long as possible, unless the whole text is a token, as in tiktoken."""
+    """Merge the neighbours of lowest rank as long as possible, unless the whole text is a token, like tiktoken."""
     if text in rank_of:
         return [text]
     parts = [text[i : i + 1] for i in range(len(text))]
@@ -407,7 +407,7 @@ def test_meta_shards_that_do_not_belong_together_are_refused(tensors: Tensors, t
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("version", [0, 1, 2])
-def test_llama2c_gives_the_values_it_stores(version: int, tied: bool, tensors: Tensors, tmp_path: Path) -> None:
+def test_llama2c_file_gives_the_stored_values(version: int, tied: bool, tensors: Tensors, tmp_path: Path) -> None:
     if tied:
         del tensors["lm_head.weight"]
     values = write_llama2c(tmp_path / "model.bin", tensors, CONFIG, version)
@@ -438,7 +438,7 @@ def test_truncated_llama2c_file_is_refused(keep: int, version: int, tensors: Ten
 
 
 @pytest.mark.parametrize(("place", "value"), [(0, 0), (8, -1), (12, 3), (20, 1 << 30), (4, 0)])
-def test_llama2c_header_that_cannot_be_is_refused(place: int, value: int, tensors: Tensors, tmp_path: Path) -> None:
+def test_invalid_llama2c_header_is_refused(place: int, value: int, tensors: Tensors, tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     write_llama2c(path, tensors, CONFIG, 0)
     data = bytearray(path.read_bytes())
@@ -482,7 +482,7 @@ def vocabulary(size: int) -> list[tuple[bytes, float]]:
     return [(token, float(-i)) for i, token in enumerate(tokens)]
 
 
-def test_llama2c_tokenizer_of_another_vocabulary_is_not_taken(tensors: Tensors, tmp_path: Path) -> None:
+def test_llama2c_tokenizer_of_another_vocabulary_is_not_used(tensors: Tensors, tmp_path: Path) -> None:
     config = {**CONFIG, "vocab_size": 300}
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         tensors[name] = np.zeros((300, 64), np.float16)
@@ -507,7 +507,7 @@ def test_sentencepiece_model_without_an_unknown_token_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
-def test_gguf_gives_the_values_it_stores(kind: str, tensors: Tensors, tmp_path: Path) -> None:
+def test_gguf_file_gives_the_stored_values(kind: str, tensors: Tensors, tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="GGUF files are written by the gguf package")
     values = write_gguf(tmp_path / "model.gguf", tensors, CONFIG, kind)
     assert_same_tensors(tmp_path / "model.gguf", values)
@@ -848,7 +848,7 @@ def test_packed_weights_are_repacked_bit_for_bit(
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_packed_checkpoint_exports_to_the_values_it_stores(method: str, tensors: Tensors, tmp_path: Path) -> None:
+def test_packed_checkpoint_exports_to_the_stored_values(method: str, tensors: Tensors, tmp_path: Path) -> None:
     values = write_packed(tmp_path / "packed", tensors, method, 4, 32, "gptq" if method == "gptq" else "gemm")
     hugging_face(tmp_path / "plain", {**{n: a.astype(np.float32) for n, a in tensors.items()}, **values})
     expected = logits_of(tmp_path / "plain", tmp_path / "a", EXPECTED["ids"])
@@ -885,7 +885,7 @@ def test_packed_weights_in_activation_order_are_read_as_floats(
         {"quant_method": "gptq", "bits": 4, "group_size": 32},  # and no packed tensor
     ],
 )
-def test_packed_layout_that_is_not_known_is_refused(settings: Any, tensors: Tensors, tmp_path: Path) -> None:
+def test_unknown_packed_layout_is_refused(settings: Any, tensors: Tensors, tmp_path: Path) -> None:
     hugging_face(tmp_path, tensors, quantization_config=settings)
     refuse(tmp_path, "config.json")
 
@@ -908,7 +908,7 @@ def test_packed_tensors_that_do_not_belong_together_are_refused(tensors: Tensors
 # -- where a checkpoint is --------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_path_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path / "missing", "no such file or directory")
     refuse(tmp_path, "model.safetensors")
     (tmp_path / "notes.txt").write_text("hello")

@@ -153,7 +153,7 @@ def inverse_factor(h: np.ndarray) -> np.ndarray:
             root = np.linalg.cholesky(corner[::-1, ::-1])[::-1, ::-1]
         except np.linalg.LinAlgError:
             raise RequestError(
-                "the calibration inputs are degenerate; give more text, or a larger --gptq_damp"
+                "the calibration inputs are degenerate; give more text, or a larger --gptq-damp"
             ) from None
         inverses[start] = np.triu(np.linalg.inv(root)).astype(h.dtype)
         if start:
