@@ -33,7 +33,8 @@ def generate_tokens(
     with decoder.pool.reserved() as table:
         while True:
             if lookup:
-                table.grow(lookup.bytes_for(len(history)))
+                with decoder.guard:
+                    table.grow(lookup.bytes_for(len(history)))
             logits = decoder.forward([ids], cache, every_position=bool(drafted))[0]
             # Each position predicts the next token. If a drafted token differs, the positions after it are dropped.
             for place, scores in enumerate(logits):

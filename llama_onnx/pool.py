@@ -55,7 +55,7 @@ class Reservation(AbstractContextManager["Reservation"]):
     def __init__(self, holders: Reservations, size: int = 0) -> None:
         self.size = 0
         self._holders = holders
-        self.hold(size)
+        self.grow(size)
 
     def hold(self, size: int) -> None:
         """Change the size to `size` bytes, or change nothing and raise PoolTooSmallError if no shard would fit."""

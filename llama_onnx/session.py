@@ -44,9 +44,8 @@ def start_runtime(threads: int | None = None) -> None:
     global _threads, _process
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = max(64, 4 * cores)  # far more would only take long to start
-    if threads is not None and not 1 <= threads <= most:
-        bound = "at least 1" if threads < 1 else f"at most {most} on {cores} cores"
-        raise RequestError(f"threads must be {bound}, not {threads}")
+    if threads is not None and threads not in range(1, most + 1):
+        raise RequestError(f"threads must be 1 to {most} on {cores} cores, not {threads!r:.40}")
     if _threads is not None:
         if _process != os.getpid():
             raise ModelStateError("this process was forked after a model was loaded; use 'spawn', or load it later")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import inspect
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from llama_onnx.commands.command_line import main
 from llama_onnx.decoder import Decoder
 from llama_onnx.decoding.lookup import PromptLookup
 from llama_onnx.export.exporter import export
+from llama_onnx.pool import Reservation
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 SEEDED = SamplingParams(temperature=1.2, top_k=0, max_tokens=12, seed=5)
@@ -100,7 +103,7 @@ def test_every_use_after_close_is_a_typed_error(closed: tuple[LanguageModel, Con
         USES[use](*closed)
 
 
-def test_a_stream_begun_before_close_fails_at_its_next_step(model: Path) -> None:
+def test_a_stream_begun_before_close_fails_at_its_next_step(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = llama_onnx.load(model)
     begun: list[Iterator[Any]] = [
         lm.stream_generate(PROMPT, GREEDY),
@@ -111,9 +114,12 @@ def test_a_stream_begun_before_close_fails_at_its_next_step(model: Path) -> None
         next(one)
     fresh = [lm.stream_generate(PROMPT), lm.generate_many([PROMPT])]
     lm.close()
+    changes: list[int] = []
+    monkeypatch.setattr(Reservation, "hold", lambda self, size: changes.append(size))
     for one in begun + fresh:
         with pytest.raises(ModelStateError, match="closed"):
             next(one)
+    assert not changes  # a pool that is closed makes no new plans
     assert lm.stats()["pool"]["reserved"] == 0
 
 
@@ -434,15 +440,14 @@ def test_conversations_and_streams_of_one_model_do_not_mix(lm: LanguageModel) ->
 
 
 def test_logits_of_many_positions_are_within_the_promise(model: Path) -> None:
-    config = llama_onnx.load(model).config
-    scores = 4 * config.vocab_size * 201
+    ids = [5] * 200
     with llama_onnx.load(model) as lm:
-        pool = lm.decoder.pool
+        pool, decoder = lm.decoder.pool, lm.decoder
+        with closing(decoder.new_cache(200, one_layer=True)) as cache:
+            decoder.forward([ids], cache)  # only the last scores
+            last_only = reserved(lm)
+        pool.resize(sum(shard.loaded_bytes for shard in lm.config.shards) + (12 << 20))  # type: ignore[attr-defined]
         held = pool.reserved()
-        free = int(pool.snapshot()["budget"])
-        with pytest.raises(PoolTooSmallError):
-            held.hold(free)  # no room is left for a layer
-        pool.resize(sum(s.loaded_bytes for s in config.shards) + (8 << 20))  # type: ignore[attr-defined]
         low, high = 0, int(pool.snapshot()["budget"])
         while high - low > 1000:  # the most that can be held
             middle = (low + high) // 2
@@ -451,14 +456,17 @@ def test_logits_of_many_positions_are_within_the_promise(model: Path) -> None:
                 low = middle
             except PoolTooSmallError:
                 high = middle
-        held.hold(low - scores)
+        scores = 4 * lm.config.vocab_size * 199
+        held.hold(low - last_only - scores // 2)
+        with closing(decoder.new_cache(200, one_layer=True)) as cache:
+            assert decoder.forward([ids], cache).shape == (1, 1, VOCAB)
         with pytest.raises(PoolTooSmallError):
-            lm.logits([5] * 200)
-        assert lm.logits([5] * 4).shape == (4, VOCAB)
-        held.hold(low - 3 * scores - (1 << 20))
-        assert lm.logits([5] * 200).shape == (200, VOCAB)
+            lm.logits(ids)
+        assert reserved(lm) == held.size
+        held.hold(low - last_only - scores)
+        assert lm.logits(ids).shape == (200, VOCAB)
+        assert reserved(lm) == held.size
         held.close()
-        assert reserved(lm) == 0
 
 
 def test_the_lookup_table_is_within_the_promise(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,9 +549,14 @@ def test_a_second_thread_is_a_typed_error_while_another_uses_the_model(
         }
         held = reserved(lm)
         with Inside(lm, monkeypatch) as inside:
-            during = reserved(lm)
-            with pytest.raises(ModelStateError, match="another thread is using the model"):
-                uses[use](lm, chat)
+            during, started = reserved(lm), time.perf_counter()
+            with pytest.MonkeyPatch.context() as patch:
+                changes: list[int] = []
+                patch.setattr(Reservation, "hold", lambda self, size: changes.append(size))
+                with pytest.raises(ModelStateError, match="another thread is using the model"):
+                    uses[use](lm, chat)
+            assert time.perf_counter() - started < 2
+            assert not changes  # the pool is the other thread's
             assert reserved(lm) == during
         assert inside.found == [expected]  # it was not disturbed
         assert reserved(lm) == held

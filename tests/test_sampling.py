@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,3 +176,46 @@ def test_all_logits_minus_infinity_is_an_error() -> None:
 def test_parameters_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(RequestError, match=next(iter(change))):
         SamplingParams(**change)  # type: ignore[arg-type]
+
+
+NUMBERS = ["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "prompt_lookup", "seed"]
+WHOLE = ["top_k", "max_tokens", "prompt_lookup", "seed"]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "value",
+    [True, False, b"x", "1", None, [1], (1,), {}, 1j, math.nan, -math.inf, object(), np.True_, np.ones((2, 2))],
+    ids=lambda value: repr(value).split(" at ")[0],
+)
+def test_parameters_of_other_types_are_refused_in_one_line(name: str, value: object) -> None:
+    if name == "seed" and value is None:
+        return
+    with pytest.raises(RequestError, match=rf"^{name} must be [^\n]*$"):
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("value", [2.5, 2.0, np.float64(2), Fraction(2), Decimal(2)])
+def test_whole_numbers_are_not_rounded(name: str, value: object) -> None:
+    with pytest.raises(RequestError, match=f"{name} must be a whole number, not"):
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.float32, np.float64, Fraction])
+def test_numbers_of_other_libraries_are_numbers(name: str, kind: Any) -> None:
+    if name in WHOLE and not issubclass(kind, np.integer):
+        return
+    value = kind(0 if name == "min_p" else 1)
+    params = SamplingParams(**{name: value})
+    assert type(getattr(params, name)) is (int if name in WHOLE else float)
+    assert params == SamplingParams(**{name: int(value)})
+    json.dumps(asdict(params))
+    assert sample(LOGITS, params, rng()) == sample(LOGITS, SamplingParams(**{name: int(value)}), rng())
+
+
+@pytest.mark.parametrize("stop", ["text", b"x", [b"x"], [""], [5], None, {"a"}, 5, iter(["a"]), [["a"]]])
+def test_stop_that_is_no_list_of_texts_is_refused(stop: Any) -> None:
+    with pytest.raises(RequestError, match=r"^stop must be a list of texts, none of them empty$"):
+        SamplingParams(stop=stop)

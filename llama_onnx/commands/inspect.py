@@ -66,7 +66,9 @@ def inspect(directory: Path, verify: bool = False) -> None:
             bad += 1
             print(f"{directory / name}: {fault}")
         if bad:
-            raise ModelDirectoryError(f"{directory}: {bad} bad files; copy or export the model again")
+            raise ModelDirectoryError(
+                f"{directory}: {bad} of the files {'is' if bad == 1 else 'are'} bad; copy or export the model again"
+            )
     config = read_config(directory)
     shards = [shard_figures(shard) for shard in config.shards]
     print("\n".join([*_table(shards), "", *_figures(config)]))

@@ -77,8 +77,9 @@ class StreamingPool:
         self._loading = max(loading_bytes(shard) for shard in config.shards)  # extra, while a session is made
         folded = sum(shard.loaded_bytes + SESSION_BYTES for shard in config.shards)
         self._fold = folded + self._loading <= self.budget
+        self._casting = max(shard.loaded_bytes - shard.mapped_bytes for shard in config.shards)
         if not self._fold:  # float16 weights are then cast while a shard runs, one shard at a time
-            self._working = max(shard.loaded_bytes - shard.mapped_bytes for shard in config.shards)
+            self._working = self._casting
         self._loader = Loader(config.shards, self.stats)
         self._use_slots = use_slots and all(shard.kind for shard in config.layers)  # until an attempt fails
         self._slots: SlotFolder | None = None
@@ -89,7 +90,11 @@ class StreamingPool:
         self._unused = {shard.name for shard in config.shards}  # until the first pass ends
         self._window: list[Entry] = []
         self._at_exit = weakref.finalize(self, self._loader.close)  # when the process ends, at the latest
-        self._apply(self._make_plan(0))
+        try:
+            self._apply(self._make_plan(0))
+        except BaseException:
+            self.close()  # slots may have been tried
+            raise
 
     @property
     def budget(self) -> int:
@@ -196,6 +201,10 @@ class StreamingPool:
         if self._use_slots and not self._slots and (self._smallest or least <= budget):  # an attempt evicts all layers
             self._slots = self._try_slots()
             self._use_slots = self._slots is not None
+            if self._slots:  # which hold float16 weights as they are, even where everything else was converted
+                self._working = self._casting
+                whole = self.budget - self._working
+                budget = -1 if self._smallest else whole - reserved
         kinds = {shard.kind: shard for shard in config.layers}
         beside = sum(map(self._charge, others))
         # A session takes extra memory while it is made. All slots are made before anything else is loaded.

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from ..config import ModelConfig
+from ..decoder import Run, pass_bytes
 from ..errors import ModelStateError, PoolTooSmallError, RequestError
+from ..kv_cache import KVCache
 from ..memory import format_size, parse_size, process_bytes
 from ..pool import MemoryPool, charge_of
 from ..session import WARM_UP_BYTES, Guard
@@ -25,6 +27,7 @@ from .pool import StreamingPool, loading_bytes
 
 SMALLEST = "min"
 POOL_POLICIES = ("resident", "lru")
+SHORT_PROMPT = 64  # tokens for which a poolsize that an error names is enough
 AUTOMATIC_SHARE = 0.8  # of the memory that is available
 AnySharer = TypeVar("AnySharer", bound="Sharer")
 
@@ -206,8 +209,12 @@ def open_pool(
     except PoolTooSmallError as error:
         if promise.kept:
             raise
+        context = min(SHORT_PROMPT, config.context_length)
+        first = pass_bytes(config, [Run(1, context, context)], 1, context) + KVCache(config, context).bytes_with(
+            [context]
+        )
         raise PoolTooSmallError(
             f"a poolsize of {format_size(promise.total)} is too small for this model: the program itself takes "
             f"{format_size(fixed)} and one shard {format_size(max(charges) + loading)} while it is loaded; "
-            f"give at least {format_size(fixed + loading + max(charges))}"
+            f"give at least {format_size(fixed + loading + max(charges) + first)}"
         ) from error

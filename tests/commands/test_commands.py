@@ -84,8 +84,8 @@ def test_stderr_is_empty_unless_verbose(model: Path) -> None:
         (["-p", "fox", "--temp", "-1"], "temperature must be"),
         (["-p", "fox", "--top-p", "2"], "top_p must be"),
         (["-p", "fox", "-c", "100000"], "context size must be 1 to 256"),
-        (["-p", "fox", "-t", "0"], "threads must be at least 1"),
-        (["-p", "fox", "-t", "1000000"], "threads must be at most"),
+        (["-p", "fox", "-t", "0"], "threads must be 1 to"),
+        (["-p", "fox", "-t", "1000000"], "threads must be 1 to"),
         (["-p", "fox", "-n", "0"], "max_tokens must be at least 1"),
     ],
 )

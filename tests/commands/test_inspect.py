@@ -86,7 +86,7 @@ def test_every_bad_file_is_one_line_and_exit_code_1(model: Path, tmp_path: Path)
     assert sorted(Path(line.split(":")[0]).name for line in done.stdout.splitlines()) == [
         "decoder-01.bin", "embed.onnx", "head.bin"
     ]  # fmt: skip
-    assert done.stderr.endswith("3 bad files; copy or export the model again\n")
+    assert done.stderr.endswith("3 of the files are bad; copy or export the model again\n")
     assert done.stderr.count("\n") == 1
     assert hashlib.sha256(data).hexdigest() in done.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -321,3 +322,39 @@ def test_interrupt_keeps_finished_results_and_exits_130(model: Path, tmp_path: P
     assert process.returncode == 130
     assert b"Traceback" not in errors
     assert [result["index"] for result in results(out.read_text())] == list(range(out.read_bytes().count(b"\n")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said", "code"),
+    [
+        ("top_k", 2.5, "top_k must be a whole number, not 2.5", 2),
+        ("top_k", True, "top_k must be a whole number, not True", 2),
+        ("top_k", "x", "top_k must be a whole number, not 'x'", 2),
+        ("top_k", None, "top_k must be a whole number, not None", 2),
+        ("top_k", -1, r"top_k must be 0 \(all\) or more, not -1", 1),
+        ("max_tokens", [5], r"max_tokens must be a whole number, not \[5\]", 2),
+        ("temperature", "x", "temperature must be a number, not 'x'", 2),
+        ("temperature", float("nan"), "temperature must be 0 to 1000000, not nan", 1),
+        ("top_p", 0.0, "top_p must be above 0 and at most 1, not 0.0", 1),
+        ("seed", 1.0, "seed must be a whole number, not 1.0", 2),
+        ("stop", [5], "stop must be a list of texts, none of them empty", 0),  # a text there
+        ("stop", [""], "stop must be a list of texts, none of them empty", 1),
+    ],
+)
+def test_values_are_refused_in_the_words_of_the_api(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: Any, said: str, code: int
+) -> None:
+    with pytest.raises(RequestError, match=f"^{said}$"):
+        SamplingParams(**{name: value})
+    file = write(tmp_path / "prompts.jsonl", [{"prompt": "a", name: value}])
+    with pytest.raises(RequestError, match=f"^{file}:1: {said}$"):
+        read_prompts(str(file), SamplingParams())
+    text = value[0] if name == "stop" else value
+    command = ["generate", "-m", str(model), "-p", "fox", f"--{name.replace('_', '-')}={text}"]
+    if code == 2:  # argparse reads numbers, and says so itself
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main(command)
+        assert re.search(r"invalid (int|float) value", capsys.readouterr().err)
+    else:
+        assert main(command) == code
+        assert code == 0 or re.fullmatch(f"error: {said}\n", capsys.readouterr().err)
