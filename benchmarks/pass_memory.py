@@ -26,8 +26,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 import numpy as np
 from report import about, save, table
 
-from llama_onnx.decoder import CHUNK
-
 CONTEXT = 32768
 SIZES = {
     "vocab_size": 8192, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 16,
@@ -53,7 +51,7 @@ class Case(NamedTuple):
     rows: int = 1
     past: int = 0
     every_position: bool = False
-    chunk: int = CHUNK
+    chunk: int | None = None  # None for the model's own
 
 
 CASES = [
@@ -105,14 +103,14 @@ def measure(directory: str, cases: list[Case]) -> list[tuple[int, int]]:
     from llama_onnx.memory import peak_bytes, process_bytes, trim
 
     lm = load(directory)
-    decoder, context = lm.decoder, lm.config.context_length
+    decoder, context, chunk = lm.decoder, lm.config.context_length, lm.decoder.chunk
     ids = (np.arange(CONTEXT) % 300).tolist()
     with closing(decoder.new_cache(16)) as warm:
         decoder.forward([ids[:8]], warm)
     figures = []
     for case in cases:
         with closing(decoder.new_cache(min(case.capacity, context), case.rows)) as cache:
-            decoder.chunk = case.chunk
+            decoder.chunk = case.chunk or chunk
             trim()
             before = process_bytes()
             if case.past:
@@ -157,7 +155,7 @@ def main() -> None:
 def _line(row: dict[str, Any]) -> list[str]:
     what = f"{row['tokens']} tokens" if row["tokens"] > 1 else f"1 token after {row['past']}"
     what += f" of each of {row['rows']} rows" if row["rows"] > 1 else ""
-    what += f" in chunks of {row['chunk']}" if row["chunk"] != CHUNK else ""
+    what += f" in chunks of {row['chunk']}" if row["chunk"] else ""
     what += ", all logits" if row["every_position"] else ""
     sizes = [f"{row[name] / 2**20:.1f} MB" for name in ("measured", "formula")]
     return [row["attention"], what, str(row["capacity"]), *sizes, f"{row['formula'] / row['measured']:.2f}"]
