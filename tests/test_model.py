@@ -443,11 +443,18 @@ def test_logits_of_many_positions_are_within_the_promise(model: Path) -> None:
     ids = [5] * 200
     with llama_onnx.load(model) as lm:
         pool, decoder = lm.decoder.pool, lm.decoder
-        with closing(decoder.new_cache(200, one_layer=True)) as cache:
-            decoder.forward([ids], cache)  # only the last scores
-            last_only = reserved(lm)
-        pool.resize(sum(shard.loaded_bytes for shard in lm.config.shards) + (12 << 20))  # type: ignore[attr-defined]
+        decoder.chunk = 16  # a layer takes less than the scores of all positions
+
+        def taken(every_position: bool) -> int:
+            with closing(decoder.new_cache(200, one_layer=True)) as cache:
+                assert decoder.forward([ids], cache, every_position).shape == (1, 200 if every_position else 1, VOCAB)
+                return reserved(lm) - held.size
+
         held = pool.reserved()
+        last_only, all_positions = taken(False), taken(True)
+        scores = 4 * lm.config.vocab_size * 199
+        assert all_positions >= last_only + scores // 2
+        pool.resize(sum(shard.loaded_bytes for shard in lm.config.shards) + (12 << 20))  # type: ignore[attr-defined]
         low, high = 0, int(pool.snapshot()["budget"])
         while high - low > 1000:  # the most that can be held
             middle = (low + high) // 2
@@ -456,14 +463,12 @@ def test_logits_of_many_positions_are_within_the_promise(model: Path) -> None:
                 low = middle
             except PoolTooSmallError:
                 high = middle
-        scores = 4 * lm.config.vocab_size * 199
-        held.hold(low - last_only - scores // 2)
-        with closing(decoder.new_cache(200, one_layer=True)) as cache:
-            assert decoder.forward([ids], cache).shape == (1, 1, VOCAB)
+        held.hold(low - all_positions + scores // 4)
+        taken(False)
         with pytest.raises(PoolTooSmallError):
             lm.logits(ids)
         assert reserved(lm) == held.size
-        held.hold(low - last_only - scores)
+        held.hold(low - all_positions)
         assert lm.logits(ids).shape == (200, VOCAB)
         assert reserved(lm) == held.size
         held.close()

@@ -197,12 +197,15 @@ def open_pool(
     fixed, loading = promise.fixed, max(loading_bytes(shard) for shard in config.shards)
     charges = list(map(charge_of, config.shards))
     needs = max(charges) + loading, sum(charges) + loading
+    together = charge_of(config.embed) + max(map(charge_of, config.layers)) + charge_of(config.head)
 
     def make(budget: int) -> StreamingPool | MemoryPool:
         if policy == "resident":
             with contextlib.suppress(PoolTooSmallError):  # one shard at a time may still fit
                 return StreamingPool(config, budget, fixed, progress)
-        return MemoryPool(config.shards, budget, fixed_bytes=fixed + loading, loading_bytes=loading)
+        # With the larger poolsize that an error of this pool names, the pool will be a StreamingPool.
+        more = together - max(charges) if policy == "resident" else 0
+        return MemoryPool(config.shards, budget, fixed_bytes=fixed + loading + more, loading_bytes=loading)
 
     try:
         return promise.admit(needs, guard, make)

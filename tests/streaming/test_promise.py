@@ -344,7 +344,7 @@ LONG = [1, *range(3, 203)]
 
 
 def test_equal_requests_evict_nothing_after_the_first(models: dict[str, Path]) -> None:
-    with streaming_model(models, 9.0) as lm:
+    with streaming_model(models, 8.5) as lm:
         tokens(lm)
         resident = pool(lm)["residents"]
         tokens(lm, LONG)
@@ -413,7 +413,7 @@ def test_a_holder_that_ends_while_another_makes_room_is_counted_once(models: dic
 
 
 def test_a_long_answer_gives_its_layers_the_room_of_a_longer_prompt_back(models: dict[str, Path]) -> None:
-    with streaming_model(models, 9.0) as lm:
+    with streaming_model(models, 8.5) as lm:
         tokens(lm)
         resident = pool(lm)["residents"]
         with lm.conversation() as chat:
