@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from llama_onnx.commands.compare import EXAMPLES, add_options, check
 from llama_onnx.commands.terminal import HelpFormatter, guard, need_tools, read_text
-from llama_onnx.session import start_runtime
 
 
 def run(options: argparse.Namespace) -> None:
@@ -24,16 +23,14 @@ def run(options: argparse.Namespace) -> None:
     check(options)
     need_tools("the comparison")
     from llama_onnx.export.compare.comparison import compare_models
-    from llama_onnx.export.compare.models import OnnxModel, TorchModel
+    from llama_onnx.export.compare.models import open_models
     from llama_onnx.export.compare.page import write_page
     from llama_onnx.export.compare.results import tables
 
     text = read_text(options.text)
-    start_runtime(options.threads)
-    models = [OnnxModel(path) for path in options.models]
-    reference = TorchModel(options.torch) if options.torch else models.pop(0)
+    reference, candidates = open_models(options.models, options.torch, options.threads)
     found = compare_models(
-        reference, models, text, options.text, options.ctx_size, options.max_tokens, not options.no_weights
+        reference, candidates, text, options.text, options.ctx_size, options.max_tokens, not options.no_weights
     )
     if options.plot:
         write_page(found, options.plot)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from llama_onnx.commands.quantize import EXAMPLES, add_options, one_blas_thread, read_options
+from llama_onnx.commands.quantize import EXAMPLES, add_options, read_options
 from llama_onnx.commands.terminal import HelpFormatter, guard, need_tools
 
 
@@ -20,15 +20,9 @@ def run(options: argparse.Namespace) -> None:
     """Quantise the model, and draw its quant table if asked to."""
     need_tools("quantisation")
     from llama_onnx.export.quantize.quantizer import quantize
-    from llama_onnx.export.quantize.table import FILE, check_plot, plot, read_table
 
     settings, more = read_options(options)
-    if options.plot:
-        check_plot(options.plot)  # before hours of work
-    with one_blas_thread():
-        quantize(options.source, options.out, settings, more)
-    if options.plot:
-        plot(read_table(Path(options.out) / FILE), options.plot)
+    quantize(options.source, options.out, settings, more, options.plot)
 
 
 def main() -> int:

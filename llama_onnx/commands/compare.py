@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 
 from ..errors import RequestError
-from ..session import start_runtime
 from .options import add_option, add_threads, check_positive
 from .terminal import need_tools, read_text
 
@@ -66,16 +65,14 @@ def run(options: argparse.Namespace) -> None:
     check(options)
     need_tools("compare")
     from ..export.compare.comparison import compare_models
-    from ..export.compare.models import OnnxModel, TorchModel
+    from ..export.compare.models import open_models
     from ..export.compare.page import write_page
     from ..export.compare.results import tables
 
     text = read_text(options.text)
-    start_runtime(options.threads)
-    models = [OnnxModel(path) for path in options.models]
-    reference = TorchModel(options.torch) if options.torch else models.pop(0)
+    reference, candidates = open_models(options.models, options.torch, options.threads)
     found = compare_models(
-        reference, models, text, options.text, options.ctx_size, options.max_tokens, not options.no_weights
+        reference, candidates, text, options.text, options.ctx_size, options.max_tokens, not options.no_weights
     )
     if options.plot:
         write_page(found, options.plot)

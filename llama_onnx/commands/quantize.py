@@ -6,13 +6,8 @@ Needs the packages of the extra 'tools'.
 from __future__ import annotations
 
 import argparse
-import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .options import add_option
 from .terminal import need_tools
@@ -130,37 +125,6 @@ def run(options: argparse.Namespace) -> None:
     """Quantise the model."""
     need_tools("quantize")
     from ..export.quantize.quantizer import quantize
-    from ..export.quantize.table import FILE, check_plot, plot, read_table
 
     settings, more = read_options(options)
-    if options.plot:
-        check_plot(options.plot)  # before hours of work
-    with one_blas_thread():
-        quantize(options.source, options.out, settings, more)
-    if options.plot:
-        plot(read_table(Path(options.out) / FILE), options.plot)
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Make numpy's OpenBLAS compute in the calling thread, because the quantisers use their own threads.
-
-    Two sets of threads would wait for each other, and the rounding would depend on their number. If numpy uses another
-    BLAS, nothing changes.
-    """
-    packages = Path(np.__file__).parents[1]
-    libraries = [*packages.glob("numpy.libs/*openblas*"), *packages.glob("numpy/.dylibs/*openblas*")]
-    before: list[tuple[Any, int]] = []
-    for library in map(ctypes.CDLL, map(str, libraries)):
-        for prefix, suffix in (("scipy_openblas", "64_"), ("openblas", "64_"), ("openblas", "")):
-            if hasattr(library, f"{prefix}_set_num_threads{suffix}"):
-                number = getattr(library, f"{prefix}_get_num_threads{suffix}")()
-                before.append((getattr(library, f"{prefix}_set_num_threads{suffix}"), number))
-                break
-    try:
-        for set_threads, _ in before:
-            set_threads(1)
-        yield
-    finally:
-        for set_threads, number in before:
-            set_threads(number)
+    quantize(options.source, options.out, settings, more, options.plot)

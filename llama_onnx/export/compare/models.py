@@ -14,6 +14,7 @@ from ...errors import MissingDependencyError, ModelDirectoryError
 from ...model_directory import read_config
 from ...original.decoder import LegacyDecoder
 from ...pool import MemoryPool
+from ...session import start_runtime
 
 SIZES = {"num_layers": "layers", "hidden_size": "hidden size", "vocab_size": "vocabulary"}
 
@@ -35,6 +36,25 @@ class Reference(Protocol):
 
     def head(self, hidden: np.ndarray) -> np.ndarray:
         """Return logits float32 [S, vocab] for states [1, S, hidden] from `norm`."""
+
+
+def open_models(
+    paths: Sequence[str | Path], checkpoint: str | Path | None = None, threads: int | None = None
+) -> tuple[Reference, list[OnnxModel]]:
+    """Return the reference and the candidates of a comparison.
+
+    Args:
+        paths: model directories. The first is the reference if there is no `checkpoint`.
+        checkpoint: a Hugging Face checkpoint that is the reference, run by transformers.
+        threads: for ONNX Runtime; None for one per core.
+
+    Raises:
+        ModelDirectoryError: a directory is not a complete model.
+        MissingDependencyError: a checkpoint needs torch and transformers.
+    """
+    start_runtime(threads)
+    models = [OnnxModel(path) for path in paths]
+    return (TorchModel(checkpoint), models) if checkpoint else (models[0], models[1:])
 
 
 class OnnxModel:

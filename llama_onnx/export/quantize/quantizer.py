@@ -23,14 +23,22 @@ from ..readers.open import open_checkpoint
 from ..writer import ModelWriter, write_json
 from . import auto_bits, calibration
 from .bits import FLOAT_BITS, HEAD, matrix_sizes, mean_bits, plan
+from .blas import one_blas_thread
 from .layer import LayerQuantizer
 from .methods.registry import CALIBRATED
 from .settings import FORMATS, PORTABLE, Options, Settings, check
-from .table import FILE
+from .table import FILE, check_plot, plot, read_table
 from .weights import QuantizedWeights
 
 
-def quantize(source: str | Path, out: str | Path, settings: Settings, options: Options | None = None) -> None:
+@one_blas_thread()
+def quantize(
+    source: str | Path,
+    out: str | Path,
+    settings: Settings,
+    options: Options | None = None,
+    picture: Path | None = None,
+) -> None:
     """Write the quantised model directory `out`.
 
     Args:
@@ -39,13 +47,17 @@ def quantize(source: str | Path, out: str | Path, settings: Settings, options: O
             `quant_table.csv`.
         settings: the method and its parameters.
         options: everything else; None means the defaults.
+        picture: the file to draw the quant table into; None draws nothing.
 
     Raises:
         ModelDirectoryError: the checkpoint cannot be read.
-        RequestError: an option has an invalid value.
+        RequestError: an option has an invalid value, or the plot cannot be written.
+        MissingDependencyError: a plot needs matplotlib.
     """
     out, options = Path(out), options or Options()
     check(settings, options)
+    if picture:
+        check_plot(picture)  # before hours of work
     if settings.algo == PORTABLE:
         settings, options = replace(settings, algo="rtn"), replace(options, form="qdq")
     checkpoint = open_checkpoint(source)
@@ -90,6 +102,8 @@ def quantize(source: str | Path, out: str | Path, settings: Settings, options: O
         )
         writer.copy({FILE: (writer.folder / FILE).read_bytes()})
         writer.finish(spec.family, model, _precision(settings, options, bits, spec))
+    if picture:
+        plot(read_table(out / FILE), picture)
 
 
 def _auto_bits(
