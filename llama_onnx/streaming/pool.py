@@ -1,18 +1,17 @@
 """The streaming pool: shards that fit stay loaded; the others stream through a few places, filled ahead of the loop.
 
 Every step visits the shards in the same circular order, so the least recently used shard is always the next one needed,
-and a plain LRU pool that is too small never hits. This pool keeps as many layers resident as the budget allows. They
-are spread evenly, so that there is something to compute while other layers are read.
+and a plain LRU pool that is too small never hits. This pool keeps as many layers resident as the budget allows; see
+`plan.py`.
 """
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from ..config import ModelConfig, Shard
 from ..errors import LlamaOnnxError, PoolTooSmallError
@@ -21,23 +20,10 @@ from ..pool import PoolStats, Reservation, Reservations
 from ..session import SESSION_BYTES, Session
 from .images import Images, Progress
 from .loader import Entry, Loader, Place, SessionPlace
+from .plan import Plan, arrangements, window_places
 from .slots import SlotFolder, SlotPlace
 
 log = logging.getLogger(__name__)
-
-FEW = 4  # if at most a quarter of the layers stream, they share one place, so that one more layer can stay
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which shards stay and which stream: the names of the residents, and the number of places for each kind of layer.
-
-    It is the best plan as long as the reserved bytes are in the range `holds`.
-    """
-
-    residents: frozenset[str]
-    places: tuple[tuple[str, int], ...]
-    holds: range = range(0)
 
 
 class StreamingPool:
@@ -210,34 +196,27 @@ class StreamingPool:
         # A session takes extra memory while it is made. All slots are made before anything else is loaded.
         beside += max(map(self._slots.shared_bytes, kinds.values())) if self._slots else 0
         beside += 0 if self._slots_stay else self._loading
-        staying = list(config.layers)
-        leaving: list[Shard] = []
+        making = 0  # slots are made before the reserved memory is in use
+        if self._slots:
+            making = max(map(self._slots.making_bytes, kinds.values())) - reserved
+        charges = {shard.name: self._charge(shard) for shard in config.layers}
+        places = {kind: self._place_charge(shard) for kind, shard in kinds.items()}
         larger = whole + 1  # bytes that the next larger plan needs; no plan is larger than the first one
-        for shard in [None, *leaving_order(config.layers)]:
-            if shard is not None:
-                staying.remove(shard)
-                leaving.append(shard)
-            places = window_places(leaving, len(config.layers))
-            needed = beside + sum(map(self._charge, staying))
-            needed += sum(count * self._place_charge(kinds[kind]) for kind, count in places.items())
+        for arrangement in arrangements(config.layers, charges, places, making):
+            needed = beside + arrangement.bytes
             if needed <= budget:
-                holds = range(whole - larger + 1, whole - needed + 1)
-                return Plan(frozenset(one.name for one in (*others, *staying)), tuple(sorted(places.items())), holds)
+                break
             larger = needed
-        places = dict.fromkeys(kinds, 1)
-        needed = beside + sum(map(self._place_charge, kinds.values()))
-        if self._slots:  # they are made before the reserved memory is in use
-            needed = max(needed, beside + max(map(self._slots.making_bytes, kinds.values())) - reserved)
         if self._smallest:
             self._budget = needed + self._working
-        if needed <= budget or self._smallest:
-            holds = range(whole - larger + 1, whole - needed + 1)
-            return Plan(frozenset(one.name for one in others), tuple(sorted(places.items())), holds)
-        enough = needed + self._fixed_bytes + self._working + reserved
-        raise PoolTooSmallError(
-            f"embedding, head and one layer at a time need {format_size(needed)}, but only "
-            f"{format_size(max(budget, 0))} are left; give a poolsize of at least {format_size(enough)}"
-        )
+        elif needed > budget:
+            enough = needed + self._fixed_bytes + self._working + reserved
+            raise PoolTooSmallError(
+                f"embedding, head and one layer at a time need {format_size(needed)}, but only "
+                f"{format_size(max(budget, 0))} are left; give a poolsize of at least {format_size(enough)}"
+            )
+        names = frozenset(shard.name for shard in (*others, *arrangement.staying))
+        return Plan(names, arrangement.places, range(whole - larger + 1, whole - needed + 1))
 
     def _apply(self, plan: Plan) -> None:
         """Put a plan into effect: evict the shards that no longer stay, then add the new places."""
@@ -335,27 +314,3 @@ def loading_bytes(shard: Shard) -> int:
     """Return the extra bytes a shard takes while it is being loaded: its file, unless its weights stay mapped."""
     mapped = shard.loaded_bytes <= shard.file_bytes and not shard.quantized and not shard.copied
     return 0 if mapped else shard.file_bytes
-
-
-def leaving_order(layers: Sequence[Shard]) -> list[Shard]:
-    """Return the layers in the order in which they stop being resident: the most common kind first, spread evenly.
-
-    They follow the van der Corput sequence, of which any first n elements are spread evenly. So the layers that are
-    resident under a small budget are also resident under a larger one.
-    """
-    count = Counter(shard.kind for shard in layers)
-
-    def bits_reversed(i: int) -> float:
-        value, scale = 0.0, 0.5
-        while i:
-            value, i, scale = value + scale * (i & 1), i >> 1, scale / 2
-        return value
-
-    return sorted(layers, key=lambda s: (-count[s.kind], s.kind, bits_reversed(layers.index(s))))
-
-
-def window_places(leaving: Sequence[Shard], layers: int) -> dict[str, int]:
-    """Return the number of places for each kind of streaming layer; of two, one is filled while the other is used."""
-    kinds = {shard.kind for shard in leaving}
-    single = len(kinds) > 1 or len(leaving) <= max(2, layers // FEW)
-    return dict.fromkeys(kinds, 1 if single else min(2, len(leaving)))

@@ -29,7 +29,8 @@ from llama_onnx.pool import PoolStats, charge_of
 from llama_onnx.streaming import images, regions, slots
 from llama_onnx.streaming.images import Images
 from llama_onnx.streaming.loader import Entry, Loader
-from llama_onnx.streaming.pool import StreamingPool, leaving_order, window_places
+from llama_onnx.streaming.plan import leaving_order, window_places
+from llama_onnx.streaming.pool import StreamingPool
 from llama_onnx.streaming.promise import POOL_POLICIES
 from llama_onnx.streaming.slots import SlotFolder
 
