@@ -69,7 +69,7 @@ class Loader:
         self._cursor = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._paused = False
         self._thread: threading.Thread | None = None
 
     def add(self, entry: Entry) -> None:
@@ -109,6 +109,18 @@ class Loader:
                 self._entries.remove(entry)
             return entry
 
+    def pause(self) -> None:
+        """Load nothing until `resume`; wait for the load that is running."""
+        with self._changed:
+            self._paused = True
+            self._changed.wait_for(lambda: not any(entry.loading for entry in self._entries))
+
+    def resume(self) -> None:
+        """Load again."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
     def wait(self, seconds: float = 5) -> None:
         """Wait until the thread has nothing to load, at most `seconds`, because the token loop may be running."""
         with self._changed:
@@ -116,7 +128,7 @@ class Loader:
                 self._changed.wait_for(lambda: self._error or self._closed or not self._busy(), seconds)
 
     def _busy(self) -> bool:
-        return any(entry.loading for entry in self._entries) or self._next() is not None
+        return any(entry.loading for entry in self._entries) or not (self._paused or self._next() is None)
 
     def use(self, shard: Shard) -> AbstractContextManager[Session]:
         """Borrow the session of a shard, waiting until it is loaded.
@@ -187,7 +199,7 @@ class Loader:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or (self._error is None and self._next()))
+                self._changed.wait_for(lambda: self._closed or (not (self._paused or self._error) and self._next()))
                 if self._closed:
                     return
                 task = self._next()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ..config import Shard
 
@@ -17,47 +16,81 @@ FEW = 4  # if at most a quarter of the layers stream, they share one place, so t
 
 @dataclass(frozen=True)
 class Plan:
-    """Which shards stay and which stream: the names of the residents, and the number of places for each kind of layer.
+    """Which shards stay, and the number of places for each kind of the layers that stream.
 
-    It is the best plan as long as the reserved bytes are in the range `holds`.
+    Attributes:
+        residents: the names of the shards that stay.
+        places: pairs of a kind and a number.
+        bytes: what all of it takes.
+        holds: the reserved bytes for which no other plan is better.
     """
 
     residents: frozenset[str]
     places: tuple[tuple[str, int], ...]
+    bytes: int = 0
     holds: range = range(0)
 
 
-class Arrangement(NamedTuple):
-    """The layers that stay, the number of places for each kind of the others, and the bytes of both."""
+@dataclass(frozen=True)
+class Costs:
+    """What shards take, in bytes.
 
-    staying: tuple[Shard, ...]
-    places: tuple[tuple[str, int], ...]
-    bytes: int
+    Attributes:
+        stay: each layer that stays, by name.
+        place: a place, by the kind of layer that streams through it.
+        beside: embedding, head, and what loading and running takes for a while.
+        making: making the places, before anything is reserved.
+        most: the largest plan, in which all layers stay.
+    """
+
+    stay: Mapping[str, int]
+    place: Mapping[str, int]
+    beside: int
+    making: int
+    most: int
+
+    def least(self, reserved: int = 0) -> int:
+        """Return the bytes of the smallest plan, in which no layer stays."""
+        return max(self.beside + sum(self.place.values()) + reserved, self.making)
 
 
-def arrangements(
-    layers: Sequence[Shard], charges: Mapping[str, int], places: Mapping[str, int], making: int = 0
-) -> Iterator[Arrangement]:
-    """Yield arrangements with fewer and fewer layers that stay, from all of them to none.
-
-    In the last one, all layers of a kind stream through one place.
+def best_plan(
+    others: Sequence[Shard], layers: Sequence[Shard], costs: Costs, room: int | None, reserved: int
+) -> Plan | None:
+    """Return the plan in which the most layers stay; None if not even the smallest plan fits.
 
     Args:
-        layers: all of them, in the order of the model.
-        charges: the bytes of each layer that stays, by name.
-        places: the bytes of a place, by kind of layer.
-        making: bytes that making the places takes, and that the last arrangement needs at least.
+        others: the shards that always stay.
+        layers: the others, in the order of the model.
+        costs: what they take.
+        room: for the shards and the reserved bytes together; None asks for the smallest plan.
+        reserved: bytes.
     """
+    names = {shard.name for shard in others}
+    smallest = tuple((kind, 1) for kind in sorted(costs.place))
+    if room is None:
+        return Plan(frozenset(names), smallest, costs.least())
+    if costs.making > room:
+        return None
+    larger = room + 1  # what the next larger plan takes; no plan is larger than the first one
+    for staying, places in [*_arrangements(layers), ((), smallest)]:
+        size = costs.beside + sum(costs.stay[shard.name] for shard in staying)
+        size += sum(count * costs.place[kind] for kind, count in places)
+        if size + reserved <= room:
+            names.update(shard.name for shard in staying)
+            return Plan(frozenset(names), places, size, range(room - larger + 1, room - size + 1))
+        larger = size
+    return None
+
+
+def _arrangements(layers: Sequence[Shard]) -> Iterator[tuple[tuple[Shard, ...], tuple[tuple[str, int], ...]]]:
+    """Yield the layers that stay and the places for the others: from all that stay to none."""
     staying, leaving = list(layers), list[Shard]()
     for shard in [None, *leaving_order(layers)]:
         if shard is not None:
             staying.remove(shard)
             leaving.append(shard)
-        window = window_places(leaving, len(layers))
-        needed = sum(charges[one.name] for one in staying) + sum(count * places[kind] for kind, count in window.items())
-        yield Arrangement(tuple(staying), tuple(sorted(window.items())), needed)
-    smallest = tuple((kind, 1) for kind in sorted(places))
-    yield Arrangement((), smallest, max(sum(places.values()), making))
+        yield tuple(staying), tuple(sorted(window_places(leaving, len(layers)).items()))
 
 
 def leaving_order(layers: Sequence[Shard]) -> list[Shard]:

@@ -11,19 +11,20 @@ import logging
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ..config import ModelConfig, Shard
 from ..errors import LlamaOnnxError, PoolTooSmallError
 from ..memory import format_size
-from ..pool import PoolStats, Reservation, Reservations
+from ..pool import PoolStats, Reservation, Reservations, charge_of
 from ..session import SESSION_BYTES, Session
-from .images import Images, Progress
+from .images import Progress
 from .loader import Entry, Loader, Place, SessionPlace
-from .plan import Plan, arrangements, window_places
-from .slots import SlotFolder, SlotPlace
+from .plan import Costs, Plan, best_plan
+from .slots import SlotFolder, SlotPlace, open_slots
 
 log = logging.getLogger(__name__)
+ANY = ""  # the kind of all layers where they stream through sessions
 
 
 class StreamingPool:
@@ -37,7 +38,7 @@ class StreamingPool:
         progress: Progress = lambda doing, done, total: None,
         use_slots: bool = True,
     ) -> None:
-        """Make a plan, and the slots if some layers have to be streamed. Nothing is loaded yet.
+        """Make a plan. If layers have to be streamed, try slots first. No shard is loaded yet.
 
         Args:
             config: of the model.
@@ -56,18 +57,20 @@ class StreamingPool:
         self._smallest = budget is None
         self._config = config
         self._layers = frozenset(shard.name for shard in config.layers)
+        self._others = [shard for shard in config.shards if shard.name not in self._layers]
+        self._kinds: dict[str, list[Shard]] = {}
+        for shard in config.layers:
+            self._kinds.setdefault(shard.kind, []).append(shard)
+        self._alike = [replace(shard, kind=ANY) for shard in config.layers]  # a session takes a layer of any kind
         self._fixed_bytes = fixed_bytes
         self._progress = progress
         self.reservations = Reservations(self._reserve)
-        self._working = 0
         self._loading = max(loading_bytes(shard) for shard in config.shards)  # extra, while a session is made
-        folded = sum(shard.loaded_bytes + SESSION_BYTES for shard in config.shards)
-        self._fold = folded + self._loading <= self.budget
+        # Without room to fold them, float16 weights are cast while a shard runs, one shard at a time.
+        self._fold = sum(map(charge_of, config.shards)) + self._loading <= self.budget
         self._casting = max(shard.loaded_bytes - shard.mapped_bytes for shard in config.shards)
-        if not self._fold:  # float16 weights are then cast while a shard runs, one shard at a time
-            self._working = self._casting
         self._loader = Loader(config.shards, self.stats)
-        self._use_slots = use_slots and all(shard.kind for shard in config.layers)  # until an attempt fails
+        self._try_slots = use_slots and all(self._kinds)
         self._slots: SlotFolder | None = None
         self._slots_stay = False  # residents are in slots too
         self._slot_charges: dict[str, int] = {}  # by kind
@@ -77,7 +80,7 @@ class StreamingPool:
         self._window: list[Entry] = []
         self._at_exit = weakref.finalize(self, self._loader.close)  # when the process ends, at the latest
         try:
-            self._apply(self._make_plan(0))
+            self._plan_for(0, 0)
         except BaseException:
             self.close()  # slots may have been tried
             raise
@@ -114,16 +117,23 @@ class StreamingPool:
 
     def needs(self) -> tuple[int, int]:
         """Return the fewest bytes this pool can work with, and the most it can use; see `promise.py`."""
-        beside = self._loading + self._working + self.reservations.total
-        layers = {shard.name: self._charge(shard) for shard in self._config.layers}
-        others = sum(self._charge(shard) for shard in self._config.shards if shard.name not in layers)
-        return others + max(layers.values()) + beside, others + sum(layers.values()) + beside
+        costs, reserved = self._costs(), self.reservations.total
+        return costs.least(reserved), costs.most + reserved
 
     def resize(self, budget: int) -> None:
-        """Change the budget; see `promise.py`."""
+        """Change the budget; see `promise.py`.
+
+        Raises:
+            PoolTooSmallError: embed, head and one layer would no longer fit. Nothing has changed.
+        """
         if budget != self.budget and not self._smallest:
-            self._budget = budget
-            self._plan_for(self.reservations.total, self.reservations.high_water)
+            before, self._budget = self._budget, budget
+            try:
+                self._plan_for(self.reservations.total, self.reservations.high_water)
+            except PoolTooSmallError:
+                self._budget = before
+                self._plan_for(self.reservations.total, self.reservations.high_water)
+                raise
 
     def wait(self) -> None:
         """Wait until the loader has nothing to read ahead."""
@@ -151,20 +161,59 @@ class StreamingPool:
 
     def _plan_for(self, total: int, high_water: int) -> None:
         """Leave room for the high-water mark of the reservations if possible, else only for what is reserved now."""
+        before, plan = self._plan, self._best_plan(total, high_water)
+        mapped = sum(shard.mapped_bytes for shard in self._others)
+        mapped += max(shard.mapped_bytes for shard in self._config.layers)
         try:
-            plan = self._make_plan(high_water)
-        except PoolTooSmallError:
-            plan = self._make_plan(total)
+            if self._try_slots and (plan is None or plan.places) and (self._smallest or mapped + total <= self.budget):
+                self._open_slots()
+                plan = self._best_plan(total, high_water)
+            if plan is None:
+                costs = self._costs()
+                each = " of each kind" * (len(costs.place) > 1)
+                raise PoolTooSmallError(
+                    f"embedding, head and one layer{each} at a time need {format_size(costs.least(total) - total)}, "
+                    f"but only {format_size(max(self.budget - total, 0))} are left; give a poolsize of at least "
+                    f"{format_size(costs.least(total) + self._fixed_bytes)}"
+                )
+        except BaseException:
+            if self._plan is not before and before.bytes:  # trying slots has evicted the layers
+                self._apply(self._best_plan(self.reservations.total, self.reservations.high_water) or before)
+            raise
         self._apply(plan)
+
+    def _best_plan(self, total: int, high_water: int) -> Plan | None:
+        costs, room = self._costs(), None if self._smallest else self.budget
+        if room is not None and not self._slots and (spare := room - costs.most) >= high_water:
+            return Plan(frozenset(shard.name for shard in self._config.shards), (), costs.most, range(spare + 1))
+        layers = self._config.layers if self._slots else self._alike
+        return best_plan(self._others, layers, costs, room, high_water) or best_plan(
+            self._others, layers, costs, room, total
+        )
+
+    def _costs(self) -> Costs:
+        """Return what the shards take: in sessions, or in slots once those are open."""
+        beside = sum(map(self._charge, self._others))
+        beside += self._casting if self._slots or not self._fold else 0  # slots hold float16 weights as they are
+        beside += 0 if self._slots_stay else self._loading  # all slots are made before anything else is loaded
+        making = 0
+        if self._slots:
+            one_of_each = [shards[0] for shards in self._kinds.values()]
+            beside += max(map(self._slots.shared_bytes, one_of_each))
+            making = beside + max(map(self._slots.making_bytes, one_of_each))
+        stay = {shard.name: self._charge(shard) for shard in self._config.layers}
+        place = {kind: self._place_charge(kind) for kind in (self._kinds if self._slots else [ANY])}
+        return Costs(stay, place, beside, making, beside + sum(stay.values()))
 
     def _charge(self, shard: Shard) -> int:
         """Return the bytes of a resident shard: in a slot if it is packed, else in its own session."""
         if self._stays_in_slot(shard):
             return self._slot_charge(shard)
-        return (shard.loaded_bytes if self._fold else shard.mapped_bytes) + SESSION_BYTES
+        return charge_of(shard) if self._fold else shard.mapped_bytes + SESSION_BYTES
 
-    def _stays_in_slot(self, shard: Shard) -> bool:
-        return self._slots_stay and shard.quantized and shard.name in self._layers
+    def _place_charge(self, kind: str) -> int:
+        """Return the bytes of a place: a slot for one kind of layer, or a session of any layer."""
+        return self._slot_charge(self._kinds[kind][0]) if self._slots else max(map(self._charge, self._config.layers))
 
     def _slot_charge(self, shard: Shard) -> int:
         assert self._slots
@@ -172,51 +221,22 @@ class StreamingPool:
             self._slot_charges[shard.kind] = self._slots.images.get(shard).bytes + SESSION_BYTES
         return self._slot_charges[shard.kind]
 
-    def _place_charge(self, shard: Shard) -> int:
-        return self._slot_charge(shard) if self._slots else self._charge(shard)
+    def _stays_in_slot(self, shard: Shard) -> bool:
+        return self._slots_stay and shard.quantized and shard.name in self._layers
 
-    def _make_plan(self, reserved: int) -> Plan:
-        """Keep as many layers as fit beside the reserved bytes and the places through which the others stream."""
-        config, whole = self._config, self.budget - self._working
-        budget = -1 if self._smallest else whole - reserved
-        others = [shard for shard in config.shards if shard.name not in self._layers]
-        everything = sum(map(self._charge, config.shards)) + self._loading
-        if everything <= budget and not self._slots:
-            return Plan(frozenset(shard.name for shard in config.shards), (), range(whole - everything + 1))
-        least = sum(shard.mapped_bytes for shard in others) + max(shard.mapped_bytes for shard in config.layers)
-        if self._use_slots and not self._slots and (self._smallest or least <= budget):  # an attempt evicts all layers
-            self._slots = self._try_slots()
-            self._use_slots = self._slots is not None
-            if self._slots:  # which hold float16 weights as they are, even where everything else was converted
-                self._working = self._casting
-                whole = self.budget - self._working
-                budget = -1 if self._smallest else whole - reserved
-        kinds = {shard.kind: shard for shard in config.layers}
-        beside = sum(map(self._charge, others))
-        # A session takes extra memory while it is made. All slots are made before anything else is loaded.
-        beside += max(map(self._slots.shared_bytes, kinds.values())) if self._slots else 0
-        beside += 0 if self._slots_stay else self._loading
-        making = 0  # slots are made before the reserved memory is in use
-        if self._slots:
-            making = max(map(self._slots.making_bytes, kinds.values())) - reserved
-        charges = {shard.name: self._charge(shard) for shard in config.layers}
-        places = {kind: self._place_charge(shard) for kind, shard in kinds.items()}
-        larger = whole + 1  # bytes that the next larger plan needs; no plan is larger than the first one
-        for arrangement in arrangements(config.layers, charges, places, making):
-            needed = beside + arrangement.bytes
-            if needed <= budget:
-                break
-            larger = needed
-        if self._smallest:
-            self._budget = needed + self._working
-        elif needed > budget:
-            enough = needed + self._fixed_bytes + self._working + reserved
-            raise PoolTooSmallError(
-                f"embedding, head and one layer at a time need {format_size(needed)}, but only "
-                f"{format_size(max(budget, 0))} are left; give a poolsize of at least {format_size(enough)}"
-            )
-        names = frozenset(shard.name for shard in (*others, *arrangement.staying))
-        return Plan(names, arrangement.places, range(whole - larger + 1, whole - needed + 1))
+    def _open_slots(self) -> None:
+        """Open slots if they work here. All layers are evicted first, because trying and making slots takes memory."""
+        self._try_slots = self._prepared = False
+        self._loader.pause()
+        self._apply(Plan(self._plan.residents - self._layers, ()))
+        try:
+            self._slots = open_slots(self._config, self._progress)
+        except (OSError, LlamaOnnxError, ImportError) as reason:
+            log.info("streaming through a session per load, which is slower: %s", reason)
+            return
+        # Residents may take the whole budget, and the memory file system may be smaller than that.
+        wanted = sum(map(self._slot_charge, self._config.layers))
+        self._slots_stay = self._slots.free_bytes() >= min(self.budget, wanted)
 
     def _apply(self, plan: Plan) -> None:
         """Put a plan into effect: evict the shards that no longer stay, then add the new places."""
@@ -234,6 +254,8 @@ class StreamingPool:
                 place: Place = SlotPlace(in_slot, shard) if in_slot else SessionPlace(self._fold)
                 self._loader.add(Entry(place, self._charge(shard), resident=True, shard=shard))
         self._plan = plan
+        if self._smallest:
+            self._budget = plan.bytes
         self.stats.resident_bytes = sum(held.charge for held in self._loader.places())
         self.stats.peak_resident_bytes = max(self.stats.peak_resident_bytes, self.stats.resident_bytes)
 
@@ -246,21 +268,19 @@ class StreamingPool:
 
     def _prepare(self) -> None:
         """Load embed and head and make all slots before any layer is loaded: this takes extra memory for a while."""
+        if self._slots:
+            for held in self._loader.places():
+                if held.resident and held.shard and held.shard.name not in self._layers:
+                    self._loader.load(held)
+            most = self._best_plan(0, 0) or self._plan
+            for kind, shards in self._kinds.items():
+                staying = sum(self._stays_in_slot(shard) and shard.name in most.residents for shard in shards)
+                try:
+                    self._slots.prepare(shards[0], staying + dict(most.places).get(kind, 0))
+                except OSError as error:  # another process has filled the memory file system since the slots were tried
+                    raise LlamaOnnxError(f"cannot make slots for the layers: {error}; free some memory there") from None
+        self._loader.resume()
         self._prepared = True
-        if not self._slots:
-            return
-        for held in self._loader.places():
-            if held.resident and held.shard and held.shard.name not in self._layers:
-                self._loader.load(held)
-        most = self._plan if self._smallest else self._make_plan(0)
-        places = dict(most.places)
-        for kind in {shard.kind for shard in self._config.layers}:
-            same = [shard for shard in self._config.layers if shard.kind == kind]
-            staying = sum(self._stays_in_slot(shard) and shard.name in most.residents for shard in same)
-            try:
-                self._slots.prepare(same[0], staying + places.get(kind, 0))
-            except OSError as error:  # another process has filled the memory file system since the slots were tried
-                raise LlamaOnnxError(f"cannot make slots for the layers: {error}; free some memory there") from None
 
     def _evict(self, names: Iterable[str]) -> None:
         for name in names:
@@ -274,40 +294,9 @@ class StreamingPool:
         self.stats.evictions += held.resident
 
     def _make_places(self, kind: str, count: int) -> Iterator[Entry]:
-        shard = next(shard for shard in self._config.layers if shard.kind == kind)
         for _ in range(count):
-            place: Place = SlotPlace(self._slots, shard) if self._slots else SessionPlace(self._fold)
-            yield Entry(place, self._place_charge(shard), resident=False)
-
-    def _try_slots(self) -> SlotFolder | None:
-        """Return slots if they work on this machine, else None: then every load makes a session.
-
-        Loaded layers are evicted first, because trying and making slots takes memory.
-        """
-        layers, slots = self._config.layers, None
-        self._evict(self._plan.residents & self._layers)
-        self._plan = Plan(self._plan.residents - self._layers, ())
-        self._prepared = False
-        try:
-            slots = SlotFolder(Images(self._config))
-            slots.images.make_all(layers, self._progress)
-            for kind in {shard.kind for shard in layers}:
-                same = [shard for shard in layers if shard.kind == kind]
-                if len(same) > 1 and not slots.works(same[0], same[-1], self._config):
-                    raise OSError("a session did not follow its file")
-            kinds = {shard.kind: shard for shard in layers}
-            places = window_places(layers, len(layers))
-            if slots.free_bytes() < sum(count * slots.images.get(kinds[kind]).bytes for kind, count in places.items()):
-                raise OSError("the memory file system is too small for the slots that are filled ahead")
-        except (OSError, LlamaOnnxError, ImportError) as reason:
-            log.info("streaming through a session per load, which is slower: %s", reason)
-            if slots:
-                slots.close()
-            return None
-        # Residents may take the whole budget, and the memory file system may be smaller than that.
-        wanted = sum(slots.images.get(shard).bytes for shard in layers)
-        self._slots_stay = slots.free_bytes() >= min(self.budget, wanted)
-        return slots
+            place: Place = SlotPlace(self._slots, self._kinds[kind][0]) if self._slots else SessionPlace(self._fold)
+            yield Entry(place, self._place_charge(kind), resident=False)
 
 
 def loading_bytes(shard: Shard) -> int:

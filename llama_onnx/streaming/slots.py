@@ -8,7 +8,6 @@ first.
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import shutil
@@ -16,7 +15,6 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +24,13 @@ from ..errors import LlamaOnnxError
 from ..files.file_lock import lock
 from ..session import Session
 from . import self_check
-from .images import Image, Images
-from .regions import PAGE, Region, forget_pages, round_up
+from .images import Image, Images, Progress
+from .plan import window_places
+from .regions import PIECE, forget_pages, read_regions, round_up
 
 MEMORY = Path("/dev/shm")
 PREFIX = "llama_onnx-"
 LOCK = "lock"
-PIECE = 8 << 20  # bytes per read, large enough for the full speed of the disk
-READERS = 2  # concurrent reads
 
 
 class SlotFolder:
@@ -109,7 +106,11 @@ class SlotFolder:
         self._count += 1
         folder = self.path / str(self._count)
         folder.mkdir()
-        return Slot(shard, image, folder, [self._shared_copy(path) for path in image.shared])
+        try:
+            return Slot(shard, image, folder, [self._shared_copy(path) for path in image.shared])
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
 
     def works(self, one: Shard, other: Shard, config: ModelConfig) -> bool:
         """Test whether a slot made for shard `one` and overwritten with `other` computes what a plain session does."""
@@ -126,6 +127,30 @@ class SlotFolder:
         if not copy.exists():
             shutil.copyfile(path, copy)
         return copy
+
+
+def open_slots(config: ModelConfig, progress: Progress) -> SlotFolder:
+    """Return a folder for the slots of a model, after testing that they work for it on this machine.
+
+    Raises:
+        OSError: they do not work, or the memory file system is too small.
+        LlamaOnnxError: a layer cannot be packed or loaded.
+    """
+    slots, layers = SlotFolder(Images(config)), config.layers
+    try:
+        slots.images.make_all(layers, progress)
+        kinds = {shard.kind: shard for shard in layers}
+        for kind in kinds:
+            same = [shard for shard in layers if shard.kind == kind]
+            if len(same) > 1 and not slots.works(same[0], same[-1], config):
+                raise OSError("a session did not follow its file")
+        places = window_places(layers, len(layers))
+        if slots.free_bytes() < sum(count * slots.images.get(kinds[kind]).bytes for kind, count in places.items()):
+            raise OSError("the memory file system is too small for the slots that are filled ahead")
+    except BaseException:
+        slots.close()
+        raise
+    return slots
 
 
 class Slot:
@@ -157,7 +182,10 @@ class Slot:
             raise LlamaOnnxError("a forked process cannot use the layers of its parent; load the model after the fork")
         if image.regions != self._layout:
             raise LlamaOnnxError(f"{image.path}: its layout does not match the slot; remove the file, it is made again")
-        _read_regions(image.path, image.regions, self._memory)
+        try:
+            read_regions(image.path, image.regions, self._memory)
+        except OSError:
+            raise LlamaOnnxError(f"{MEMORY} is full: {image.path} does not fit; free some space there") from None
         return self.session
 
     def empty(self) -> None:
@@ -185,79 +213,6 @@ class SlotPlace:
         if self._slot:
             self._folder.give_back(self._slot)
         self._slot = None
-
-
-def _read_regions(path: Path, regions: Sequence[Region], memory: mmap.mmap) -> None:
-    """Read a file sequentially into regions of memory, bypassing the page cache where the system supports that."""
-    pieces, place = [], 0
-    for region in regions:
-        pieces += [
-            (region.offset + start, min(PIECE, region.length - start), place + start)
-            for start in range(0, region.length, PIECE)
-        ]
-        place += region.length
-    with _Opened(path) as descriptor:
-
-        def read(piece: tuple[int, int, int]) -> None:
-            offset, size, place = piece
-            _read(descriptor, memory, offset, size, place, path)
-            # The session has its own mapping. If this one kept its pages, they would count as used memory twice.
-            memory.madvise(mmap.MADV_DONTNEED, offset, size)
-
-        if sum(size for _, size, _ in pieces) <= PIECE:
-            for piece in pieces:
-                read(piece)
-            return
-        with ThreadPoolExecutor(READERS) as readers:  # with one request at a time, the disk idles between two
-            for _ in readers.map(read, pieces):
-                pass
-
-
-def _read(descriptor: int, memory: mmap.mmap, offset: int, size: int, place: int, path: Path) -> None:
-    view = memoryview(memory)[offset : offset + size]
-    try:
-        while len(view):
-            count = os.preadv(descriptor, [view], place)
-            if count == 0:
-                break
-            view, place = view[count:], place + count
-            if count % PAGE:  # the end of a file whose size is not a multiple of the page size
-                break
-        end = os.fstat(descriptor).st_size
-        if len(view) and place < end:
-            raise LlamaOnnxError(f"{path}: the read ended {len(view)} bytes early; the file was changed meanwhile")
-        if len(view) and round_up(end) < place + len(view):
-            raise LlamaOnnxError(f"{path}: truncated; copy or export the model again")
-    except OSError as error:
-        if error.errno == errno.EFAULT:  # there is no memory for the pages to read into
-            raise LlamaOnnxError(f"{MEMORY} is full: {path} cannot be read into it; free some space there") from None
-        raise LlamaOnnxError(f"{path}: cannot be read ({error.strerror})") from None
-    finally:
-        view.release()
-
-
-class _Opened:
-    """A file descriptor for direct reads, or for ordinary reads where the file system does not support direct ones."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._descriptor = _open(path)
-        except OSError as error:
-            raise LlamaOnnxError(f"{path}: cannot be read ({error.strerror})") from None
-
-    def __enter__(self) -> int:
-        return self._descriptor
-
-    def __exit__(self, *_: object) -> None:
-        forget_pages(self._descriptor)
-        os.close(self._descriptor)
-
-
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECT)
-    except OSError:
-        return os.open(path, os.O_RDONLY)
 
 
 def _memory_folder() -> tuple[Path, int]:

@@ -503,8 +503,8 @@ def test_without_a_memory_file_system_sessions_are_used(
         monkeypatch.setattr(slots, "MEMORY", tmp_path / "nowhere")
     else:
         layer = (models["fp32"] / "decoder-00.bin").stat().st_size
-        free = 10 if how == "too small" else layer + slots.PAGE
-        monkeypatch.setattr(slots, "PIECE", slots.PAGE)
+        free = 10 if how == "too small" else layer + regions.PAGE
+        monkeypatch.setattr(slots, "PIECE", regions.PAGE)
         monkeypatch.setattr(slots.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
     config = read_config(models["fp32"])
     pool = pool_for(config, 4)
