@@ -14,7 +14,7 @@ from .pool import Pool
 from .session import Guard, Session
 
 CHUNK = 512  # positions that go through a layer at once, which bounds its intermediate results
-ATTENTION_BYTES, GAP = 8 << 20, 1024  # at most, of a kernel that holds no scores; the unused end of a row of scores
+ATTENTION_BYTES, GAP = 8 << 20, 1024  # the most a kernel without scores takes; unused numbers after a row of scores
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -44,7 +44,7 @@ class Stretch:
             self.inputs.append(inputs)
 
     def start(self, past: Sequence[int], rope_offsets: Sequence[int]) -> Stretch:
-        """Begin a pass: each row has `past` tokens in the cache; its position 0 is row `rope_offsets` of the tables."""
+        """Begin a pass: row i has past[i] tokens, and its position 0 is row rope_offsets[i] of the tables."""
         self.hidden, self.spare = self._buffers
         for cut, inputs in zip(self.cuts, self.inputs):  # noqa: B905  every decode step comes here
             for row, length in enumerate(past):
@@ -222,7 +222,7 @@ class Decoder:
         """Return the tokens to compute for each row: all of them if its cached keys were rotated by other factors."""
         if self.config.rope_switch_length is None:
             return tokens
-        for row, length in enumerate(cache.lengths):
+        for row, length in enumerate(cache.lengths[: len(tokens)]):
             offset = self.rope_offset(length + len(tokens[row]))
             if length and offset != cache.rope_offsets[row]:
                 tokens[row] = np.concatenate([cache.tokens(row), tokens[row]])

@@ -85,7 +85,6 @@ class KVCache:
         self._ends = [length + len(ids) for length, ids in zip(self.lengths, new)]  # noqa: B905
         if max(self._ends) > self.capacity:
             raise RequestError(f"{max(self._ends)} tokens do not fit the cache of {self.capacity}")
-        self._written = list(map(max, self._written, self._ends))
         for row, ids in enumerate(new):
             self._ids[row, 0, self.lengths[row] : self._ends[row]] = ids
         return self._ends
@@ -143,7 +142,7 @@ class KVCache:
                 for i in range(self._layers):
                     arrays[i] = moved(arrays[i], self._zeros(len(order)))
             self._ids = moved(self._ids, np.zeros((len(order), *self._ids.shape[1:]), np.int64))
-            self._written = list(lengths)
+            self._written, self._ends = list(lengths), list(lengths)
             self._share()
         self.lengths, self.rope_offsets, self.step = lengths, offsets, []
 
@@ -158,6 +157,7 @@ class KVCache:
         """Reserve `size` bytes of the pool's budget until `close`; see `Reservation.hold`."""
         self.reservation = self.reservation or pool.reserved()
         self.reservation.hold(size)
+        self._written = list(map(max, self._written, self._ends))  # from here on a pass may write them
 
     def close(self) -> None:
         """Free the arrays, and return the reserved bytes to the pool."""

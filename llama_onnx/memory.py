@@ -17,6 +17,7 @@ from .errors import RequestError
 MIB = 1 << 20
 GIB = 1 << 30
 M_MMAP_THRESHOLD = -3  # of malloc.h
+MAP_NORESERVE = 0x4000  # of mman.h: more than the machine has may be mapped, because most of it is never written
 UNITS = {"b": 1, "kb": 1 << 10, "mb": MIB, "gb": GIB, "tb": 1 << 40}
 
 
@@ -65,7 +66,7 @@ def lazy_zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
     if sys.platform != "linux":
         return np.zeros(shape, dtype)
-    pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
     with contextlib.suppress(OSError, AttributeError):  # a kernel without huge pages
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, dtype, math.prod(shape)).reshape(shape)

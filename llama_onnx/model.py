@@ -35,7 +35,7 @@ Prompt = str | Sequence[int]
 class LanguageModel(AbstractContextManager["LanguageModel"]):
     """A model ready to generate, for one thread at a time, in the process that loaded it, until `close()`.
 
-    Any other use is a `ModelStateError`.
+    Any other use that computes is a `ModelStateError`.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int, promise: Any = None):
@@ -138,8 +138,8 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     @property
     def ids(self) -> list[int]:
-        """The tokens whose keys and values are in the cache."""
-        return list(map(int, self._cache.tokens()))
+        """The tokens whose keys and values are in the cache: none after `close`."""
+        return list(map(int, self._cache.tokens())) if self._cache.lengths else []
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, last: bool = False) -> Iterator[Step]:
         """Yield a `Step` for each token that continues `prompt`, which is the whole conversation so far.
@@ -160,7 +160,7 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def append(self, ids: Sequence[int]) -> np.ndarray:
         """Append tokens to those in the cache; return float32 [vocab], the scores of the next token."""
-        new = self._lm.check(ids, room=self._cache.length)
+        new = self._lm.check(ids, room=0)
         self._next_turn()
         return self._lm.decoder.forward([new], self._cache)[0, 0]
 
@@ -206,7 +206,7 @@ def load(
 
     Args:
         directory: made by `llama-onnx export`, or in the layout of the original llama.onnx.
-        poolsize: memory for the whole process: GiB, a text ('512MB'), 'min' (one shard at a time), or None for 80 %
+        poolsize: memory for the whole process: GiB, a text ('512MB'), 'min' (as little as possible), or None for 80 %
             of the available memory. The first model fixes it; later ones share it and give the same size or None.
         ctx_size: the most tokens of prompt and output together; None means the model's own context length.
         threads: how many threads compute; None means one per core. The first model of a process fixes it.

@@ -34,13 +34,13 @@ def read_config(directory: str | Path) -> ModelConfig:
     shards = {shard.name: shard for shard in (_shard(directory, manifest, s) for s in _field(manifest, "shards", list))}
     wanted = ["embed", *(f"decoder-{i:02d}" for i in range(counts["num_layers"])), "head"]
     if odd := sorted(set(shards) ^ set(wanted)):
-        _refuse(MANIFEST, f"its {counts['num_layers']} layers do not match the listed shards (see {odd[0]})")
+        _refuse(directory / MANIFEST, f"its {counts['num_layers']} layers do not match the shards (see {odd[0]})")
     bos, eos, template = model.get("bos_token_id"), _field(model, "eos_token_ids", list), model.get("template")
     for token in [*eos, *([] if bos is None else [bos])]:
         if type(token) is not int or not 0 <= token < counts["vocab_size"]:
-            _refuse(MANIFEST, f"special token id {token!r} is not in the vocabulary")
+            _refuse(directory / MANIFEST, f"special token id {token!r} is not in the vocabulary")
     if template not in (None, *TEMPLATES):
-        _refuse(MANIFEST, f"template {str(template)[:40]!r} is not one of {TEMPLATES}")
+        _refuse(directory / MANIFEST, f"template {str(template)[:40]!r} is not one of {TEMPLATES}")
     if "rope_switch_length" in model:
         counts["rope_switch_length"] = _count(model, "rope_switch_length")
     add_bos, weights = _field(model, "add_bos", bool), _field(precision, "weights", str)

@@ -13,7 +13,7 @@ from .errors import PoolTooSmallError
 from .memory import format_size, trim
 from .session import SESSION_BYTES, Session
 
-PATIENCE = 64  # passes after which the high-water mark falls
+PATIENCE = 64  # reservations that need less, after which the high-water mark falls
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Reservations:
     """The reservations of all holders of a pool; `changed(total, high water)` makes room for them, or raises.
 
     The high-water mark stays set aside, so that the next request, which will need about as much, evicts nothing. It
-    falls after `PATIENCE` passes that needed less, and, when all holders have closed, to the most that they needed.
+    falls after `PATIENCE` reservations that need less, and, when all holders have closed, to the most that they needed.
     """
 
     def __init__(self, changed: Callable[[int, int], None]) -> None:
@@ -187,10 +187,8 @@ class MemoryPool:
         if self._smallest:
             return
         if self._largest + total > self.budget:
-            name, beside = (
-                max(self._charges, key=self._charges.__getitem__),
-                f" beside {format_size(total)} of KV cache",
-            )
+            name = max(self._charges, key=self._charges.__getitem__)
+            beside = f" beside {format_size(total)} of KV cache"
             raise PoolTooSmallError(
                 f"the pool is too small: shard {name} needs {format_size(self._largest)}{beside * bool(total)}, "
                 f"but the budget is {format_size(self.budget)}; give a poolsize of at least "

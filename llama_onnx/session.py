@@ -44,7 +44,7 @@ def start_runtime(threads: int | None = None) -> None:
     global _threads, _process
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = max(64, 4 * cores)  # far more would only take long to start
-    if threads is not None and threads not in range(1, most + 1):
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= most):
         raise RequestError(f"threads must be 1 to {most} on {cores} cores, not {threads!r:.40}")
     if _threads is not None:
         if _process != os.getpid():
@@ -55,8 +55,8 @@ def start_runtime(threads: int | None = None) -> None:
     import onnxruntime as ort
 
     return_what_is_freed()
+    ort.set_global_thread_pool_sizes(threads or cores, 1)
     _threads, _process = threads or cores, os.getpid()
-    ort.set_global_thread_pool_sizes(_threads, 1)
     ort.set_default_logger_severity(4)  # errors are raised, and reported once
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=exit_without_destructors)

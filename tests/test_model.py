@@ -309,7 +309,7 @@ def test_a_conversation_ends_at_the_context(model: Path) -> None:
         assert len(tokens(chat, said[:19], params)) == 1
         chat.rewind(0)
         assert chat.append([5] * 19).shape == chat.append([6]).shape  # no room is left for an answer
-        with pytest.raises(RequestError, match="1 tokens, the context holds 20 and has 20 already"):
+        with pytest.raises(RequestError, match="21 tokens do not fit the cache of 20"):
             chat.append([7])
         chat.rewind(19)
         chat.append([7])

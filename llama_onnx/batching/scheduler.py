@@ -60,7 +60,7 @@ def requests_of(
     """
     if not isinstance(batch, Integral) or batch < 1:
         raise RequestError(f"batch must be at least 1, not {batch!r:.40}")
-    if isinstance(prompts, (str, bytes)) or not isinstance(prompts, (Sequence, np.ndarray)):
+    if isinstance(prompts, (str, bytes)) or (not isinstance(prompts, Sequence) and not np.ndim(prompts)):
         raise RequestError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
     if not isinstance(params, Sequence):
         params = [check_params(params, tokenizer).of_prompt(i) for i in range(len(prompts))]

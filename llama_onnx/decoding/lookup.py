@@ -19,7 +19,7 @@ class PromptLookup:
     """Drafts for one generation. While the drafts are wrong, it pauses, and retries after longer and longer pauses."""
 
     def __init__(self, max_draft: int) -> None:
-        """Draft up to `max_draft` tokens at a time; 0 turns drafting off."""
+        """Draft up to `max_draft` tokens at a time, at least 1."""
         self.drafted = 0
         self.accepted = 0
         self._max_draft = max_draft
@@ -31,12 +31,10 @@ class PromptLookup:
 
     def bytes_for(self, length: int) -> int:
         """Return the bytes the table takes for a history of `length` tokens, in whole pages."""
-        return -(-length * TABLE_BYTES >> 12) << 12 if self._max_draft else 0
+        return -(-length * TABLE_BYTES >> 12) << 12
 
     def draft(self, history: Sequence[int], room: int) -> list[int]:
         """Return up to `room` tokens that followed the previous occurrence of the end of `history`, perhaps none."""
-        if not self._max_draft:
-            return []
         place = self._find(history)
         if self._pause:
             self._pause -= 1

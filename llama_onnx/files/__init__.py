@@ -1,1 +1,1 @@
-"""ONNX files as bytes, and locks on files: the floor, which imports nothing but `errors`."""
+"""The floor, which imports nothing but `errors`: ONNX files as bytes, locks on files, what a fork must not do."""

@@ -62,8 +62,8 @@ class LegacyDecoder(Decoder):
                     session,
                     {
                         "hidden_in": stretch.hidden[own, cut],
-                        "attn_mask": causal_mask(count, past, 1, mask_type),
-                        "position_ids": position_ids(count, past, 1),
+                        "attn_mask": causal_mask(count, past, mask_type),
+                        "position_ids": position_ids(count, past),
                         "past_key_in": keys,
                         "past_value_in": values,
                     },
@@ -100,6 +100,9 @@ class GrowingCache(KVCache):
         super()._allocate(rows)
         layers = self._layers
         self._grown = [self._empty(rows) for _ in range(layers)] * (self._config.num_layers // layers)
+
+    def _zeros(self, rows: int) -> np.ndarray:
+        return np.empty((rows, 0, 0), np.float32)  # the arrays of `KVCache` are not used
 
     def layer(self, i: int) -> AbstractContextManager[Any]:
         """Return the lists of keys and values of layer `i`, with one array per row."""
@@ -150,12 +153,11 @@ def run_one(session: Session, array: np.ndarray) -> np.ndarray:
     return next(iter(compute(session, {next(iter(input_types(session))): array}).values()))
 
 
-def causal_mask(count: int, past: int, batch: int, dtype: np.dtype) -> np.ndarray:
-    """Return [batch, 1, count, past + count] to add to scores: 0 where a token sees, else the lowest number."""
-    mask = np.triu(np.full((count, past + count), np.finfo(dtype).min, dtype), past + 1)
-    return np.broadcast_to(mask, (batch, 1, *mask.shape))
+def causal_mask(count: int, past: int, dtype: np.dtype) -> np.ndarray:
+    """Return [1, 1, count, past + count] to add to scores: 0 where a token sees, else the lowest number."""
+    return np.triu(np.full((count, past + count), np.finfo(dtype).min, dtype), past + 1)[None, None]
 
 
-def position_ids(count: int, past: int, batch: int) -> np.ndarray:
-    """Return int64 [batch, count], counting from `past`."""
-    return np.broadcast_to(np.arange(past, past + count, dtype=np.int64), (batch, count))
+def position_ids(count: int, past: int) -> np.ndarray:
+    """Return int64 [1, count], counting from `past`."""
+    return np.arange(past, past + count, dtype=np.int64)[None]

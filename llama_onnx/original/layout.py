@@ -117,7 +117,8 @@ def _heads(path: Path, graph: Graph, hidden_size: int) -> tuple[int, int]:
     """Return the number and size of the cache's heads, from the fixed dimensions of [B, heads, past, head_dim]."""
     shape = next(value.shape for value in graph.inputs if value.name == "past_key_in")
     heads, head_dim = (shape[1], shape[3]) if len(shape) == 4 else ("", "")
-    head_dim = head_dim if isinstance(head_dim, int) else hidden_size // heads if isinstance(heads, int) else HEAD_DIM
+    if not isinstance(head_dim, int):
+        head_dim = hidden_size // max(heads, 1) if isinstance(heads, int) else HEAD_DIM
     heads = heads if isinstance(heads, int) else hidden_size // max(head_dim, 1)
     if heads < 1 or head_dim < 1:
         raise ModelDirectoryError(f"{path}: past_key_in has the shape {list(shape)}, not [B, heads, past, head_dim]")

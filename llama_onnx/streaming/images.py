@@ -133,12 +133,14 @@ class Images:
         with _scratch_folder(self.folder) as scratch:
             pack(shard, scratch / "slot.onnx", "slot.bin")
             packed = read_graph(scratch / "slot.onnx").initializers
-            kind = self.folder / shard.kind
-            if not kind.exists():
+            kind = self._kind_folder(shard)
+            if (scales_are_read := _read_note(kind)) is None:
+                shutil.rmtree(kind, ignore_errors=True)  # it is damaged, if there is one
                 self._make_kind(shard, scratch)
                 (scratch / "kind").rename(kind)
+                scales_are_read = _read_note(kind)
             unread = set(_shared_tensors(shard))
-            if not json.loads((kind / NOTE).read_text())["scales_are_read"]:
+            if not scales_are_read:
                 unread |= {tensor.name for tensor in scales_of(packed)}
             regions = regions_of(packed, unread)
             data = scratch / "slot.bin"
@@ -146,7 +148,6 @@ class Images:
                 "key": self._shard_key(shard),
                 "bytes": sum(region.length for region in regions),
                 "regions": [asdict(region) for region in regions],
-                "kind": shard.kind,
             }
             copy_regions(data if data.exists() else kind / "slot.bin", regions, path)
         _write(path.with_suffix(".json"), json.dumps(note).encode())  # written last: it makes the image valid
@@ -183,12 +184,20 @@ class Images:
                     return True
         return False
 
+    def _kind_folder(self, shard: Shard) -> Path:
+        if not shard.kind.isalnum():  # it comes from the manifest, and must not lead out of the folder
+            raise ModelDirectoryError(
+                f"{self._config.directory}: the kind {shard.kind[:40]!r} of {shard.name} is not a name; "
+                "export the model again"
+            )
+        return self.folder / shard.kind
+
     def _shared(self, shard: Shard) -> tuple[Path, ...]:
         own = shard.path.with_suffix(".bin").name
         return tuple(shard.path.with_name(name) for name in shard.data_files if name != own)
 
     def _image(self, shard: Shard, path: Path, note: dict[str, Any]) -> Image:
-        kind = path.with_name(note["kind"])
+        kind = self._kind_folder(shard)
         regions = tuple(Region(**region) for region in note["regions"])
         return Image(path, kind / "slot.onnx", kind / "slot.bin", regions, self._shared(shard))
 
@@ -201,6 +210,14 @@ def _shared_tensors(shard: Shard) -> dict[str, tuple[str, int, int]]:
     own = shard.path.with_suffix(".bin").name
     tensors = read_graph(shard.path).initializers
     return {tensor.name: tensor.location for tensor in tensors if tensor.location[0] not in ("", own)}
+
+
+def _read_note(kind: Path) -> bool | None:
+    """Return whether the scales of a kind are read, from the note in its folder; None if there is no valid note."""
+    try:
+        return bool(json.loads((kind / NOTE).read_text(encoding="utf-8"))["scales_are_read"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -140,8 +140,8 @@ class StreamingPool:
         self._loader.wait()
 
     def resident(self, shard: Shard) -> bool:
-        """Return whether a shard is loaded and stays loaded."""
-        return shard.name in self._plan.residents and any(h.session and h.shard is shard for h in self._loader.places())
+        """Return whether a shard is loaded now."""
+        return any(held.session and held.shard is shard for held in self._loader.places())
 
     def close(self) -> None:
         """Unload everything and remove the slots' files."""

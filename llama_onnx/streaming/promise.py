@@ -87,8 +87,7 @@ class Promise:
             made = make(self._settle(needs))
         except BaseException:
             self._joining = 0
-            with contextlib.suppress(ModelStateError):
-                self._settle()  # the other pools get their old shares back
+            self._settle()  # the other pools get their old shares back
             raise
         self._pools[made], self._joining = (guard, self._joining), 0
         return made
@@ -96,17 +95,19 @@ class Promise:
     def leave(self, pool: Sharer) -> None:
         """Divide the share of a closed pool among the others; a pool in use by another thread gets it later."""
         self._pools.pop(pool, None)
-        with contextlib.suppress(ModelStateError):
-            self._settle()
+        self._settle()
 
     def _settle(self, *needs: tuple[int, int]) -> int:
-        """Divide the memory among the pools, and a new one if `needs` are given; return the share of the new one."""
+        """Divide the memory among the pools, and a new one if `needs` are given; return the share of the new one.
+
+        Without a new one, a pool that another thread is using keeps its share until the next time.
+        """
         if self.total is None:
             return 0
         pools = list(self._pools.items())
         shares = self._shares([*(pool.needs() for pool, _ in pools), *needs])
         for (pool, (guard, _)), share in zip(pools, shares, strict=False):
-            with guard:
+            with contextlib.suppress(*(() if needs else (ModelStateError,))), guard:
                 pool.resize(share)
         return shares[-1] if needs else 0
 

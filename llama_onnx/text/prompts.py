@@ -34,7 +34,7 @@ def check_prompt(prompt: Any, vocab_size: int, context: int, room: int = 1) -> l
         if not 0 <= int(token) < vocab_size:
             raise RequestError(f"token id {token} is not in the vocabulary of {vocab_size}")
     if len(ids) + room > context:
-        beside = {0: "", 1: " with the answer"}.get(room, f" and has {room} already")
+        beside = " with the answer" if room else ""
         raise RequestError(f"the prompt has {len(ids)} tokens, the context holds {context}{beside}; shorten the prompt")
     return list(map(int, ids))
 

@@ -31,7 +31,6 @@ def test_draft_is_what_followed_the_last_occurrence_of_the_longest_match() -> No
     assert PromptLookup(2).draft([1, 2, 3, 4], 8) == []
     assert PromptLookup(8).draft([1, 2, 3, 5, 1, 2, 3], 1) == [5]
     assert PromptLookup(8).draft([1, 2, 3, 5, 1, 2, 3], 0) == []
-    assert PromptLookup(0).draft([1, 2, 3, 5, 1, 2, 3], 8) == []
 
 
 def test_loop_shorter_than_the_draft_is_repeated_in_it() -> None:

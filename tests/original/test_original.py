@@ -121,7 +121,7 @@ def test_symbolic_sizes_default_to_those_of_the_original(
 
 def test_mask_hides_the_future_in_every_type() -> None:
     for dtype in (FLOAT, HALF):
-        mask = causal_mask(3, 2, 1, dtype)
+        mask = causal_mask(3, 2, dtype)
         assert (mask.shape, mask.dtype) == ((1, 1, 3, 5), dtype)
         assert np.array_equal(mask[0, 0] == 0, np.tri(3, 5, 2, bool))
         assert np.isfinite(mask).all()
