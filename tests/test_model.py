@@ -284,6 +284,13 @@ def test_a_closed_conversation_is_a_typed_error(lm: LanguageModel, use: str) -> 
         USES[use](lm, chat)
 
 
+def test_a_closed_conversation_holds_no_tokens(lm: LanguageModel) -> None:
+    with lm.conversation() as chat:
+        chat.append(PROMPT)
+        assert chat.ids == PROMPT
+    assert chat.ids == []
+
+
 def test_a_refused_prompt_does_not_change_the_conversation(lm: LanguageModel, computed: list[int]) -> None:
     with lm.conversation() as chat:
         first = tokens(chat, PROMPT)

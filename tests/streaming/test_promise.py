@@ -491,6 +491,27 @@ def test_a_model_that_cannot_be_admitted_leaves_the_budgets_as_they_were(how: st
     assert [one.budgets[-1] for one in pools] == before
 
 
+def test_a_pool_in_use_does_not_keep_others_from_their_share() -> None:
+    shared = promise.Promise(300, 0)
+    pools, guards = [Share(name) for name in ("busy", "closed", "idle")], [Guard() for _ in range(3)]
+    for one, guard in zip(pools, guards, strict=True):
+        shared.admit(one.needs(), guard, lambda budget, one=one: (one.resize(budget), one)[1])  # type: ignore[misc]
+    entered, leave = threading.Event(), threading.Event()
+
+    def use() -> None:
+        with guards[0]:
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    entered.wait(60)
+    shared.leave(pools[1])
+    leave.set()
+    thread.join()
+    assert [pools[0].budgets[-1], pools[2].budgets[-1]] == [100, 150]
+
+
 def test_a_pool_that_is_too_small_leaves_no_folder_behind(models: dict[str, Path]) -> None:
     with llama_onnx.load(models["one"]) as lm:
         config = lm.config

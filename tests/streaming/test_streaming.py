@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +23,19 @@ from pools import generate, mapped, pool_for
 import llama_onnx
 from llama_onnx.config import Shard
 from llama_onnx.decoder import Decoder
-from llama_onnx.errors import LlamaOnnxError, PoolTooSmallError
+from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError, PoolTooSmallError
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config
 from llama_onnx.pool import PoolStats, charge_of
+from llama_onnx.session import Session
 from llama_onnx.streaming import images, regions, slots
 from llama_onnx.streaming.images import Images
 from llama_onnx.streaming.loader import Entry, Loader
 from llama_onnx.streaming.plan import leaving_order, window_places
 from llama_onnx.streaming.pool import StreamingPool
 from llama_onnx.streaming.promise import POOL_POLICIES
-from llama_onnx.streaming.slots import SlotFolder
+from llama_onnx.streaming.slots import SlotFolder, SlotPlace
 
 LAYERS = 8
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -224,8 +227,8 @@ def test_error_for_a_small_budget_names_a_sufficient_poolsize(models: dict[str, 
     pool.close()
 
 
-def test_each_kind_of_shard_streams_through_its_own_places(models: dict[str, Path], tmp_path: Path) -> None:
-    """Layers of two precisions in one model: the more common kind is evicted first."""
+def layers_of_two_kinds(models: dict[str, Path], tmp_path: Path) -> Path:
+    """Return a model whose layers 0, 3 and 7 are in fp16, the others in int8."""
     mixed = shutil.copytree(models["int8"], tmp_path / "mixed", ignore=shutil.ignore_patterns(".packed"))
     manifest, other = (json.loads((models[d] / "manifest.json").read_text()) for d in ("int8", "fp16"))
     for i in (0, 3, 7):
@@ -234,6 +237,12 @@ def test_each_kind_of_shard_streams_through_its_own_places(models: dict[str, Pat
             manifest["files"][file] = other["files"][file]
         manifest["shards"][i + 1] = other["shards"][i + 1]
     (mixed / "manifest.json").write_text(json.dumps(manifest))
+    return mixed
+
+
+def test_each_kind_of_shard_streams_through_its_own_places(models: dict[str, Path], tmp_path: Path) -> None:
+    """Layers of two precisions in one model: the more common kind is evicted first."""
+    mixed = layers_of_two_kinds(models, tmp_path)
     config = read_config(mixed)
     assert len({shard.kind for shard in config.layers}) == 2
     reference = generate(decoder_of(mixed))
@@ -243,6 +252,109 @@ def test_each_kind_of_shard_streams_through_its_own_places(models: dict[str, Pat
         assert pool.streams_through != "nothing"
         np.testing.assert_array_equal(generate(Decoder(config, pool)), reference)
         pool.close()
+
+
+@pytest.mark.parametrize("use_slots", [pytest.param(True, marks=needs_slots), False])
+def test_pool_works_with_the_fewest_bytes_it_says_it_needs(
+    models: dict[str, Path], tmp_path: Path, use_slots: bool
+) -> None:
+    mixed = layers_of_two_kinds(models, tmp_path)
+    config, reference = read_config(mixed), generate(decoder_of(mixed))
+    ends, layer = charge_of(config.embed) + charge_of(config.head), max(map(charge_of, config.layers))
+    pool = StreamingPool(config, ends + int(5.5 * layer), use_slots=use_slots)
+    assert pool.streams_through == ("slots" if use_slots else "sessions")
+    decoder = Decoder(config, pool)
+    np.testing.assert_array_equal(generate(decoder), reference)
+    with closing(KVCache(config, 40)) as cache:
+        decoder.forward(np.arange(5, 25)[None], cache)
+        pool.resize(pool.needs()[0])
+        assert len(pool._window) == (2 if use_slots else 1)  # a session takes a layer of any kind
+        before = pool.budget, pool.snapshot()
+        with pytest.raises(PoolTooSmallError):
+            pool.resize(pool.needs()[0] - 1)
+        assert (pool.budget, pool.snapshot()) == before
+    np.testing.assert_array_equal(generate(decoder), reference)
+    pool.close()
+
+
+@needs_slots
+def test_a_refused_reservation_leaves_every_layer_usable(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots are tried when something larger is reserved than before. That evicts the layers."""
+    config = read_config(models["fp32"])
+    expected = generate(decoder_of(models["fp32"]))
+    layers = sum(map(mapped, config.shards))
+    pool = StreamingPool(config, layers + 2 * mapped(config.layers[0]))
+    decoder = Decoder(config, pool)
+    np.testing.assert_array_equal(generate(decoder), expected)
+    assert pool.streams_through == "nothing"
+    monkeypatch.setattr(SlotFolder, "making_bytes", lambda *_: 1 << 40)
+    with pool.reserved(1000) as held:
+        with pytest.raises(PoolTooSmallError):
+            pool.reserved(3 * mapped(config.layers[0]))
+        held.hold(1000)
+        used: list[str] = []
+
+        def use_all() -> None:
+            for shard in config.shards:
+                with pool.use(shard):
+                    used.append(shard.name)
+
+        thread = threading.Thread(target=use_all, daemon=True)
+        thread.start()
+        thread.join(60)  # it would wait for ever for a layer that has no place
+        assert used == [shard.name for shard in config.shards]
+    pool.close()
+
+
+@needs_slots
+def test_no_layer_is_loaded_until_all_slots_are_made(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when slots replace sessions while the loader is running."""
+    config = read_config(models["int4"])
+    pool = StreamingPool(config, sum(map(charge_of, config.shards)) + (64 << 20))
+    decoder = Decoder(config, pool)
+    expected = generate(decoder)
+    assert pool.streams_through == "nothing"
+    early: list[str] = []
+    fill = SlotPlace.fill
+
+    def recorded(self: SlotPlace, shard: Shard) -> Session:
+        if not pool._prepared:
+            early.append(shard.name)
+        return fill(self, shard)
+
+    monkeypatch.setattr(SlotPlace, "fill", recorded)
+    with pool.reserved(pool.budget - pool.needs()[1] + 3 * charge_of(config.layers[0])):
+        assert pool.streams_through == "slots"
+        for shard in config.shards:
+            with pool.use(shard):
+                pass
+    assert not early
+    np.testing.assert_array_equal(generate(decoder), expected)
+    pool.close()
+
+
+@needs_slots
+def test_slots_that_cannot_be_made_are_made_at_the_next_use(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(models["int4"])
+    expected = generate(decoder_of(models["int4"]))
+    pool = pool_for(config, 5)
+    assert pool._slots
+    before = set(pool._slots.path.iterdir())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slots.shutil, "copyfile", full)
+        with pytest.raises(LlamaOnnxError, match="cannot make slots"):
+            generate(Decoder(config, pool))
+    assert set(pool._slots.path.iterdir()) == before  # nothing half-made is left
+    np.testing.assert_array_equal(generate(Decoder(config, pool)), expected)
+    pool.close()
 
 
 # The plan and the loader, without sessions
@@ -348,7 +460,47 @@ def test_shard_in_use_is_never_overwritten() -> None:
     loader.close()
 
 
+def test_paused_loader_loads_nothing() -> None:
+    log: list[str] = []
+    loader, circle = loader_of(3, 1, log)
+    with loader.use(circle[0]):
+        pass
+    loader.wait()
+    loader.pause()
+    loaded = list(log)
+    loader.add(Entry(Recording(log), 1, resident=True, shard=circle[2]))  # type: ignore[arg-type]
+    loader.wait()
+    assert log == loaded
+    loader.resume()
+    with loader.use(circle[2]) as session:
+        assert session == "s2"
+    loader.close()
+
+
 # Images
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}"])
+def test_damaged_note_is_written_again(models: dict[str, Path], tmp_path: Path, note: str) -> None:
+    """It is not synced to the disk, so that it may be empty after a power cut."""
+    folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
+    config = read_config(folder)
+    image = Images(config).get(config.layers[0])
+    (image.graph.parent / images.NOTE).write_text(note)
+    assert Images(config).get(config.layers[1]).regions == image.regions
+    assert json.loads((image.graph.parent / images.NOTE).read_text())
+
+
+def test_kind_that_is_a_path_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["int4"], tmp_path / "m", ignore=shutil.ignore_patterns(".packed"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["shards"]:
+        entry["kind"] = "../../../outside"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    config = read_config(folder)
+    with pytest.raises(ModelDirectoryError, match="is not a name"):
+        Images(config).get(config.layers[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_images_are_reused_until_the_shard_or_the_machine_changes(
