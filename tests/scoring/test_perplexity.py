@@ -93,7 +93,7 @@ def test_group_of_windows_borrows_each_streamed_layer_once(
     config = read_config(tmp_path / "model")
     ids = np.random.default_rng(0).integers(3, 300, 400)
     views, plain = windows(ids, 64, 32), decoder_of(tmp_path / "model")
-    beside = layerwise._bytes_beside(plain, [view.ids for view in views])
+    beside = layerwise._bytes_beside(plain, [view.ids for view in views], plain.new_cache(64, one_layer=True))
     budget = sum(map(charge_of, (config.embed, *config.layers[:6], config.head))) + beside
     pool = StreamingPool(config, budget, use_slots=use_slots)
     found = list(token_nlls(Decoder(config, pool), views))
@@ -107,7 +107,8 @@ def test_group_of_windows_borrows_each_streamed_layer_once(
 def test_groups_shrink_until_they_fit_the_pool(model: Path) -> None:
     config = read_config(model)
     ids = np.random.default_rng(0).integers(3, 300, 2000)
-    one = layerwise._bytes_beside(decoder_of(model), [ids[:64]])
+    plain = decoder_of(model)
+    one = layerwise._bytes_beside(plain, [ids[:64]], plain.new_cache(64, one_layer=True))
     fixed = max(map(charge_of, config.shards))
     decoder = Decoder(config, MemoryPool(config.shards, fixed + one))
     result = perplexity(decoder, ids, ctx=64, stride=64)
