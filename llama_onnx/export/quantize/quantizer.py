@@ -61,7 +61,7 @@ def quantize(
         settings, options = replace(settings, algo="rtn"), replace(options, form="qdq")
     checkpoint = open_checkpoint(source)
     spec = checked_spec(checkpoint)
-    default = options.bits if options.mixed != "auto" else 4  # auto replaces it: with qdq by 4 or 8
+    default = options.bits if options.mixed != "auto" else 4  # auto chooses the bits later: for qdq, 4 or more
     bits = plan(spec, default, options.head_bits, options.layers_8bit, options.mixed)
     if options.form == "qdq" and (2 in bits.values() or options.embedding_bits == 4):
         raise RequestError("qdq supports matrices of 4 or 8 bits and embeddings of 8 or 16; use --format nbits")
