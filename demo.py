@@ -13,7 +13,7 @@ FIGURES = """[ prompt {prompt_tokens} tokens, {prompt_tokens_per_second:.1f} tok
 {loaded} MB loaded | peak memory {peak} MB ]"""
 
 
-def answer(args: argparse.Namespace) -> int:
+def answer(args: argparse.Namespace) -> None:
     asked = {"max_tokens": args.max, "seed": args.seed, "prompt_lookup": 0}  # the loop alone, without guesses
     params = llama_onnx.SamplingParams(args.temperature, args.topk, args.topp, **asked)
     with llama_onnx.load(args.onnx_dir, poolsize=args.poolsize, progress=show_progress) as lm:
@@ -23,7 +23,6 @@ def answer(args: argparse.Namespace) -> int:
         stats = lm.stats()
     loaded, peak = stats["pool"]["loaded_bytes"] >> 20, stats["peak_memory"] >> 20
     print(FIGURES.format(**stats, loaded=loaded, peak=peak), file=sys.stderr)
-    return 0
 
 
 def show_progress(doing: str, done: int, total: int) -> None:
@@ -38,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     add("onnx_dir", nargs="?", default=model, metavar="ONNX_DIR", help="model directory (default: models/demo)")
     add("prompt", metavar="PROMPT", help="an instruction, or text to continue")
     add("--template", choices=("auto", "plain", "alpaca", "chat"), default="auto", help="default: as it was trained")
-    add("--poolsize", metavar="SIZE", help="memory in GiB, or '512MB' (default: 80%% of what is available)")
+    add("--poolsize", metavar="SIZE", help="memory in GiB, '512MB' or 'min' (default: 80%% of what is available)")
     add("--temperature", type=float, default=default.temperature, help="0 = most likely token (default: %(default)s)")
     add("--topk", "--top-k", type=int, default=default.top_k, help="of the K likeliest (default: %(default)s)")
     add("--topp", "--top-p", type=float, default=default.top_p, help="of the likeliest P (default: %(default)s)")

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from llama_onnx.decoder import Decoder
-from llama_onnx.export.compare.metrics import log_softmax, standard_error
+from llama_onnx.export.compare.metrics import kl_divergence, log_softmax
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config
 from llama_onnx.pool import MemoryPool
+from llama_onnx.scoring.perplexity import standard_error
 from llama_onnx.text.open import load_tokenizer
 
 LENGTH = 256  # tokens per sample
@@ -75,7 +76,7 @@ class Reference:
         losses, surprise = [], []
         for ids, wanted in zip(self.samples, self._expected, strict=True):
             found = log_softmax(logits(ids))
-            losses.append((np.exp(wanted) * (wanted - found)).sum(-1).mean())
+            losses.append(kl_divergence(wanted, found).mean())
             surprise.append(-found[np.arange(len(ids) - 1), ids[1:]].mean())
         return Scores(np.array(losses), np.array(surprise))
 

@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-LONGEST_WAIT = 3600
 Run = Callable[[list[int], int, dict[str, Any]], dict[str, Any]]
 
 

@@ -9,16 +9,14 @@ The demo runs in its own process, as a user starts it. After the first run, its 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+from report import about, save, table
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = ["demo.py", "bonjour", "--seed", "1"]
@@ -47,16 +45,12 @@ def main() -> None:
     run()
     times = np.array([run() for _ in range(options.runs)])
     figures = {
-        "command": "python " + " ".join(COMMAND),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"onnxruntime {onnxruntime.__version__}",
-        "runs": options.runs,
-        "first_text_seconds": {"median": float(np.median(times[:, 0])), "max": float(times[:, 0].max())},
-        "whole_answer_seconds": {"median": float(np.median(times[:, 1])), "max": float(times[:, 1].max())},
+        name: {"median": float(np.median(seconds)), "max": float(seconds.max())}
+        for name, seconds in zip(("first_text_seconds", "whole_answer_seconds"), times.T, strict=True)
     }
-    print(json.dumps(figures, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    rows = [(name, f"{f['median']:.3f}", f"{f['max']:.3f}") for name, f in figures.items()]
+    print(table((f"python {' '.join(COMMAND)}", "median", "max"), rows))
+    save(options.json, {"about": about(), "runs": options.runs, **figures})
 
 
 if __name__ == "__main__":

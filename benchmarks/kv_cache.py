@@ -11,7 +11,6 @@ generation, so that attention reads compressed keys and values. The logits of th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from report import about, save, table
 
 import llama_onnx
 from llama_onnx import LanguageModel, SamplingParams
@@ -79,16 +79,15 @@ def written_tokens(lm: LanguageModel, count: int) -> list[int]:
     return ids[:count]
 
 
-def table(figures: dict[str, dict[str, Any]]) -> str:
-    """Return the figures as text."""
-    lines = [f"{'cache':6} {'bytes per token':>16} {'KL mean':>20} {'KL max':>9} {'same top':>9} {'ppl ratio':>10}"]
-    for name, f in figures.items():
-        mean = f"{f['kl']['mean']:.1e} ± {f['kl']['mean_error']:.0e}"
-        lines.append(
-            f"{name:6} {format_size(f['bytes_per_token']):>16} {mean:>20} {f['kl']['max']:9.1e} "
-            f"{100 * f['same_top']:7.2f} % {f['perplexity_ratio']:10.5f}"
-        )
-    return "\n".join(lines)
+def lines(figures: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Return the lines of the table."""
+    return [
+        [
+            name, format_size(f["bytes_per_token"]), f"{f['kl']['mean']:.1e} ± {f['kl']['mean_error']:.0e}",
+            f"{f['kl']['max']:.1e}", f"{100 * f['same_top']:.2f} %", f"{f['perplexity_ratio']:.5f}",
+        ]
+        for name, f in figures.items()
+    ]  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
@@ -99,9 +98,8 @@ def run(options: argparse.Namespace) -> None:
     count = options.window * options.windows
     ids = read_tokens(lm, options.text, count) if options.text else written_tokens(lm, count)
     figures = measure(lm, np.array(ids, np.int64).reshape(options.windows, options.window), options.step)
-    print(table(figures))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(table(("cache", "bytes per token", "KL mean", "KL max", "same top", "perplexity ratio"), lines(figures)))
+    save(options.json, {"about": about(), "caches": figures})
 
 
 def main() -> int:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # see tools/quantize.py
 
 import numpy as np
 import onnx
@@ -32,8 +31,8 @@ from engine import Engine
 from report import about, save, table
 
 from llama_onnx.export.exporter import export
-from llama_onnx.export.quantize.layer import Settings
-from llama_onnx.export.quantize.quantizer import Options, quantize
+from llama_onnx.export.quantize.quantizer import quantize
+from llama_onnx.export.quantize.settings import Options, Settings
 from llama_onnx.model_directory import read_config
 
 BLOCK_SIZE = 32

@@ -29,12 +29,12 @@ from peer_models import build_genai, installed, quantize_gguf, write_gguf, write
 from report import OURS, THEIRS, about, save, table
 from stored_bits import genai_bits, gguf_bits, norm_weights, our_bits
 
-from llama_onnx.export.compare.metrics import standard_error
 from llama_onnx.export.families.registry import read_spec
 from llama_onnx.export.quantize.bits import matrix_sizes
-from llama_onnx.export.quantize.layer import Settings
-from llama_onnx.export.quantize.quantizer import Options, quantize
+from llama_onnx.export.quantize.quantizer import quantize
+from llama_onnx.export.quantize.settings import Options, Settings
 from llama_onnx.export.readers.open import open_checkpoint
+from llama_onnx.scoring.perplexity import standard_error
 
 # Bits per weight for `auto`, up to those of llama.cpp's mixed format in models as small as these.
 BUDGETS = (5.0, 5.5, 6.0, 6.5, 7.0)

@@ -32,7 +32,7 @@ CYCLE_START = 300  # the first token of a cycle
 LOUD = 64.0  # size of the embedding vectors of a cycle: far larger than what the layers add to them
 
 
-def write_checkpoint(shape: str, out: Path, seed: int = 0, cycle: int | None = None) -> None:
+def write_checkpoint(shape: str, out: Path, cycle: int | None = None) -> None:
     """Write `config.json`, `tokenizer.model` and float16 safetensors, one file per layer, into the directory `out`.
 
     With `cycle`, greedy text repeats the tokens 300 … 300 + cycle - 1 forever, to measure the gain of prompt lookup.
@@ -45,7 +45,7 @@ def write_checkpoint(shape: str, out: Path, seed: int = 0, cycle: int | None = N
     if cycle is not None and not 1 <= cycle <= vocab - CYCLE_START:
         raise RequestError(f"--cycle must be 1 to {vocab - CYCLE_START} for {shape}, not {cycle}")
     out.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     noise = (rng.standard_normal(1 << 24, dtype=np.float32) * SPREAD).astype(np.float16)
     ones = np.ones(hidden, np.float16)
     file_of: dict[str, str] = {}

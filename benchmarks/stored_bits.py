@@ -8,7 +8,7 @@ from peer_models import HEAD_SIZE
 
 from llama_onnx.export.families.spec import DecoderSpec
 from llama_onnx.export.quantize.bits import HEAD
-from llama_onnx.export.quantize.layer import Settings
+from llama_onnx.export.quantize.settings import Settings
 from llama_onnx.export.quantize.table import FILE, read_table
 
 FLOAT_BITS = 32

@@ -20,10 +20,10 @@ def checkpoint(work: Path, shape: str, cycle: int | None = None) -> Path:
     return _made(work / name, "model.safetensors.index.json", lambda out: write_checkpoint(shape, out, cycle=cycle))
 
 
-def model_directory(work: Path, source: Path, dtype: str, block_size: int = 128) -> Path:
+def model_directory(work: Path, source: Path, dtype: str) -> Path:
     """Return a model directory of this project, exported from a checkpoint."""
     out = work / f"{source.name}-{dtype}"
-    return _made(out, "manifest.json", lambda out: export(source, out, dtype, block_size))
+    return _made(out, "manifest.json", lambda out: export(source, out, dtype))
 
 
 def gguf(work: Path, source: Path, kind: str) -> Path:

@@ -1,1 +1,1 @@
-"""What makes and examines model directories: export, conversion, quantisation, comparison."""
+"""Scripts over llama_onnx.export: export, convert, quantise, compare; and the maker of the demo model."""

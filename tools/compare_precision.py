@@ -15,13 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from llama_onnx.commands.compare import EXAMPLES, add_options, check
-from llama_onnx.commands.terminal import HelpFormatter, guard, need_tools, read_text
+from llama_onnx.commands.terminal import HelpFormatter, guard, read_text
 
 
 def run(options: argparse.Namespace) -> None:
     """Compare the models and print the tables."""
     check(options)
-    need_tools("the comparison")
     from llama_onnx.export.compare.comparison import compare_models
     from llama_onnx.export.compare.models import open_models
     from llama_onnx.export.compare.page import write_page

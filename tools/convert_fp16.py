@@ -10,12 +10,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from llama_onnx.commands.convert import EXAMPLES, add_options
-from llama_onnx.commands.terminal import HelpFormatter, guard, need_tools
+from llama_onnx.commands.terminal import HelpFormatter, guard
 
 
 def run(options: argparse.Namespace) -> None:
     """Convert the model directory."""
-    need_tools("the conversion")
     from llama_onnx.export.fp16 import convert
 
     convert(options.source, options.out)

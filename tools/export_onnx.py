@@ -13,12 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from llama_onnx.commands.export import EXAMPLES, add_options
-from llama_onnx.commands.terminal import HelpFormatter, guard, need_tools
+from llama_onnx.commands.terminal import HelpFormatter, guard
 
 
 def run(options: argparse.Namespace) -> None:
     """Export the checkpoint."""
-    need_tools("the export")
     from llama_onnx.export.exporter import export
 
     export(options.source, options.out, options.dtype, options.block_size, options.ops)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from llama_onnx.commands.terminal import HelpFormatter, guard, need_tools
+from llama_onnx.commands.terminal import HelpFormatter, guard
 
 
 def run(options: argparse.Namespace) -> None:
     """Read the table and draw it."""
-    need_tools("the quant table")
     from llama_onnx.export.quantize.table import FILE, plot, read_table
 
     table = options.table / FILE if options.table.is_dir() else options.table

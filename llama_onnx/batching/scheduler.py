@@ -8,7 +8,7 @@ is computed again later.
 
 The completion of a prompt does not depend on the other prompts: each sequence has its own random numbers, and its row
 sees nothing of the other rows (except where two tokens are equally likely up to rounding). There is no prompt lookup
-here, because a run takes several new tokens of one sequence only.
+here: sequences that decode together get one new token each per run.
 """
 
 from __future__ import annotations

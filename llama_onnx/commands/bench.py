@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..errors import RequestError
 from ..memory import format_size
 from ..model import LanguageModel
 from .options import add_model, add_runtime, load_model
+from .terminal import print_pool
 
 EXAMPLES = """examples:
   %(prog)s
@@ -40,19 +42,22 @@ def run(options: argparse.Namespace) -> None:
     """Measure, and print the figures."""
     lm = load_model(options)
     figures = measure(lm, options.prompt_tokens, options.new_tokens, options.repeats)
-    if options.json:
-        print(json.dumps(figures, indent=1))
-        return
+    print(json.dumps(figures, indent=1) if options.json else _table(figures))
+    if options.verbose:
+        print_pool(lm)
+
+
+def _table(figures: Mapping[str, Any]) -> str:
     pool = figures["pool"]
     uses = pool["hits"] + pool["misses"]
-    for name, value in (
+    rows = (
         ("first token", f"{figures['first_token_seconds']:.2f} s with loading"),
         ("prefill", f"{figures['prefill_tokens_per_second']:.1f} tok/s, {figures['prompt_tokens']} tokens"),
         ("decode", f"{figures['decode_tokens_per_second']:.2f} tok/s, {figures['new_tokens']} tokens"),
         ("pool", f"{100 * pool['hits'] / uses:.0f} % hits, {format_size(pool['loaded_bytes'])} loaded"),
         ("peak memory", format_size(figures["peak_memory"])),
-    ):
-        print(f"{name:12} {value}")
+    )
+    return "\n".join(f"{name:12} {value}" for name, value in rows)
 
 
 def measure(lm: LanguageModel, prompt_tokens: int, new_tokens: int, repeats: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import RequestError
 from .options import add_option, add_threads, check_positive
-from .terminal import need_tools, read_text
+from .terminal import read_text
 
 EXAMPLES = """examples:
   %(prog)s models/mine models/mine-int8 models/mine-int4 --text story.txt
@@ -63,7 +63,6 @@ def check(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> None:
     """Compare the models and print the tables."""
     check(options)
-    need_tools("compare")
     from ..export.compare.comparison import compare_models
     from ..export.compare.models import open_models
     from ..export.compare.page import write_page

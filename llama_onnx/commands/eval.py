@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import RequestError
 from ..scoring.multiple_choice import SubjectResult, evaluate_subject, subjects_of
-from .options import add_model, add_runtime, load_model, show_packing
+from .options import add_model, add_runtime, check_positive, load_model, show_packing
 from .terminal import print_pool, progress_bar
 
 EXAMPLES = """examples:
@@ -35,8 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Answer the questions and print the figures."""
-    if options.shots < 0 or (options.limit is not None and options.limit < 1):
-        raise RequestError("--shots must be at least 0 and --limit at least 1")
+    check_positive(options, "limit")
+    if options.shots < 0:
+        raise RequestError(f"--shots must be at least 0, not {options.shots}")
     names = subjects_of(options.mmlu)
     unknown = sorted(set(options.subject) - set(names))
     if unknown:

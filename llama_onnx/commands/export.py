@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 
-from .terminal import need_tools
-
 EXAMPLES = """examples:
   %(prog)s checkpoints/alpaca models/alpaca
   %(prog)s checkpoints/alpaca models/alpaca-int4 --dtype int4 --block-size 32
@@ -43,7 +41,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export the checkpoint."""
-    need_tools("export")
     from ..export.exporter import export
 
     export(options.source, options.out, options.dtype, options.block_size, options.ops)

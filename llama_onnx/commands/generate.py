@@ -15,7 +15,7 @@ from ..batching.scheduler import BATCH, Report
 from ..errors import RequestError
 from ..sampling import SamplingParams
 from ..text.templates import CHOICES
-from .options import add_model, add_runtime, add_sampling, load_model, sampling_params
+from .options import add_model, add_runtime, add_sampling, check_positive, load_model, sampling_params
 from .prompt_file import Results, read_prompts
 from .terminal import STANDARD, print_stats, print_stream, read_text, show_progress, wipe_bar
 
@@ -72,9 +72,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _generate_many(options: argparse.Namespace, params: SamplingParams, template: str) -> None:
-    batch = BATCH if options.batch is None else options.batch
-    if batch < 1:
-        raise RequestError(f"batch must be at least 1, not {batch}")
+    check_positive(options, "batch")
+    batch = options.batch or BATCH
     prompts = read_prompts(options.prompts, params)
     lm = load_model(options)
     ids = [prompt.encode(lm, template) for prompt in prompts]

@@ -119,7 +119,7 @@ def _is_right(field: str, value: Any) -> bool:
 def _wanted(field: str) -> str:
     if field not in FIELDS:
         return f"a prompt has no field {field[:40]!r} (the fields are {', '.join(FIELDS)})"
-    return f"{field} must be a text{ {'id': ' or a whole number', 'stop': ' or a list of texts'}.get(field, '') }"
+    return f"{field} must be a string{ {'id': ' or a whole number', 'stop': ' or a list of strings'}.get(field, '') }"
 
 
 class Results:

@@ -6,22 +6,21 @@ Needs the packages of the extra 'tools'.
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .options import add_option
-from .terminal import need_tools
 
 if TYPE_CHECKING:
-    from ..export.quantize.layer import Settings
-    from ..export.quantize.quantizer import Options
+    from ..export.quantize.settings import Options, Settings
 
 EXAMPLES = """examples:
   %(prog)s checkpoints/alpaca models/alpaca-int4 --block-size 32
   %(prog)s checkpoints/alpaca models/alpaca-int4 --algo gptq --block-size 32 --dataset text.txt
   %(prog)s checkpoints/alpaca models/alpaca-mixed --mixed auto --budget 4.5 --plot bits.png
 """
-# Repeated from the library, because --help must work without its packages. A test compares the two.
+# Repeated from the library, so that --help need not import it. A test compares the two.
 METHODS = ("rtn", "rtn_dq", "k_quant", "hqq", "awq_lite", "awq_clip", "awq_full", "gptq")
 BITS = (2, 4, 8)
 FLOAT_BITS = 16
@@ -44,18 +43,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("out", metavar="OUT", help="model directory to make")
     group = parser.add_argument_group("method")
-    add(group, "--algo", "rtn, k_quant and hqq read no text, awq and gptq do", choices=METHODS, default="k_quant")
+    add(
+        group, "--algo", "awq and gptq read calibration text; rtn_dq is rtn with --format qdq",
+        choices=METHODS, default="k_quant",
+    )  # fmt: skip
     add(group, "--bits", "bits of a weight", type=int, choices=BITS, default=4)
     add(group, "--block-size", "weights that share a scale", type=int, choices=BLOCK_SIZES, default=128)
-    add(group, "--use-zero-point", "store a zero point for each block", action="store_true")
+    add(group, "--use-zero-point", "store a zero point for each block", dest="zero_point", action="store_true")
     add(
         group, "--format", "nbits: MatMulNBits, fast in ONNX Runtime; qdq: DequantizeLinear + MatMul, standard ONNX",
-        choices=FORMATS, default="nbits",
+        dest="form", choices=FORMATS, default="nbits",
     )  # fmt: skip
     group = parser.add_argument_group("mixed precision")
     add(
         group, "--lm-head-bits", "bits of lm_head; 16 = float16 (default: as --bits)",
-        type=int, choices=(*BITS, FLOAT_BITS),
+        dest="head_bits", type=int, choices=(*BITS, FLOAT_BITS),
     )  # fmt: skip
     add(
         group, "--embedding-bits", "bits of the embedding; 16 = float16",
@@ -71,59 +73,43 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group = parser.add_argument_group("calibration (awq, gptq and --mixed auto)")
     add(group, "--dataset", "text file; repeatable (default: a built-in text)", action="append", metavar="FILE")
-    for name, kind, default, metavar, text in (
-        ("--calib-size", int, 32, "N", "samples"),
-        ("--calib-length", int, 256, "N", "tokens of a sample"),
-        ("--awqlite-alpha-step", float, 0.1, "X", "step of the search for scales"),
-        ("--awqclip-alpha-step", float, 0.05, "X", "step of the search for ranges"),
-        ("--awqclip-alpha-min", float, 0.5, "X", "shortest range tried"),
-        ("--gptq-damp", float, 0.01, "X", "share of the mean diagonal that is added to the diagonal"),
+    for name, dest, kind, default, metavar, text in (
+        ("--calib-size", "calib_size", int, 32, "N", "samples"),
+        ("--calib-length", "calib_length", int, 256, "N", "tokens of a sample"),
+        ("--awqlite-alpha-step", "alpha_step", float, 0.1, "X", "step of the search for scales"),
+        ("--awqclip-alpha-step", "clip_step", float, 0.05, "X", "step of the search for ranges"),
+        ("--awqclip-alpha-min", "clip_min", float, 0.5, "X", "shortest range tried"),
+        ("--gptq-damp", "damp", float, 0.01, "X", "share of the mean diagonal that is added to the diagonal"),
     ):
-        add(group, name, text, type=kind, default=default, metavar=metavar)
+        add(group, name, text, dest=dest, type=kind, default=default, metavar=metavar)
     add(
-        group, "--gptq-in-order", "quantise inputs in order, not the most important first", action="store_true"
+        group, "--gptq-in-order", "quantise inputs in order, not the most important first",
+        dest="descending", action="store_false",
     )  # fmt: skip
     add(
         group, "--per-matrix", "calibrate each matrix after the previous ones of its layer are quantised: slower",
         action="store_true",
     )  # fmt: skip
-    parser.add_argument("--plot", type=Path, metavar="PICTURE", help="draw the quant table (needs matplotlib)")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="PICTURE",
+        help="draw the quant table: a .png, .svg or .pdf file (needs matplotlib)",
+    )
 
 
 def read_options(options: argparse.Namespace) -> tuple[Settings, Options]:
-    """Return the settings of the method, and the other options of the quantisation."""
-    from ..export.quantize.layer import Settings
-    from ..export.quantize.quantizer import Options
+    """Return the settings of the method, and the other options of the quantisation; options are named after fields."""
+    from ..export.quantize.settings import Options, Settings
 
-    settings = Settings(
-        algo=options.algo,
-        block_size=options.block_size,
-        zero_point=options.use_zero_point,
-        alpha_step=options.awqlite_alpha_step,
-        clip_step=options.awqclip_alpha_step,
-        clip_min=options.awqclip_alpha_min,
-        damp=options.gptq_damp,
-        descending=not options.gptq_in_order,
-        per_matrix=options.per_matrix,
+    settings, more = (
+        {field.name: getattr(options, field.name) for field in fields(kind)} for kind in (Settings, Options)
     )
-    more = Options(
-        bits=options.bits,
-        head_bits=options.lm_head_bits,
-        embedding_bits=options.embedding_bits,
-        layers_8bit=options.layers_8bit,
-        mixed=options.mixed,
-        budget=options.budget,
-        form=options.format,
-        dataset=tuple(options.dataset or ()),
-        calib_size=options.calib_size,
-        calib_length=options.calib_length,
-    )
-    return settings, more
+    return Settings(**settings), Options(**{**more, "dataset": tuple(options.dataset or ())})
 
 
 def run(options: argparse.Namespace) -> None:
     """Quantise the model."""
-    need_tools("quantize")
     from ..export.quantize.quantizer import quantize
 
     settings, more = read_options(options)

@@ -1,4 +1,4 @@
-"""Functions that all verbs and scripts share: errors and exit codes, text, progress, figures, help, packages."""
+"""Functions that all verbs and scripts share: errors and exit codes, text, progress, figures, help."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from ..errors import LlamaOnnxError, MissingDependencyError, RequestError
+from ..errors import LlamaOnnxError, RequestError
 from ..memory import format_size
 from ..model import LanguageModel
 from ..tokens import Step
@@ -21,7 +21,6 @@ INTERRUPTED = 130
 STANDARD = "-"  # as the name of a file: standard input or output
 BAR = 20  # characters
 WIPE = "\r\x1b[K"  # back to the start of the line, and clear it
-TOOL_PACKAGES = ("onnx", "safetensors", "ml_dtypes", "tqdm")  # of the extra 'tools'
 _bar = ""  # the progress bar that is shown now
 
 
@@ -121,21 +120,24 @@ def _draw_bar(share: float, text: str) -> None:
 def print_stats(lm: LanguageModel) -> None:
     """Print one line of figures about the last generation to stderr."""
     stats = lm.stats()
-    pool = stats["pool"]
     print(
         f"[ prompt {stats['prompt_tokens']} tokens, {stats['prompt_tokens_per_second']:.1f} tok/s | "
-        f"generation {stats['new_tokens']} tokens, {stats['tokens_per_second']:.1f} tok/s | "
-        f"pool {pool['hits']} hits, {pool['misses']} misses, {pool['evictions']} evictions, "
-        f"{format_size(pool['loaded_bytes'])} loaded | peak memory {format_size(stats['peak_memory'])} ]",
+        f"generation {stats['new_tokens']} tokens, {stats['tokens_per_second']:.1f} tok/s | {_memory(stats)} ]",
         file=sys.stderr,
     )
 
 
 def print_pool(lm: LanguageModel) -> None:
     """Print one line of figures about the memory pool to stderr."""
-    stats = lm.stats()
-    figures = ", ".join(f"{name} {stats['pool'][name]}" for name in ("hits", "misses", "evictions", "loaded_bytes"))
-    print(f"[ pool {figures} | peak memory {stats['peak_memory']} bytes ]", file=sys.stderr)
+    print(f"[ {_memory(lm.stats())} ]", file=sys.stderr)
+
+
+def _memory(stats: Mapping[str, Any]) -> str:
+    pool = stats["pool"]
+    return (
+        f"pool {pool['hits']} hits, {pool['misses']} misses, {pool['evictions']} evictions, "
+        f"{format_size(pool['loaded_bytes'])} loaded | peak memory {format_size(stats['peak_memory'])}"
+    )
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -149,19 +151,4 @@ class HelpFormatter(argparse.HelpFormatter):
         blocks = groupby(text.strip().splitlines(), key=lambda line: line.startswith(" ") or not line)
         return "\n".join(
             "\n".join(lines) if as_it_is else textwrap.fill(" ".join(lines), width) for as_it_is, lines in blocks
-        )
-
-
-def need_tools(what: str) -> None:
-    """Check that the packages of the extra 'tools' are installed.
-
-    Raises:
-        MissingDependencyError: a package is missing; the message gives the command that installs it.
-    """
-    missing = [name for name in TOOL_PACKAGES if find_spec(name) is None]
-    if missing:
-        clone = Path(__file__).resolve().parents[2] / "tools" / "requirements.txt"
-        install = f"-r {clone}" if clone.is_file() else "'llama-onnx[tools]'"
-        raise MissingDependencyError(
-            f"{what} needs the packages of the extra 'tools' ({', '.join(missing)} missing): pip install {install}"
         )

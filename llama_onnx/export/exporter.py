@@ -1,4 +1,4 @@
-"""Export a checkpoint to a model directory, one ONNX shard per decoder layer, one in memory at a time."""
+"""Export a checkpoint to a model directory, one ONNX shard per decoder layer, two tensors in memory at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from .graphs.ops import Ops
 from .graphs.styles import get_ops
 from .graphs.weights import Precision, Weights, least_bytes
 from .nbits import check_format
-from .packages import onnx
 from .progress import progress, report
 from .readers.json_files import auxiliary_json
 from .readers.open import open_checkpoint
@@ -95,8 +94,7 @@ def write_shards(
     model = manifest_model(checkpoint, spec)
     writer.copy(checkpoint.files)
     _check_tokenizer(writer.folder, model)
-    rope: dict[str, list[onnx.TensorProto]] = {}
-    writer.data_file(ROPE_FILE, lambda file: rope.update(write_rope(file, spec)))
+    rope = writer.data_file(ROPE_FILE, lambda file: write_rope(file, spec))
 
     def build(g: Graph, step: str | int) -> None:
         weights.begin(step, rope)

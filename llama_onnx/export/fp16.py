@@ -20,21 +20,24 @@ PRODUCTS = ("FusedMatMul", "MatMul", "Gemm")  # their second input is the matrix
 
 
 def convert(source: str | Path, out: str | Path) -> None:
-    """Write the fp16 model directory `out` from the fp32 model directory `source`, one tensor in memory at a time.
+    """Write the fp16 model directory `out` from the fp32 model directory `source`, two tensors in memory at a time.
 
     Matrices become float16. A matrix with values beyond the range of float16 stays float32, which is reported.
 
     Raises:
-        ModelDirectoryError: source is not a complete fp32 model, or out is the same directory.
+        ModelDirectoryError: source is not a complete fp32 model that `export` made, or out holds it.
     """
     source, out = Path(source), Path(out)
     config = read_config(source)
+    if config.norm:
+        raise ModelDirectoryError(
+            f"{source}: is in the layout of the original llama.onnx; give a model that export made"
+        )
     if config.weights != "fp32":
         raise ModelDirectoryError(f"{source}: its weights are {config.weights}; give an fp32 model")
-    if out.exists() and out.samefile(source):
-        raise ModelDirectoryError(f"{out}: is the input itself; name another directory for the output")
     manifest = read_json(source / MANIFEST)
-    with ModelWriter(out, {"source": str(source.resolve()), "files": manifest["files"], "dtype": "fp16"}) as writer:
+    key = {"source": str(source.resolve()), "files": manifest["files"], "dtype": "fp16"}
+    with ModelWriter(out, key, [source / MANIFEST]) as writer:
         own = {file for shard in config.shards for file in (shard.path.name, f"{shard.name}.bin")}
         writer.copy({file: source / file for file in manifest["files"] if file not in own})
         for shard in progress(config.shards, f"converting to {out.name}"):

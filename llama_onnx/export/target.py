@@ -19,10 +19,11 @@ def check_target(out: Path, folder: Path, inputs: Iterable[Path]) -> None:
     """Raise ModelDirectoryError if writing would overwrite something other than a model."""
     if out.exists() and not out.is_dir():
         raise ModelDirectoryError(f"{out}: is a file; name a directory")
-    if any(path.resolve().is_relative_to(place.resolve()) for path in inputs for place in (out, folder)):
-        raise ModelDirectoryError(
-            f"{out}: holds the input itself, which is not a model to replace; name another directory"
-        )
+    for path in inputs:
+        files = (path.resolve(), path.parent.resolve() / path.name)  # the file, and the link to it if it is one
+        for place in (out, folder, aside(out)):
+            if any(file.is_relative_to(place.resolve()) for file in files):
+                raise ModelDirectoryError(f"{place}: holds the input itself; name another directory for the output")
     if out.is_dir() and any(out.iterdir()):
         if not (out / MANIFEST).is_file():
             raise ModelDirectoryError(f"{out}: holds files that are not a model; name another directory, or empty it")
@@ -35,7 +36,8 @@ def check_target(out: Path, folder: Path, inputs: Iterable[Path]) -> None:
             )
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (LOCK, JOURNAL, MANIFEST)):
         raise ModelDirectoryError(
-            f"{folder}: holds files of something else, but is needed to write {out.name}; move it away"
+            f"{folder}: holds files of something else, but is where {out.name} is written until it is complete; "
+            "move it away"
         )
 
 

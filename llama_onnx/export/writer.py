@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import __version__
 from ..config import Shard
@@ -28,6 +28,8 @@ from .graphs.graph import Graph, WeightFile
 from .graphs.stored import read_graph
 from .packages import onnx
 from .target import JOURNAL, LOCK, aside, check_target, flush, replace_directory
+
+T = TypeVar("T")
 
 
 class ModelWriter:
@@ -60,6 +62,7 @@ class ModelWriter:
         self._shards: dict[str, dict[str, Any]] = {}
         self._files: dict[str, dict[str, Any]] = {}
         self._finished: dict[str, Any] = {}
+        self._resumed = False
         self._needed_bytes = needed_bytes
         try:
             check_target(out, self.folder, inputs)
@@ -75,6 +78,8 @@ class ModelWriter:
                     aside(self.out).rename(self.out)
                 self._finished = self._read_journal()
                 self._check_space()
+                if not self._resumed:
+                    self._write_journal()  # so that a run that stops before its first shard can be resumed too
             except BaseException:
                 self._lock.close()
                 raise
@@ -83,7 +88,7 @@ class ModelWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if isinstance(error, LlamaOnnxError) and not isinstance(error, _TargetBusyError):
+        if isinstance(error, LlamaOnnxError):
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
         if isinstance(error, OSError):
@@ -93,8 +98,8 @@ class ModelWriter:
 
     @property
     def resumed(self) -> bool:
-        """Whether an earlier run with the same key left something finished."""
-        return bool(self._finished)
+        """Whether this run continues an earlier one with the same key."""
+        return self._resumed
 
     def shard(self, name: str, build: Callable[[Graph], None], shared: Iterable[str] = ()) -> None:
         """Write `name.onnx` and `name.bin`, unless an earlier run already has.
@@ -109,12 +114,10 @@ class ModelWriter:
         if done and all(self._matches(file, done["files"][file]) for file in files):
             self._add(done)
             return
-        weights = WeightFile(self.folder / files[1])
-        graph = Graph(name, weights)
-        try:
+        with WeightFile(self.folder / files[1]) as weights:
+            graph = Graph(name, weights)
             build(graph)
-        finally:
-            data = weights.close()
+        data = weights.entry
         graph.save(self.folder / files[0])
         entry = {
             "name": name,
@@ -138,11 +141,12 @@ class ModelWriter:
             **{key: entry[key] for key in ("loaded_bytes", "file_bytes", "quantized")},
         )
 
-    def data_file(self, name: str, write: Callable[[WeightFile], None]) -> None:
-        """Write a data file that several shards read."""
-        weights = WeightFile(self.folder / name)
-        write(weights)
-        self._files[name] = weights.close()
+    def data_file(self, name: str, write: Callable[[WeightFile], T]) -> T:
+        """Write a data file that several shards read, and return what `write` returns."""
+        with WeightFile(self.folder / name) as weights:
+            written = write(weights)
+        self._files[name] = weights.entry
+        return written
 
     def copy(self, files: Mapping[str, Path | bytes]) -> None:
         """Copy auxiliary files (tokenizer, configuration). Those given as bytes are written."""
@@ -195,7 +199,9 @@ class ModelWriter:
         try:
             journal = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
             if journal["key"] == self._key:
-                return dict(journal["shards"])
+                finished = dict(journal["shards"])
+                self._resumed = True
+                return finished
         except (OSError, ValueError, KeyError):
             pass
         for path in self.folder.iterdir():  # made with other options, or unfinished: it only takes space
@@ -222,10 +228,6 @@ class ModelWriter:
         write_json(self.folder / JOURNAL, {"key": self._key, "shards": shards})
 
 
-class _TargetBusyError(ModelDirectoryError):
-    """Another process holds the lock, so the files are not ours to remove."""
-
-
 def file_entry(path: Path) -> dict[str, Any]:
     """Return the manifest's entry for a file: bytes and sha256."""
     with path.open("rb") as file:
@@ -244,5 +246,5 @@ def _lock(path: Path, out: Path) -> Any:
     file = path.open("a")
     if not lock(file):
         file.close()
-        raise _TargetBusyError(f"{out}: another process is writing it; wait for it, or name another directory")
+        raise ModelDirectoryError(f"{out}: another process is writing it; wait for it, or name another directory")
     return file

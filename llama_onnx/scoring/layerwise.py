@@ -54,7 +54,7 @@ def final_hidden(
     try:
         try:
             with decoder.guard:
-                cache.reserve(decoder.pool, _bytes_beside(decoder, group))
+                cache.reserve(decoder.pool, _bytes_beside(decoder, group, cache))
         except PoolTooSmallError:
             if len(group) == 1:
                 raise
@@ -114,10 +114,8 @@ def _run(
     yield from ends
 
 
-def _bytes_beside(decoder: Decoder, group: Sequence[np.ndarray]) -> int:
+def _bytes_beside(decoder: Decoder, group: Sequence[np.ndarray], cache: KVCache) -> int:
     """Return the bytes a group takes besides the shards: one layer's cache, the pass, and two slices of logits."""
     runs = [Run(1, len(sequence), len(sequence)) for sequence in group]
     size = pass_bytes(decoder.config, runs, 0, decoder.chunk, spare=False)
-    longest = max(map(len, group))
-    cache = decoder.new_cache(longest, one_layer=True).bytes_with([longest])
-    return cache + size + 2 * max(SLICE_BYTES, 4 * decoder.config.vocab_size)
+    return cache.bytes_with([max(map(len, group))]) + size + 2 * max(SLICE_BYTES, 4 * decoder.config.vocab_size)

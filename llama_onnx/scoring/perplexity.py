@@ -47,7 +47,7 @@ class Perplexity:
     @property
     def value(self) -> float:
         """exp(nll); infinite if that overflows."""
-        return math.exp(self.nll) if self.nll < 709 else math.inf
+        return exp(self.nll)
 
     @property
     def error(self) -> float:
@@ -83,8 +83,7 @@ def perplexity(
     check_windows(ctx, stride, decoder.config.context_length)
     views = windows(ids, ctx, stride)
     nlls = np.concatenate(list(token_nlls(decoder, views, on_progress)))
-    spread = float(nlls.std(ddof=1)) / math.sqrt(len(nlls)) if len(nlls) > 1 else 0.0
-    return Perplexity(float(nlls.mean()), spread, len(nlls), len(views), ctx, stride)
+    return Perplexity(float(nlls.mean()), standard_error(nlls), len(nlls), len(views), ctx, stride)
 
 
 def windows(ids: Sequence[int] | np.ndarray, ctx: int, stride: int) -> list[Window]:
@@ -149,3 +148,13 @@ def log_likelihoods(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     total = np.exp(logits - highest).sum(-1, dtype=np.float64)
     chosen = np.take_along_axis(logits, targets[:, None], -1) - highest
     return np.asarray(chosen[:, 0].astype(np.float64) - np.log(total))
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean of values [n]; 0 for a single value."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def exp(value: float) -> float:
+    """Return e^value, or infinity if that overflows."""
+    return math.exp(value) if value < 709 else math.inf

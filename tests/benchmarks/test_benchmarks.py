@@ -30,7 +30,7 @@ def test_speed_compares_what_is_installed(tmp_path: Path) -> None:
     names = [row["name"] for row in told["engines"]]
     assert names[:3] == ["ours int4", "ours int8", "ours fp32"]
     assert all(row["decode"] > 0 and row["bytes_per_token"] > 0 for row in told["engines"])
-    assert told["about"]["command"].startswith("python speed.py --shape tiny")
+    assert told["about"]["command"].startswith("python benchmarks/speed.py --shape tiny")
     assert all(name in result.stdout for name in names)
 
 
@@ -78,6 +78,17 @@ def test_rotation_of_a_gguf_is_undone_by_its_reader() -> None:
     theirs = peer_models.interleaved_rotation(matrix, 3)
     assert not np.array_equal(theirs, matrix)
     np.testing.assert_array_equal(half_rotation(theirs, 3), matrix)
+
+
+def test_reported_command_can_be_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for script in ("benchmarks/speed.py", str(ROOT / "benchmarks" / "speed.py")):
+        monkeypatch.setattr("sys.argv", [script, "--rounds", "3"])
+        assert report.about()["command"] == "python benchmarks/speed.py --rounds 3"
+    for figures in (ROOT / "docs").glob("*.json"):
+        told = json.loads(figures.read_text())
+        script = told.get("about", told)["command"].split()[1]
+        assert (ROOT / script).is_file(), figures
 
 
 def test_tables_are_markdown() -> None:

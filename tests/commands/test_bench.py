@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ def test_bench_prints_all_figures(model: Path) -> None:
     assert figures["decode_tokens_per_second"] > 0
     assert figures["peak_memory"] > 0
     assert figures["pool"]["misses"] == 5
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_verbose_bench_also_prints_the_figures_of_the_pool_on_stderr(model: Path, options: list[str]) -> None:
+    quiet, verbose = (run(*VERB, "bench", "-m", model, "-p", "20", "-n", "5", *options, *more) for more in ([], ["-v"]))
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert re.fullmatch(r"\[ pool \d+ hits, 5 misses, 0 evictions, .* loaded \| peak memory .* \]\n", verbose.stderr)
 
 
 @pytest.mark.parametrize("options", [["-p", "300"], ["-n", "1"], ["-r", "0"]])

@@ -131,14 +131,14 @@ def test_choices_and_defaults_of_the_verbs_match_the_library() -> None:
     from llama_onnx.export.graphs.weights import Precision
     from llama_onnx.export.nbits import BITS, BLOCK_SIZES
     from llama_onnx.export.quantize.bits import FLOAT_BITS, RULES
-    from llama_onnx.export.quantize.layer import Settings
     from llama_onnx.export.quantize.methods.registry import METHODS
-    from llama_onnx.export.quantize.quantizer import FORMATS, Options
+    from llama_onnx.export.quantize.settings import FORMATS, Options, Settings
 
     assert (quantize.METHODS, quantize.BITS, quantize.BLOCK_SIZES) == (METHODS, BITS, BLOCK_SIZES)
     assert (FLOAT_BITS, tuple(FORMATS), RULES) == (quantize.FLOAT_BITS, quantize.FORMATS, quantize.RULES)
     settings, more = quantize.read_options(parser_of("quantize").parse_args(["a", "b"]))
-    assert (settings, more) == (Settings(algo="k_quant"), Options())
+    assert (settings, more) == (Settings(), Options())
+    assert settings.algo == "k_quant"
     assert compare.WINDOW == DEFAULT_CTX
     for dtype in export.DTYPES:
         Precision(dtype, 128)
@@ -155,8 +155,19 @@ def test_older_spellings_with_underscores_are_accepted_and_not_shown() -> None:
     new = parser.parse_args(["a", "b", *(word.replace("_", "-") for word in values.split())])
     assert old == new
     assert old != parser.parse_args(["a", "b"])
-    assert (old.block_size, old.gptq_damp, old.per_matrix) == (32, 0.2, True)
+    assert (old.block_size, old.damp, old.per_matrix) == (32, 0.2, True)
     assert "_size" not in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [(["generate", "--prompts", "x", "--batch", "0"], "--batch"), (["eval", "--mmlu", "x", "--limit", "0"], "--limit")],
+)
+def test_error_about_a_count_names_the_option_that_was_typed(
+    arguments: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == f"error: {option} must be at least 1, not 0\n"
 
 
 @pytest.mark.parametrize("verb", ["generate", "bench", "perplexity", "eval", "compare"])

@@ -216,8 +216,8 @@ def test_other_prompts_are_refused_as_well(
         (b"null", "not null"),
         (b"{}", "the prompt is empty"),
         (b'""', "the prompt is empty"),
-        (b'{"prompt": 5}', "prompt must be a text, not 5"),
-        (b'{"prompt": ["a"]}', "prompt must be a text"),
+        (b'{"prompt": 5}', "prompt must be a string, not 5"),
+        (b'{"prompt": ["a"]}', "prompt must be a string"),
         (b'{"prompt": "a", "temprature": 1}', "a prompt has no field 'temprature' (the fields are prompt, id,"),
         (b'{"prompt": "a", "temperature": -1}', "temperature must be 0 to 1000000, not -1"),
         (b'{"prompt": "a", "temperature": 1' + b"0" * 400 + b"}", "temperature must be 0 to 1000000, not 1000"),
@@ -230,9 +230,9 @@ def test_other_prompts_are_refused_as_well(
         (b'{"prompt": "a", "max_tokens": null}', "max_tokens must be a whole number, not None"),
         (b'{"prompt": "a", "seed": -1}', "seed must be 0 or more"),
         (b'{"prompt": "a", "stop": [""]}', "stop must be a list of texts, none of them empty"),
-        (b'{"prompt": "a", "stop": 5}', "stop must be a text or a list of texts, not 5"),
-        (b'{"prompt": "a", "id": [1]}', "id must be a text or a whole number"),
-        (b'{"prompt": "a", "id": true}', "id must be a text or a whole number"),
+        (b'{"prompt": "a", "stop": 5}', "stop must be a string or a list of strings, not 5"),
+        (b'{"prompt": "a", "id": [1]}', "id must be a string or a whole number"),
+        (b'{"prompt": "a", "id": true}', "id must be a string or a whole number"),
     ],
 )
 def test_invalid_line_is_reported_with_its_line_number(tmp_path: Path, line: bytes, message: str) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_onnx.commands import terminal
-from llama_onnx.commands.terminal import guard, need_tools, progress_bar, read_text, show_progress
-from llama_onnx.errors import MissingDependencyError, RequestError
+from llama_onnx.commands.terminal import guard, progress_bar, read_text, show_progress
+from llama_onnx.errors import RequestError
 
 
 class Screen(io.StringIO):
@@ -98,16 +97,3 @@ def test_error_names_the_text_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=f"{name}: {message}"):
             read_text(str(tmp_path / name))
     assert read_text(str(tmp_path / "bom")) == "é"
-
-
-def test_error_for_missing_packages_gives_the_install_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    need_tools("export")
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(MissingDependencyError) as error:
-        need_tools("export")
-    requirements = Path(str(error.value).rpartition("pip install -r ")[2])
-    assert requirements.name == "requirements.txt"
-    assert "tqdm" in requirements.read_text()
-    monkeypatch.setattr(terminal, "__file__", str(tmp_path / "llama_onnx" / "commands" / "terminal.py"))
-    with pytest.raises(MissingDependencyError, match=r"\(tqdm missing\): pip install 'llama-onnx\[tools\]'$"):
-        need_tools("export")

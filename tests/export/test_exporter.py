@@ -270,7 +270,7 @@ def test_two_exports_into_one_target_exclude_each_other(checkpoint: Path, tmp_pa
 
 def test_export_into_its_own_source_is_refused(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "checkpoint")
-    with pytest.raises(ModelDirectoryError, match="not a model"):
+    with pytest.raises(ModelDirectoryError, match="holds the input itself"):
         export(folder, folder)
     assert (folder / "model.safetensors").is_file()
 

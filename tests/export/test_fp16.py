@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from helpers import decoder_of, make_checkpoint, run
+from helpers import decoder_of, files_of, make_checkpoint, run
+from llama_onnx_layout import write_layout
 from safetensors.numpy import load_file, save_file
 
 from llama_onnx.errors import ModelDirectoryError
@@ -76,6 +79,33 @@ def test_conversion_onto_itself_is_refused(model: Path) -> None:
     with pytest.raises(ModelDirectoryError, match="the input itself"):
         convert(model, model)
     decoder_of(model).logits(np.array([5]))
+
+
+@pytest.mark.parametrize("name", ["out", "out.partial", ".out.replaced"])
+def test_conversion_never_removes_its_source(name: str, model: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(model, tmp_path / name)
+    with pytest.raises(ModelDirectoryError, match=rf"{re.escape(name)}: holds the input itself"):
+        convert(source, tmp_path / "out")
+    assert files_of(source) == files_of(model)
+    decoder_of(source).logits(np.array([5]))
+
+
+def test_model_made_of_links_is_not_replaced_by_its_conversion(model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "links"
+    source.mkdir()
+    for path in model.iterdir():
+        (source / path.name).symlink_to(path)
+    with pytest.raises(ModelDirectoryError, match="holds the input itself"):
+        convert(source, source)
+
+
+def test_conversion_of_the_original_layout_says_that_it_needs_an_exported_model(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    source = write_layout(checkpoint, tmp_path / "original")
+    with pytest.raises(ModelDirectoryError, match=r"is in the layout of the original llama\.onnx; give a model"):
+        convert(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_conversion_of_other_precisions_is_refused(model: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from llama_onnx.export import writer as model_writer
 from llama_onnx.export.exporter import export
 from llama_onnx.export.families.registry import read_spec
 from llama_onnx.export.graphs import graph
-from llama_onnx.export.graphs.weights import Precision, least_bytes
+from llama_onnx.export.graphs.weights import Precision, Weights, least_bytes
+from llama_onnx.export.quantize import layer
 from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.export.writer import ModelWriter
 from llama_onnx.model_directory import read_config
@@ -94,6 +95,30 @@ def test_early_write_back_does_not_change_the_files(
     export(checkpoint, tmp_path / "out")
     assert len(written) > 20
     assert files_of(tmp_path / "out") == files_of(model)
+
+
+@pytest.mark.parametrize("place", ["shard", "data file", "layer to calibrate"])
+def test_file_of_weights_is_closed_when_the_work_on_it_fails(
+    place: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[graph.WeightFile] = []
+
+    def fail(target: graph.Graph | graph.WeightFile, *_: object) -> None:
+        opened.append(target.weights if isinstance(target, graph.Graph) else target)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(layer, "build_head", fail)
+    source = open_checkpoint(checkpoint)
+    spec, weights = read_spec(source.config), Weights(source, Precision("fp32"), print)
+    work: dict[str, Callable[[ModelWriter], object]] = {
+        "shard": lambda writer: writer.shard("embed", fail),
+        "data file": lambda writer: writer.data_file("rope.bin", fail),
+        "layer to calibrate": lambda writer: layer.FloatLayer(spec, weights, "head", {}, writer.folder),
+    }
+    with pytest.raises(ZeroDivisionError), ModelWriter(tmp_path / "out", {}) as writer:
+        work[place](writer)
+    (file,) = opened
+    assert file._file.closed
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
@@ -208,7 +233,7 @@ def test_leftovers_of_other_options_are_deleted_at_once(
         with pytest.raises(KeyboardInterrupt):
             export(checkpoint, tmp_path / "out")
     with ModelWriter(tmp_path / "out", {}):
-        assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["lock"]
+        assert sorted(path.name for path in (tmp_path / "out.partial").iterdir()) == ["lock", "progress.json"]
 
 
 def test_every_file_is_on_the_disk_before_the_model_has_its_name(

@@ -47,7 +47,7 @@ class ModelConfig:
             "rms_norm_eps": self.rms_norm_eps,
             "rope_scaling": None,
             "rope_theta": self.rope_theta,
-            "template": "alpaca",  # not of transformers: tells the exporter how prompts were put in training
+            "template": "alpaca",  # not of transformers: tells the exporter how prompts were written in training
             "tie_word_embeddings": True,
             "torch_dtype": "float16",
             "use_cache": True,

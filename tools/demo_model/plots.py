@@ -13,14 +13,12 @@ from dataclasses import dataclass
 class Plot:
     """One plot: `themes` are request phrases that continue "a story about a dog named Max ..."."""
 
-    name: str
     themes: tuple[str, ...]
     lines: tuple[str, ...]
 
 
 PLOTS = (
-    Plot(
-        "lost",
+    Plot(  # lost
         ("who loses a {object}", "who lost a {object}", "and a lost {object}", "who looks for a {object}"),
         (
             "More than all other things, {N} loved {his} {colour} {object} and [kept it under the pillow|took it everywhere|played with it every day].",
@@ -36,8 +34,7 @@ PLOTS = (
             "From that day on, {N} [always put the {object} back in its place|took good care of the {object}|shared the {object} with {F}].",
         ),
     ),
-    Plot(
-        "found",
+    Plot(  # found
         ("who finds a lost {object}", "who finds a {object}", "who finds a {colour} {object}", "about being honest"),
         (
             "One {weather} day, {N} was walking to the {place2} when {he} saw something [shiny|strange|bright] on the path.",
@@ -52,8 +49,7 @@ PLOTS = (
             "Because {N} had [told the truth|given the {object} back], {F} [invited {him} to tea|shared a cake with {him}|became {his} friend].",
         ),
     ),
-    Plot(
-        "storm",
+    Plot(  # storm
         ("and a big storm", "who is afraid of the storm", "who is afraid of thunder", "about being brave"),
         (
             "One evening, dark clouds came over the {place}. [The wind began to blow.|The trees began to shake.|The first drops fell.]",
@@ -68,8 +64,7 @@ PLOTS = (
             "In the morning, the storm was over and a [rainbow|bright sun] stood above the {place}.",
         ),
     ),
-    Plot(
-        "share",
+    Plot(  # share
         ("who shares some {foods}", "who learns to share", "about sharing", "and a basket of {foods}"),
         (
             "One day, {N} found a [basket full of|bag of|tree full of] {foods} near the {place2}.",
@@ -83,8 +78,7 @@ PLOTS = (
             "The {foods} tasted much better now, because {N} [was not alone|had shared them with a friend].",
         ),
     ),
-    Plot(
-        "skill",
+    Plot(  # skill
         ("who learns to {skill}", "who wants to {skill}", "who cannot {skill}", "about trying again"),
         (
             "More than anything, {N} wanted to learn to {skill}. [Everybody else could do it.|{His} friends made it look so easy.]",
@@ -99,8 +93,7 @@ PLOTS = (
             "{N} had learned that [practice makes it easy|nobody should give up too soon|small steps lead far].",
         ),
     ),
-    Plot(
-        "party",
+    Plot(  # party
         ("who plans a surprise party", "and a birthday party", "who has a birthday", "and a big surprise"),
         (
             "It was the birthday of {N}, but nobody said a word about it. [{N} waited all morning.|{N} looked for a card, but there was none.]",
@@ -115,8 +108,7 @@ PLOTS = (
             "Now {N} knew that {his} friends [had not forgotten {him}|loved {him} very much].",
         ),
     ),
-    Plot(
-        "rescue",
+    Plot(  # rescue
         ("who saves a friend", "who rescues a {fkind}", "who helps a friend in trouble", "about helping others"),
         (
             'One {weather} day, {N} heard a cry near the {place2}. "Help! Help!"',
@@ -131,8 +123,7 @@ PLOTS = (
             "And when {N} [needed help|was in trouble] the next [week|winter], {F} was the first to come.",
         ),
     ),
-    Plot(
-        "broken",
+    Plot(  # broken
         ("who breaks a {fragile}", "who tells the truth", "and a broken {fragile}", "about telling the truth"),
         (
             "One day, {N} was playing with a {colour} {object} in the house of {F}, a {ftrait} {fkind}.",
@@ -147,8 +138,7 @@ PLOTS = (
             "After that, {N} felt [light as a feather|much better], and {he} [never hid the truth again|was always careful].",
         ),
     ),
-    Plot(
-        "garden",
+    Plot(  # garden
         ("who plants a {seed}", "who grows a {seed}", "and a {seed} seed", "about being patient"),
         (
             "In spring, {N} planted a {seed} seed in the garden. [{N} watered it every day.|{N} gave it water and talked to it.]",
@@ -162,8 +152,7 @@ PLOTS = (
             "{N} gave some of the seeds to {F}, and the next year [two gardens|both gardens] were full of colour.",
         ),
     ),
-    Plot(
-        "newcomer",
+    Plot(  # newcomer
         ("who makes a new friend", "and a new neighbour", "who meets a shy {fkind}", "about friendship"),
         (
             "One day, a {fkind} named {F} moved into the house next to {N}. {F} was [shy|quiet] and did not say a word.",
@@ -178,8 +167,7 @@ PLOTS = (
             "From then on, {N} was never alone, for {he} had [a true friend|the best friend in the world].",
         ),
     ),
-    Plot(
-        "race",
+    Plot(  # race
         ("who runs a race", "who wants to win a race", "and a big race", "who is not very fast"),
         (
             "Every year, there was a big race from the {place} to the {place2}. This year, {N} wanted to run too.",
@@ -194,8 +182,7 @@ PLOTS = (
             "{N} got a {colour} ribbon for [kindness|being a good friend], and {he} was very proud of it.",
         ),
     ),
-    Plot(
-        "noise",
+    Plot(  # noise
         ("who hears a strange noise", "and a strange noise", "who cannot sleep", "who is afraid of the dark"),
         (
             'It was a dark night, and {N} could not sleep. Suddenly there was a noise: "{noise}!"',
@@ -209,8 +196,7 @@ PLOTS = (
             '"[Things look much bigger in the dark|It is good to look before you are afraid]," said {F}. {N} nodded and yawned.',
         ),
     ),
-    Plot(
-        "way_home",
+    Plot(  # way_home
         ("who gets lost in the woods", "who is lost", "who looks for the way home", "who follows a star"),
         (
             "One day, {N} followed a [butterfly|bright bird|dragonfly] into the woods. {N} went deeper and deeper.",
@@ -225,8 +211,7 @@ PLOTS = (
             "After that, whenever {N} saw the bright star, {he} thought of {F}.",
         ),
     ),
-    Plot(
-        "cooking",
+    Plot(  # cooking
         ("who bakes a {dish}", "who makes a {dish}", "and a very strange {dish}", "who makes a mistake"),
         (
             "One {weather} day, {N} wanted to make a {dish} for {F}, a {ftrait} {fkind}, because {F} [had been so kind|was coming to visit].",
@@ -240,8 +225,7 @@ PLOTS = (
             "The new {dish} was [wonderful|delicious], and {N} and {F} ate every bit of it.",
         ),
     ),
-    Plot(
-        "gift",
+    Plot(  # gift
         ("who makes a gift", "who makes a present for a friend", "and a special present", "who has no money"),
         (
             "Tomorrow was the birthday of {F}, a {ftrait} {fkind} and the best friend of {N}. But {N} had no money for a present.",
@@ -255,8 +239,7 @@ PLOTS = (
             '"It is [the best present of all|the most beautiful thing I have]," said {F}, "because you made it with love."',
         ),
     ),
-    Plot(
-        "sick",
+    Plot(  # sick
         ("who helps a sick friend", "and a sick friend", "who visits a sick {fkind}", "about being kind"),
         (
             "Every morning, {N} played with {F}, a {ftrait} {fkind}. But one day, {F} did not come.",
@@ -270,8 +253,7 @@ PLOTS = (
             "And when {N} had a cold [in winter|the next month], guess who came with a pot of soup? It was {F}.",
         ),
     ),
-    Plot(
-        "treasure",
+    Plot(  # treasure
         ("who finds a treasure map", "who looks for a treasure", "and a secret map", "who goes on an adventure"),
         (
             "One day, {N} found an old map in [a bottle|a dusty book|the attic]. There was a {colour} cross on it.",
@@ -285,8 +267,7 @@ PLOTS = (
             '{N} looked at {F}, and [both of them laughed|they smiled at each other]. "[The letter is right|That is true]," said {N}.',
         ),
     ),
-    Plot(
-        "snow",
+    Plot(  # snow
         ("who builds a snowman", "and the first snow", "who plays in the snow", "and a friendly snowman"),
         (
             "One morning, the whole world was white. It was the first snow, and {N} [ran outside|could not wait to go out].",

@@ -186,4 +186,3 @@ DISHES = (
     ("porridge", "pepper", "cinnamon"),
 )
 WEATHER = ("rainy", "windy", "foggy", "snowy", "stormy", "cold")
-SEASONS = ("spring", "summer", "autumn", "winter")

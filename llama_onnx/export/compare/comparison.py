@@ -15,7 +15,7 @@ from ...text.open import load_tokenizer
 from ..packages import tqdm
 from .models import OnnxModel, Reference, check_match
 from .results import Comparison, labels_of, worst_positions
-from .walk import GROUP_BYTES, compare
+from .walk import compare
 from .weights import compare_weights
 
 DEFAULT_CTX = 512
@@ -29,7 +29,6 @@ def compare_models(
     ctx: int | None = None,
     max_tokens: int | None = None,
     weights: bool = True,
-    group_bytes: int = GROUP_BYTES,
 ) -> Comparison:
     """Compare candidates with a reference.
 
@@ -41,7 +40,6 @@ def compare_models(
         ctx: tokens in a window; None means `DEFAULT_CTX`, or the shortest context of the models if that is shorter.
         max_tokens: use only this many tokens from the start of the text.
         weights: also compare the weights, if the reference is a model directory.
-        group_bytes: memory for the states of windows that go through the layers together.
 
     Raises:
         ModelDirectoryError: the models do not match.
@@ -66,7 +64,7 @@ def compare_models(
             bar.total = total
             bar.update(done - bar.n)
 
-        outcomes = compare(reference, candidates, views, group_bytes, on_progress)
+        outcomes = compare(reference, candidates, views, on_progress=on_progress)
     reports = []
     if weights and isinstance(reference, OnnxModel):
         reports = compare_weights(reference.config, [candidate.config for candidate in candidates])

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...scoring.perplexity import exp, standard_error
+
 BLOCK = 1 << 17  # numbers converted to float64 at a time; they fit into the cache
 PERCENTILES = {"max": 100.0, "99.9%": 99.9, "99%": 99.0, "95%": 95.0, "90%": 90.0, "median": 50.0}
 
@@ -150,16 +152,6 @@ def kl_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     terms = np.subtract(p, q, out=np.zeros_like(p), where=likely > 0)  # 0 · ln 0 = 0
     terms *= likely
     return np.asarray(np.maximum(terms.sum(-1), 0))  # KL is never negative, but rounding can make it slightly so
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Return the standard error of the mean of values [n]; 0 for a single value."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-
-
-def exp(value: float) -> float:
-    """Return e^value, or infinity if that overflows."""
-    return math.exp(value) if value < 709 else math.inf
 
 
 def finite(value: float) -> float | None:

@@ -48,9 +48,7 @@ class WeightReport:
     histograms: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
-def compare_weights(
-    reference: ModelConfig, candidates: Sequence[ModelConfig], advance: Callable[[], None] | None = None
-) -> list[WeightReport]:
+def compare_weights(reference: ModelConfig, candidates: Sequence[ModelConfig]) -> list[WeightReport]:
     """Compare all matrices with the same name and shape in both models, one in memory at a time.
 
     A quantiser may move scales from one matrix to another, as AWQ does. Such a candidate computes the same from
@@ -76,8 +74,6 @@ def compare_weights(
                 report.tensors.append(tensor)
                 first, second = report.histograms.get(tensor.role, nothing)
                 report.histograms[tensor.role] = (first + counts, second + _histogram(found, spread))
-        if advance:
-            advance()
     return reports
 
 

@@ -101,7 +101,6 @@ def read_rope(
     context_length: int,
     parameters: Mapping[str, Any] | None = None,
     partial: float | None = None,
-    theta: float = 10000.0,
 ) -> Rope:
     """Return the rope of a model.
 
@@ -111,7 +110,6 @@ def read_rope(
         context_length: positions of the model.
         parameters: the rope dictionary; None means `rope_parameters(config)`.
         partial: the default fraction of a head that is rotated; None if this family always rotates whole heads.
-        theta: the default base of the frequencies.
 
     Raises:
         ModelDirectoryError: a kind or a value is wrong or not implemented.
@@ -130,7 +128,7 @@ def read_rope(
             f"config.json: rope would rotate {dim} of {head_dim} dimensions of a head (head_dim, partial_rotary_factor)"
         )
     # float64 powers rounded to float32 agree with torch's float32 powers more often than numpy's float32 powers do.
-    base = number(parameters, "rope_theta", theta, float)
+    base = number(parameters, "rope_theta", 10000.0, float)
     powers = np.power(base, (np.arange(0, dim, 2, dtype=FLOAT) / FLOAT(dim)).astype(np.float64)).astype(FLOAT)
     original = _original_length(config, parameters, context_length)
     if kind == "linear":
@@ -140,7 +138,7 @@ def read_rope(
         # the plain frequencies are enough.
         number(parameters, "factor", kind=float)
     if kind == "llama3":
-        return Rope(_llama3(FLOAT(1) / powers, parameters, original))
+        return Rope(llama3_frequencies(FLOAT(1) / powers, parameters, original))
     if kind == "yarn":
         return _yarn(powers, parameters, base, dim, context_length, original)
     if kind == "longrope":
@@ -162,8 +160,8 @@ def _original_length(config: Mapping[str, Any], parameters: Mapping[str, Any], c
     return int(number(config if config.get(name) is not None else parameters, name, context_length))
 
 
-def _llama3(plain: np.ndarray, parameters: Mapping[str, Any], original: int) -> np.ndarray:
-    """Llama 3.1: long waves are slowed by `factor`, short ones kept, with a smooth transition."""
+def llama3_frequencies(plain: np.ndarray, parameters: Mapping[str, Any], original: int) -> np.ndarray:
+    """Llama 3.1: long waves are slowed by `factor`, short ones kept, with a smooth transition; float32 like `plain`."""
     factor, low, high = (
         number(parameters, name, kind=float) for name in ("factor", "low_freq_factor", "high_freq_factor")
     )

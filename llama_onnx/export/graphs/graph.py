@@ -27,7 +27,7 @@ MICROSOFT = "com.microsoft"
 
 
 class WeightFile:
-    """A file of raw tensors, each at a 4096-byte offset, written from front to back.
+    """A file of raw tensors, each at a 4096-byte offset, written from front to back; a context manager.
 
     Threads write and hash a tensor while the caller makes the next one; the caller must not change it meanwhile. Data
     is flushed every few megabytes: otherwise the system collects dirty pages until memory is full.
@@ -66,13 +66,23 @@ class WeightFile:
         self.bytes += len(padding) + array.nbytes
         return tensor
 
-    def close(self) -> dict[str, Any]:
-        """Finish the file and return the manifest's entry for it: bytes and sha256."""
+    def close(self) -> None:
+        """Finish the file."""
         try:
             self._wait()
         finally:
             self._threads.shutdown()
             self._file.close()
+
+    def __enter__(self) -> WeightFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The manifest's entry for the finished file: bytes and sha256."""
         return {"bytes": self.bytes, "sha256": self._hash.hexdigest()}
 
     def _wait(self) -> None:

@@ -7,25 +7,25 @@ there on, all variants go through the layers together, and at the head each is c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto
 
 from ...errors import RequestError
 from ..compare.metrics import kl_divergence, log_softmax
 from ..families.spec import EMBEDDING, DecoderSpec
 from ..graphs.weights import Weights
-from ..nbits import NBits, dequantize
+from ..nbits import dequantize
+from ..packages import onnx
 from ..progress import progress
 from .bits import HEAD, matrix_names
 from .calibration import run_shard
-from .layer import FloatLayer, Settings
-from .methods import k_quant
-from .methods.common import Format
-from .methods.registry import DATA_FREE
+from .layer import FloatLayer
+from .methods.registry import data_free
+from .settings import Settings
 
 MEMORY = 256 << 20  # bytes for the hidden states of all variants
 FEWEST, MOST = 64, 1024  # limits of the number of tokens that a variant is measured on
@@ -60,9 +60,14 @@ def spend(costs: Mapping[str, Cost], lowest: int, budget: float, fixed: Mapping[
         RequestError: the budget is too small even for the lowest bits.
     """
     bits = {name: fixed.get(name, lowest) for name in costs}
-    left = sum(cost.size * (budget - bits[name]) for name, cost in costs.items())
-    if left < 0:
-        raise RequestError(f"a --budget of {budget} bits is too small for the fixed bits; give at least {lowest}")
+    size = sum(cost.size for cost in costs.values())
+    needed = sum(cost.size * bits[name] for name, cost in costs.items()) / size
+    if budget < needed:
+        raise RequestError(
+            f"a --budget of {budget} bits is too small: the fixed bits, and {lowest} for every other matrix, take "
+            f"{math.ceil(100 * needed) / 100:g}; give at least that"
+        )
+    left = size * (budget - needed)
     open_steps = {name for name in costs if name not in fixed}
     while open_steps:
         name = max(open_steps, key=lambda each: (costs[each].gain(bits[each]), each))
@@ -83,7 +88,7 @@ def measure(
     settings: Settings,
     folder: Path,
     samples: np.ndarray,
-    rope: Mapping[str, Sequence[TensorProto]],
+    rope: Mapping[str, Sequence[onnx.TensorProto]],
     tried: Sequence[int],
 ) -> dict[str, dict[int, float]]:
     """Return the KL divergence in nats by matrix and bits.
@@ -108,9 +113,7 @@ def measure(
 
     def replaced(layer: FloatLayer, name: str, bits: int) -> None:
         matrix = np.array(layer.matrix(name))
-        quantise = DATA_FREE.get(settings.algo, k_quant.quantize)
-        quantised: NBits = quantise(matrix, Format(bits, settings.block_size, settings.zero_point))
-        layer.matrix(name)[:] = dequantize(quantised)
+        layer.matrix(name)[:] = dequantize(data_free(settings.algo)(matrix, settings.form(bits)))
 
     done = 1
     for i in progress(range(spec.num_layers), "measuring"):

@@ -13,7 +13,7 @@ from ...errors import RequestError
 from ..families.spec import DecoderSpec
 from ..nbits import BITS
 
-HEAD = "lm_head"
+EMBED_NAME, HEAD = "embed_tokens", "lm_head"
 MORE_BITS = 8  # for the matrices that a rule prefers
 FLOAT_BITS = 16  # stored in float16
 RULES = ("last_matmul", "first_last", "auto")
@@ -44,9 +44,10 @@ def plan(
         bits: the default.
         head_bits: of lm_head.
         layers_8bit: layers or names of matrices that get 8 bits, such as '0,1,31'.
-        mixed: 'last_matmul': lm_head gets 8 bits. 'first_last': the first and the last layer get 8 bits. Anything else
-            is the path of a table: CSV (layer, tensor, bits; a row without a tensor stands for the whole layer) or JSON
-            ({name or layer: bits}). The quant table of an earlier run is such a table.
+        mixed: 'last_matmul': lm_head gets 8 bits. 'first_last': the first and the last layer get 8 bits. 'auto':
+            changes nothing here; see `auto_bits`. Anything else is the path of a table: CSV (layer, tensor, bits; a row
+            without a tensor stands for the whole layer) or JSON ({name or layer: bits}). The quant table of an earlier
+            run is such a table.
 
     Raises:
         RequestError: the table cannot be read, or a name or a number of bits is not valid.
@@ -103,5 +104,5 @@ def _read_table(path: Path) -> dict[str, Any]:
 def _rows(rows: Iterable[dict[str, str]]) -> Iterable[tuple[str, int]]:
     for row in rows:
         name = ".".join(part for part in (row.get("layer") or "", row.get("tensor") or "") if part)
-        if name != "embed_tokens":
+        if name != EMBED_NAME:
             yield name, int(row["bits"])

@@ -205,15 +205,13 @@ class FloatLayer:
         folder: Path,
     ) -> None:
         """Write layer `step`, or the 'head', to files in a folder that has the rope tables."""
-        file = WeightFile(folder / "calibration.bin")
-        self._path = folder / "calibration.onnx"
-        self._graph = Graph("calibration", file)
-        self._data = file.path
-        if step == "head":
-            build_head(self._graph, spec, weights, None, get_ops("ort"))
-        else:
-            build_layer(self._graph, spec, weights, int(step), rope, get_ops("ort"))
-        file.close()
+        self._path, self._data = folder / "calibration.onnx", folder / "calibration.bin"
+        with WeightFile(self._data) as file:
+            self._graph = Graph("calibration", file)
+            if step == "head":
+                build_head(self._graph, spec, weights, None, get_ops("ort"))
+            else:
+                build_layer(self._graph, spec, weights, int(step), rope, get_ops("ort"))
         self._outputs = list(self._graph.outputs)
         tensors = {tensor.name: tensor for tensor in self._graph.initializers}
         self._inputs, self._tensors = {}, {}

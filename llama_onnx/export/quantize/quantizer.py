@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import ModelDirectoryError, RequestError
+from ...errors import RequestError
 from ...text.open import open_tokenizer
 from ..checkpoint import Checkpoint
 from ..exporter import checked_spec, fingerprint, manifest_model, write_shards
 from ..families.spec import DecoderSpec
 from ..graphs.blocks import ROPE_FILE, write_rope
-from ..graphs.graph import WeightFile
 from ..graphs.styles import get_ops
 from ..graphs.weights import Precision, Weights
 from ..progress import report
@@ -61,10 +60,9 @@ def quantize(
     if settings.algo == PORTABLE:
         settings, options = replace(settings, algo="rtn"), replace(options, form="qdq")
     checkpoint = open_checkpoint(source)
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise ModelDirectoryError(f"{out}: is the input itself; name another directory for the output")
     spec = checked_spec(checkpoint)
-    bits = plan(spec, options.bits, options.head_bits, options.layers_8bit, options.mixed)
+    default = options.bits if options.mixed != "auto" else 4  # auto chooses the bits later: for qdq, 4 or more
+    bits = plan(spec, default, options.head_bits, options.layers_8bit, options.mixed)
     if options.form == "qdq" and (2 in bits.values() or options.embedding_bits == 4):
         raise RequestError("qdq supports matrices of 4 or 8 bits and embeddings of 8 or 16; use --format nbits")
     reads_text = settings.algo in CALIBRATED or options.mixed == "auto"
@@ -120,9 +118,7 @@ def _auto_bits(
         return dict(read_json(path))
     lowest = 4 if options.budget >= 4 or options.form == "qdq" else 2
     fixed = {name: bits for name, bits in plan(spec, 0, options.head_bits, options.layers_8bit).items() if bits}
-    rope_file = WeightFile(writer.folder / ROPE_FILE)
-    rope = write_rope(rope_file, spec)
-    rope_file.close()
+    rope = writer.data_file(ROPE_FILE, lambda file: write_rope(file, spec))
     tried = [bits for bits in (2, 4) if bits >= lowest]
     found = auto_bits.measure(spec, weights, settings, writer.folder, samples(), rope, tried)
     costs = {name: auto_bits.Cost(size, found[name]) for name, size in matrix_sizes(spec).items()}

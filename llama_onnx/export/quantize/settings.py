@@ -29,7 +29,7 @@ class Settings:
         per_matrix: the inputs of a matrix also reflect the quantised matrices before it in the same layer.
     """
 
-    algo: str = "rtn"
+    algo: str = "k_quant"
     block_size: int = 128
     zero_point: bool = False
     alpha_step: float = 0.1
@@ -50,7 +50,7 @@ class Options:
 
     Attributes:
         bits: the default of all matrices.
-        head_bits, embedding_bits: of lm_head and embedding; 16 is float16, None is `bits`. If the checkpoint ties them
+        head_bits, embedding_bits: of lm_head (None: `bits`) and embedding; 16 is float16. If the checkpoint ties them
             and they get the same bits, they share a table, which is quantised without looking at inputs.
         layers_8bit, mixed: see `bits.plan`.
         budget: mean bits of a weight for `mixed` 'auto'.
@@ -83,8 +83,12 @@ def check(settings: Settings, options: Options) -> None:
         raise RequestError(f"an embedding of {options.embedding_bits} bits: use 4, 8, or 16 for float16")
     if options.form not in FORMATS:
         raise RequestError(f"format {options.form!r} is not known; use one of {', '.join(FORMATS)}")
-    for name in ("alpha_step", "clip_step", "clip_min"):
-        if not FINEST_STEP <= getattr(settings, name) <= 1:
-            raise RequestError(f"{name} is {getattr(settings, name)}; use a number from {FINEST_STEP} to 1")
+    for option, value in (
+        ("--awqlite-alpha-step", settings.alpha_step),
+        ("--awqclip-alpha-step", settings.clip_step),
+        ("--awqclip-alpha-min", settings.clip_min),
+    ):
+        if not FINEST_STEP <= value <= 1:
+            raise RequestError(f"{option} is {value}; use a number from {FINEST_STEP} to 1")
     if not 0 < settings.damp < math.inf:
         raise RequestError(f"a damping of {settings.damp}: use a number above 0, such as 0.01")

@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import MissingDependencyError, RequestError
 
 FILE = "quant_table.csv"
+PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def read_table(path: Path) -> list[Row]:
 
 def check_plot(path: Path) -> None:
     """Raise the errors of `plot` that can be found before there are rows."""
+    if path.suffix.lower() not in PICTURES:
+        raise RequestError(f"{path}: a plot is a .png, .svg or .pdf file; give such a name")
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError("plots need matplotlib: pip install matplotlib")
     if not path.parent.is_dir():
@@ -79,7 +82,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        RequestError: the image file cannot be written.
+        RequestError: the image file cannot be written, or its name has another ending than `PICTURES`.
     """
     check_plot(path)
     import matplotlib

@@ -14,15 +14,13 @@ from ..graphs.heads import pad_heads, positions_of
 from ..graphs.weights import Arrange, Precision, Weights
 from ..nbits import NBits, dequantize
 from ..packages import onnx
-from .bits import FLOAT_BITS
+from .bits import EMBED_NAME, FLOAT_BITS
 from .bits import HEAD as HEAD_NAME
-from .layer import LayerQuantizer, Quantised, Settings
-from .methods import k_quant
+from .layer import LayerQuantizer, Quantised
 from .methods.common import Format, slices
-from .methods.registry import DATA_FREE
+from .methods.registry import data_free
+from .settings import Settings
 from .table import FILE, Row, read_table, write_table
-
-EMBED_NAME = "embed_tokens"
 
 
 class QuantizedWeights(Weights):
@@ -89,8 +87,8 @@ class QuantizedWeights(Weights):
         if self._embedding_bits == FLOAT_BITS:
             return super().embedding(name, shape)
         table = self._wide.table(name, shape)
-        form = Format(self._embedding_bits, self._settings.block_size, self._settings.zero_point)
-        quantised = DATA_FREE.get(self._settings.algo, k_quant.quantize)(table, form)
+        form = self._settings.form(self._embedding_bits)
+        quantised = data_free(self._settings.algo)(table, form)
         error = weight_error(table, quantised)
         self._note(EMBED_NAME, form, error, "weights")
         if self._shared_table:
@@ -135,7 +133,7 @@ class QuantizedWeights(Weights):
             return self._now.matrices.pop(matrix)
         array = self._wide.matrix(name, shape, rows, arrange_rows, arrange_columns)
         assert isinstance(array, np.ndarray)
-        quantised = DATA_FREE[self._settings.algo](array, form)
+        quantised = data_free(self._settings.algo)(array, form)
         self._note(matrix, form, weight_error(array, quantised), "weights")
         return quantised
 

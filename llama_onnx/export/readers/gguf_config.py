@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelDirectoryError
+from ..families.rope import llama3_frequencies
 from .gguf_file import GgufFile
 from .rotary import LLAMA3_ROPE
 
@@ -73,8 +74,8 @@ class _Metadata:
         self._add_window(config)
         if self._family.startswith("gemma"):
             self._add_gemma(config)
-        for name, key in (("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")):
-            config[name] = self._file.metadata.get(f"tokenizer.ggml.{key}")
+        for name in ("bos_token_id", "eos_token_id"):
+            config[name] = self._file.metadata.get(f"tokenizer.ggml.{name}")
         turn = self._file.metadata.get("tokenizer.ggml.eot_token_id")  # ends a message of a chat
         if turn is not None and config["eos_token_id"] not in (None, turn):
             config["eos_token_id"] = [config["eos_token_id"], turn]
@@ -118,8 +119,9 @@ class _Metadata:
     def _llama3(self, theta: float, rotary: int) -> dict[str, Any]:
         """Return the scaling of Llama 3.1 and later, of which the file has only the divisors of the frequencies."""
         divisors = self._file.tensor("rope_freqs.weight").astype(np.float64)
-        scaling = {"rope_type": "llama3", "factor": float(divisors.max(initial=1)), **LLAMA3_ROPE}
-        known = _llama3_divisors(theta, rotary, scaling)
+        scaling: dict[str, Any] = {"rope_type": "llama3", "factor": float(divisors.max(initial=1)), **LLAMA3_ROPE}
+        plain = (1 / theta ** (np.arange(0, rotary, 2) / rotary)).astype(np.float32)
+        known = plain / llama3_frequencies(plain, scaling, scaling["original_max_position_embeddings"])
         if divisors.shape != known.shape or not np.allclose(divisors, known, rtol=1e-3):
             raise ModelDirectoryError(
                 f"{self._file.path}: rope_freqs.weight does not follow Llama 3's rule, the only one supported"
@@ -158,14 +160,6 @@ class _Metadata:
         if isinstance(pattern, int) and pattern > 0:
             return [(i + 1) % pattern != 0 for i in range(layers)]
         raise ModelDirectoryError(f"{self._file.path}: its pattern of sliding layers is not supported")
-
-
-def _llama3_divisors(theta: float, rotary: int, scaling: dict[str, Any]) -> np.ndarray:
-    """Return the divisor of each frequency in Llama 3.1: 1 for short waves, `factor` for long ones, a blend between."""
-    wavelengths = 2 * np.pi * theta ** (np.arange(0, rotary, 2) / rotary)
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    blend = np.clip((scaling["original_max_position_embeddings"] / wavelengths - low) / (high - low), 0, 1)
-    return 1 / ((1 - blend) / scaling["factor"] + blend)
 
 
 def _round(value: float) -> float:

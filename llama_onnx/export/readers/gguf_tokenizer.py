@@ -18,9 +18,8 @@ def tokenizer_files(path: Path, metadata: dict[str, Any], config: dict[str, Any]
     Raises:
         ModelDirectoryError: the vocabulary is damaged, or its kind is not supported.
     """
-    files: dict[str, Path | bytes] = {}
     beside = [path.parent / name for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")]
-    files = {file.name: file for file in beside if file.is_file()}
+    files: dict[str, Path | bytes] = {file.name: file for file in beside if file.is_file()}
     if not {"tokenizer.model", "tokenizer.json"} & set(files):
         kind = metadata.get("tokenizer.ggml.model")
         if kind == "llama":

@@ -16,6 +16,7 @@ from ...errors import ModelDirectoryError
 from ...model_directory import MANIFEST, read_config
 from ..families.registry import read_spec
 from ..families.spec import HEAD, expected_names
+from ..graphs.blocks import ROPE_FILE
 from ..graphs.heads import norm_heads, pad_heads, positions_of
 from ..graphs.stored import read_graph, read_tensor
 from ..nbits import NBits
@@ -38,7 +39,7 @@ class ModelDirectoryCheckpoint:
             raise ModelDirectoryError(f"{directory}: has no config.json beside the shards; give the checkpoint instead")
         self.config: dict[str, Any] = read_json(directory / "config.json")
         listed = read_json(directory / MANIFEST)["files"]
-        own = {f"{shard.name}{end}" for shard in model.shards for end in (".onnx", ".bin")} | {"rope.bin"}
+        own = {f"{shard.name}{end}" for shard in model.shards for end in (".onnx", ".bin")} | {ROPE_FILE}
         self.files: dict[str, Path | bytes] = {
             name: directory / name for name in listed if name not in own or name in AUXILIARY
         }

@@ -16,16 +16,18 @@ import pytest
 from helpers import FIXTURES, ROOT, decoder_of, make_checkpoint, run, smallest_decoder
 from safetensors.numpy import load_file, save_file
 
+from llama_onnx.commands.command_line import main
 from llama_onnx.decoder import Decoder, Stretch
 from llama_onnx.errors import LlamaOnnxError, MissingDependencyError, ModelDirectoryError, RequestError
 from llama_onnx.export.exporter import export
 from llama_onnx.export.families.registry import read_spec
 from llama_onnx.export.quantize import auto_bits, calibration
 from llama_onnx.export.quantize.bits import HEAD, matrix_sizes, mean_bits, plan
-from llama_onnx.export.quantize.layer import LayerQuantizer, Settings
+from llama_onnx.export.quantize.layer import LayerQuantizer
 from llama_onnx.export.quantize.methods.registry import METHODS
-from llama_onnx.export.quantize.quantizer import Options, quantize
-from llama_onnx.export.quantize.table import Row, plot
+from llama_onnx.export.quantize.quantizer import quantize
+from llama_onnx.export.quantize.settings import Options, Settings
+from llama_onnx.export.quantize.table import Row, plot, write_table
 from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config
@@ -290,6 +292,15 @@ def test_budget_is_spent_where_the_gain_per_bit_is_largest() -> None:
         auto_bits.spend(costs, 4, 3.0, {})
 
 
+def test_budget_that_an_error_asks_for_is_enough() -> None:
+    costs = {name: auto_bits.Cost(size, {4: 1.0, 8: 0.0}) for name, size in (("layer", 131), ("head", 137))}
+    with pytest.raises(RequestError, match=r"take [\d.]+; give at least that$") as error:
+        auto_bits.spend(costs, 4, 5.9, {"head": 8})
+    enough = float(str(error.value).split("take ")[1].split(";")[0])
+    assert enough == pytest.approx(6.05, abs=0.01)
+    assert auto_bits.spend(costs, 4, enough, {"head": 8}) == {"layer": 4, "head": 8}
+
+
 def test_a_lower_budget_mixes_in_two_bits(checkpoint: Path, tmp_path: Path, text: str) -> None:
     options = replace(SHORT, mixed="auto", budget=3.0, dataset=(text,))
     quantize(checkpoint, tmp_path / "out", Settings("hqq", 32), options)
@@ -348,6 +359,32 @@ def test_resumed_run_gives_the_same_files(
     )
     assert whole == resumed
     assert "calibration.bin" not in whole
+
+
+def test_matrices_are_measured_only_once_even_if_no_shard_was_finished(
+    checkpoint: Path, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, settings = replace(SHORT, dataset=(text,), mixed="auto"), Settings("rtn", 32)
+
+    def stop(*_: Any) -> None:
+        raise _StopError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("llama_onnx.export.quantize.quantizer.write_shards", stop)
+        with pytest.raises(_StopError):
+            quantize(checkpoint, tmp_path / "out", settings, options)
+    monkeypatch.setattr(auto_bits, "measure", lambda *_: pytest.fail("measured again"))
+    quantize(checkpoint, tmp_path / "out", settings, options)
+
+
+def test_qdq_is_not_refused_for_bits_that_auto_replaces(checkpoint: Path, tmp_path: Path, text: str) -> None:
+    options = replace(SHORT, bits=2, form="qdq", mixed="auto", dataset=(text,))
+    quantize(checkpoint, tmp_path / "out", Settings("rtn", 32), options)
+    rows = csv.DictReader((tmp_path / "out" / "quant_table.csv").open())
+    assert {row["bits"] for row in rows} <= {"4", "8"}
+    for wrong in (replace(options, head_bits=2), replace(options, embedding_bits=4)):
+        with pytest.raises(RequestError, match="qdq supports"):
+            quantize(checkpoint, tmp_path / "wrong", Settings("rtn", 32), wrong)
 
 
 def test_calibration_samples_begin_with_bos_and_are_spread_evenly(model: Path) -> None:
@@ -471,6 +508,37 @@ def test_quant_table_is_drawn(checkpoint: Path, tmp_path: Path) -> None:
     missing = run("tools/quant_table.py", ROOT / "nowhere.csv", tmp_path / "table.png")
     assert missing.returncode == 1
     assert missing.stderr.count("\n") == 1
+
+
+def test_quant_table_is_drawn_without_the_packages_of_the_exporter(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib: pip install matplotlib")
+    (tmp_path / "table.csv").write_bytes(write_table([Row("0", "mlp.up_proj", 4, 32, 0.01, "weights")]))
+    code = f"""
+import runpy, sys
+sys.modules |= dict.fromkeys(("onnx", "safetensors", "ml_dtypes", "tqdm"))
+sys.argv = ["quant_table.py", "{tmp_path}/table.csv", "{tmp_path}/table.png"]
+runpy.run_path("tools/quant_table.py", run_name="__main__")
+"""
+    done = run("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "table.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["bits.xyz", "bits", "bits.txt"])
+def test_picture_that_cannot_be_drawn_is_refused_before_anything_is_quantised(
+    checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(RequestError, match=rf"{name}: a plot is a \.png, \.svg or \.pdf file"):
+        quantize(checkpoint, tmp_path / "out", Settings("rtn", 32), picture=tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--awqlite-alpha-step", "--awqclip-alpha-step", "--awqclip-alpha-min"])
+def test_error_about_a_setting_names_the_option_that_was_typed(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quantize", str(tmp_path / "in"), str(tmp_path / "out"), option, "7"]) == 1
+    assert capsys.readouterr().err == f"error: {option} is 7.0; use a number from 0.001 to 1\n"
 
 
 def test_plot_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

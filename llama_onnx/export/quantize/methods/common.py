@@ -43,11 +43,6 @@ class Format:
         """The integer that stands for 0 if there are no zero points."""
         return 1 << (self.bits - 1)
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits in the file, with float32 scales and zero points."""
-        return self.bits + (32 + (self.bits if self.zero_point else 0)) / self.block_size
-
 
 def integers(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format) -> np.ndarray:
     """Return float32 whole numbers clip(round(w / s) + z, 0, 2^bits - 1).

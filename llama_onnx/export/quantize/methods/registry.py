@@ -32,6 +32,11 @@ CALIBRATED = ("awq_lite", "awq_clip", "awq_full", "gptq")
 METHODS = (*DATA_FREE, *CALIBRATED)
 
 
+def data_free(algo: str) -> Callable[[np.ndarray, Format], NBits]:
+    """Return the method, or k_quant in place of a method that reads text."""
+    return DATA_FREE.get(algo, k_quant.quantize)
+
+
 def check_method(name: str) -> None:
     """Raise RequestError unless there is a method of this name."""
     if name not in METHODS:
