@@ -34,7 +34,7 @@ def read_config(directory: str | Path) -> ModelConfig:
     shards = {shard.name: shard for shard in (_shard(directory, manifest, s) for s in _field(manifest, "shards", list))}
     wanted = ["embed", *(f"decoder-{i:02d}" for i in range(counts["num_layers"])), "head"]
     if odd := sorted(set(shards) ^ set(wanted)):
-        _refuse(directory / MANIFEST, f"its {counts['num_layers']} layers do not match the shards (see {odd[0]})")
+        _refuse(directory / MANIFEST, f"{counts['num_layers']} layers do not match the listed shards (see {odd[0]})")
     bos, eos, template = model.get("bos_token_id"), _field(model, "eos_token_ids", list), model.get("template")
     for token in [*eos, *([] if bos is None else [bos])]:
         if type(token) is not int or not 0 <= token < counts["vocab_size"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,14 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "graph is rubbish": (damage_graph, "decoder-01.onnx: cannot be loaded"),
     "shard is another": (swap_shards, "its inputs are input_ids, not hidden"),
 }
+
+
+@pytest.mark.parametrize("name", ["no shards", "eos out of range", "file outside", "weights truncated"])
+def test_error_names_the_directory(name: str, model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    BAD[name][0](folder)
+    with pytest.raises(ModelDirectoryError, match=f"^{re.escape(str(folder))}/"):
+        llama_onnx.load(folder)
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -12,13 +12,13 @@ import llama_onnx
 from benchmarks.kv_cache import measure
 from llama_onnx import LanguageModel, SamplingParams
 from llama_onnx.config import ModelConfig
-from llama_onnx.decoder import Decoder
-from llama_onnx.errors import RequestError
+from llama_onnx.decoder import CHUNK, Decoder, pass_bytes, runs_of
+from llama_onnx.errors import PoolTooSmallError, RequestError
 from llama_onnx.export.exporter import export
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.kv_types import CACHE_TYPES
 from llama_onnx.model_directory import read_config
-from llama_onnx.pool import MemoryPool
+from llama_onnx.pool import MemoryPool, charge_of
 
 COMPACT = CACHE_TYPES[1:]
 DEMO = ROOT / "models" / "demo"
@@ -166,6 +166,20 @@ def test_sequences_of_a_batch_are_rounded_separately(model: Path, cache_type: st
 
     # Another order of a sum may change how a number is rounded.
     np.testing.assert_allclose(logits(both), np.concatenate([logits(both[:1]), logits(both[1:])]), atol=0.02)
+
+
+def test_a_refused_pass_does_not_count_as_written(model: Path) -> None:
+    """Otherwise every later pass would need as much memory as the one that was refused."""
+    config = read_config(model)
+    room = KVCache(config, 110).bytes_with([64]) + pass_bytes(config, runs_of([60], [60]), 1, CHUNK)
+    decoder = Decoder(config, MemoryPool(config.shards, max(map(charge_of, config.shards)) + room))
+    cache = decoder.new_cache(110)
+    decoder.forward([[5] * 20], cache)
+    with pytest.raises(PoolTooSmallError):
+        decoder.forward([[5] * 90], cache)
+    decoder.forward([[5] * 20], cache)
+    assert cache.length == 40
+    cache.close()
 
 
 def check_quality(lm: LanguageModel, windows: np.ndarray, limits: dict[str, float]) -> None:

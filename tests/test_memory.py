@@ -53,4 +53,5 @@ def test_lazy_zeros_take_memory_only_for_written_pages() -> None:
     block[:, 0] = 1
     assert process_bytes() - before < 4 * MIB
     assert block.sum() == 64
+    assert lazy_zeros((1 << 44,), np.uint8)[-1] == 0  # 16 TB: more than a machine has
     assert lazy_zeros((2, 3)).tolist() == np.zeros((2, 3)).tolist()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import FIXTURES, VOCAB, make_checkpoint
+from helpers import FIXTURES, VOCAB, make_checkpoint, run
 from llama_onnx_layout import write_layout
 
 import llama_onnx
@@ -338,6 +338,8 @@ def test_a_conversation_can_switch_its_rope_factors_and_back(name: str, tmp_path
             assert tokens(chat, ids[:length], replace(SEEDED, max_tokens=8)) == tokens(
                 lm, ids[:length], replace(SEEDED, max_tokens=8)
             )
+        with closing(lm.decoder.new_cache(8, rows=2)) as cache, pytest.raises(RequestError, match="each of the 2 rows"):
+            lm.decoder.forward([ids[:4]], cache)
         chat.rewind(0)
         chat.append(ids[: switch - 2])
         np.testing.assert_allclose(
@@ -660,7 +662,7 @@ def test_prompts_may_be_any_sequence_of_whole_numbers(lm: LanguageModel, prompt:
     assert [c.text for c in lm.generate_many([prompt], GREEDY)] == [c.text for c in lm.generate_many([ids], GREEDY)]
 
 
-@pytest.mark.parametrize("prompts", [None, "fox", b"fox", 5, iter(["fox"]), {"fox"}])
+@pytest.mark.parametrize("prompts", [None, "fox", b"fox", 5, np.array(5), iter(["fox"]), {"fox"}])
 def test_many_prompts_must_be_a_list(lm: LanguageModel, prompts: Any) -> None:
     with pytest.raises(RequestError, match="prompts must be a list"):
         lm.generate_many(prompts, GREEDY)
@@ -682,6 +684,26 @@ def test_invalid_params_are_refused_by_every_call(lm: LanguageModel, params: Any
 def test_batch_must_be_a_whole_number(lm: LanguageModel, batch: Any) -> None:
     with pytest.raises(RequestError, match="batch must be at least 1"):
         lm.generate_many([PROMPT], GREEDY, batch=batch)
+
+
+THREADS = """
+import sys
+import llama_onnx
+for threads in (2.0, True, "2", 0):
+    try:
+        llama_onnx.load(sys.argv[1], threads=threads)
+    except llama_onnx.RequestError as error:
+        print(error)
+print(llama_onnx.load(sys.argv[1], threads=1).logits([5, 6]).shape)
+"""
+
+
+def test_a_wrong_number_of_threads_is_refused_and_a_right_one_works_afterwards(model: Path) -> None:
+    done = run("-c", THREADS, model)
+    assert done.returncode == 0, done.stderr
+    *errors, last = done.stdout.splitlines()
+    assert [error.split(" on ")[0][:15] for error in errors] == ["threads must be"] * 4
+    assert last == f"(2, {VOCAB})"
 
 
 # Without a tokenizer

@@ -95,6 +95,19 @@ def test_batch_of_prompts_is_computed_together(layouts: dict[tuple[np.dtype, boo
         assert np.abs(decoder.logits(row) - logits).max() <= 1e-4
 
 
+def test_cache_takes_only_the_bytes_of_its_tokens(layouts: dict[tuple[np.dtype, bool], Path]) -> None:
+    """Also when the number of rows changes: the arrays of full capacity that other layouts use are never made."""
+    decoder = legacy_decoder(layouts[KINDS[0]])
+    cache = decoder.new_cache(200)
+    decoder.forward(IDS[None, :20], cache)
+    cache.rearrange([0, None])
+    assert sum(array.nbytes for array in (*cache.keys, *cache.values)) == 0
+    logits = decoder.forward([IDS[20:], IDS], cache)
+    for row in logits:
+        assert np.abs(decoder.logits(IDS)[-1] - row[0]).max() <= 1e-4
+    cache.close()
+
+
 def test_sizes_come_from_the_graphs(layouts: dict[tuple[np.dtype, bool], Path]) -> None:
     for (dtype, inside), directory in layouts.items():
         config = read_config(directory)
@@ -177,6 +190,14 @@ def external(location: str) -> Callable[[Path], object]:
     return spoil
 
 
+def without_heads(folder: Path) -> None:
+    model = onnx.load(str(folder / "decoder-merge-2.onnx"), load_external_data=False)
+    shape = next(value for value in model.graph.input if value.name == "past_key_in").type.tensor_type.shape
+    shape.dim[1].dim_value = 0
+    shape.dim[3].dim_param = "size"
+    (folder / "decoder-merge-2.onnx").write_bytes(model.SerializeToString())
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "layer missing": (lambda folder: (folder / "decoder-merge-1.onnx").unlink(), "decoder-merge-1.onnx: missing"),
     "first layer missing": (lambda folder: (folder / "decoder-merge-0.onnx").unlink(), "decoder-merge-0.onnx: missing"),
@@ -191,6 +212,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "embed is the norm": (replace("embed.onnx", "norm.onnx"), "embed.onnx: has no embedding table"),
     "weights outside": (external("../../etc/passwd"), "is outside"),
     "a layer named 01": (rename("decoder-merge-1.onnx", "decoder-merge-01.onnx"), "decoder-merge-1.onnx: missing"),
+    "no heads": (without_heads, "past_key_in has the shape"),
     "only one layer of others": (rename("embed.onnx", "embedding.onnx"), "embed.onnx: missing"),
 }
 
