@@ -171,7 +171,7 @@ def test_sequences_of_a_batch_are_rounded_separately(model: Path, cache_type: st
 def test_a_refused_pass_does_not_count_as_written(model: Path) -> None:
     """Otherwise every later pass would need as much memory as the one that was refused."""
     config = read_config(model)
-    room = KVCache(config, 110).bytes_with([64]) + pass_bytes(config, runs_of([60], [60]), 1, CHUNK)
+    room = KVCache(config, 110).bytes_with([64]) + pass_bytes(config, runs_of([20], [40]), 1, CHUNK)
     decoder = Decoder(config, MemoryPool(config.shards, max(map(charge_of, config.shards)) + room))
     cache = decoder.new_cache(110)
     decoder.forward([[5] * 20], cache)
