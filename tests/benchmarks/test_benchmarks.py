@@ -13,6 +13,7 @@ import pytest
 from helpers import ROOT, run
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import against
 import engine
 import limits
 import peer_models
@@ -41,6 +42,18 @@ def test_overhead_is_less_than_the_step(model: Path, tmp_path: Path) -> None:
     (row,) = json.loads(figures.read_text())["models"]
     assert 0 < row["loop_seconds"] < row["step_seconds"]
     assert row["products_seconds"] > 0
+
+
+def test_a_tree_is_as_fast_as_itself_within_the_interval(model: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "against.json"
+    small = ("-n", "4", "--rounds", "1", "--pairs", "5")
+    result = run("benchmarks/against.py", ROOT, model, *small, "--json", figures)
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads(figures.read_text())["models"]
+    assert 0 < row["low"] <= row["ratio"] <= row["high"]
+    # Student's t for 14 degrees of freedom is 2.1448.
+    ratio, low, high = against.interval([1.0, 1.1] * 7 + [1.0])
+    assert (round(ratio, 4), round(low, 4), round(high, 4)) == (1.0455, 1.0174, 1.0744)
 
 
 def test_an_engine_computes_only_during_a_request(model: Path) -> None:
