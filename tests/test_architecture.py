@@ -277,6 +277,22 @@ def test_demo_is_short_and_uses_only_public_names() -> None:
     assert demo_faults(ROOT / "demo.py") == []
 
 
+def test_architecture_page_shows_the_rule() -> None:
+    """Its tables list the wings of the tree, what each may import, and the doors of the core."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|$", page.partition("## How a pass works")[0], re.MULTILINE)
+    shown = {
+        name: set(re.findall(r"`(\w+)`", text)) for names, text in rows for name in re.findall(r"`([^`]*)`", names)
+    }
+    here = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    rules = {f"{door}.py": wings & here for door, wings in DOORS.items()}
+    rules |= {wing: wings & here for wing, wings in WINGS.items() if wing in here}
+    rules |= {FLOOR: {"errors"}, "commands": {LAZY}}  # which may import any wing, and this one with care
+    assert shown == rules
+    doors = {1: "one place", 2: "two places", 3: "three places", 4: "four places", 5: "five places"}[len(DOORS)]
+    assert f"imports a wing in {doors} only" in page
+
+
 def test_tests_mirror_the_tree() -> None:
     assert stray_tests(ROOT) == []
 
