@@ -16,9 +16,17 @@ NOT_CODE = {
 }  # fmt: skip
 
 
+TYPE_CHECKING = ("TYPE_CHECKING", "typing.TYPE_CHECKING")  # the only conditions under which imports are not counted
+IMPORTERS = ("__import__", "import_module")
+COMPUTED = "(computed)"
+
+
 @dataclass(frozen=True)
 class Import:
-    """An import statement, or `import_module` of a constant. `imported` is a module, never a name inside one."""
+    """An import: a statement, a call of `import_module` or `__import__`, or a use of a name such as `package.module`.
+
+    `imported` is a module, never a name inside one, or COMPUTED for a call whose argument is not a constant.
+    """
 
     importer: str
     imported: str
@@ -44,15 +52,17 @@ def find_imports(package: Path) -> list[Import]:
     found = []
     for name, path in modules.items():
         home = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for node, in_function in _nodes(ast.parse(path.read_text(encoding="utf-8"))):
-            for imported in _imported(node, home, modules):
+        nodes = list(_nodes(ast.parse(path.read_text(encoding="utf-8"))))
+        roots = {bound: full for node, _ in nodes for bound, full in _bound(node) if full in modules}
+        for node, in_function in nodes:
+            for imported in [*_imported(node, home, modules), *_used(node, roots, modules)]:
                 found.append(Import(name, imported, node.lineno, in_function))
     return list(dict.fromkeys(found))
 
 
 def _nodes(node: ast.AST, in_function: bool = False) -> Iterator[tuple[ast.stmt | ast.expr, bool]]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in TYPE_CHECKING:
             for other in child.orelse:
                 yield from _nodes(ast.Module([other], []), in_function)
             continue
@@ -72,9 +82,31 @@ def _imported(node: ast.AST, home: str, modules: Iterable[str]) -> Iterator[str]
             base = ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
         for alias in node.names:
             yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-        for name in [str(one.value) for one in node.args[:1] if isinstance(one, ast.Constant)]:
+            if alias.name in IMPORTERS and alias.asname:  # under another name its calls would not be seen
+                yield COMPUTED
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in IMPORTERS:
+        given = [*node.args, *(one.value for one in node.keywords if one.arg == "name")]
+        name = given[0].value if given and isinstance(given[0], ast.Constant) else None
+        if isinstance(name, str):
             yield home + name if name.startswith(".") else name
+        else:
+            yield COMPUTED
+
+
+def _bound(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield the names that an `import` statement binds, each with its module."""
+    for alias in node.names if isinstance(node, ast.Import) else []:
+        first = alias.name.partition(".")[0]
+        yield (alias.asname, alias.name) if alias.asname else (first, first)
+
+
+def _used(node: ast.AST, roots: dict[str, str], modules: Iterable[str]) -> Iterator[str]:
+    """Yield the module that an expression such as `package.module` or `package.module.name` reaches."""
+    if isinstance(node, ast.Attribute):
+        root, *parts = ast.unparse(node).split(".")
+        if root in roots:
+            names = [".".join([roots[root], *parts[:i]]) for i in range(len(parts), 0, -1)]
+            yield from [name for name in names if name in modules][:1]
 
 
 def find_circles(package: Path) -> list[list[str]]:
@@ -107,7 +139,7 @@ def _reachable(start: str, edges: dict[str, set[str]]) -> set[str]:
 
 def third_party(imports: Sequence[Import], package: str) -> list[Import]:
     """Return the imports of modules that are neither in the package nor in Python's standard library."""
-    own = {package, *sys.stdlib_module_names}
+    own = {package, COMPUTED, *sys.stdlib_module_names}
     return [one for one in imports if one.imported.partition(".")[0] not in own]
 
 

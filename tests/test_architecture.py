@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from source_tree import count_lines, find_circles, find_imports, find_modules, third_party
+from source_tree import COMPUTED, count_lines, find_circles, find_imports, find_modules, third_party
 
 # The core: the modules directly in llama_onnx/, in reading order.
 CORE = (
@@ -61,6 +61,14 @@ TOOLS = {"onnx", "safetensors", "ml_dtypes", "tqdm"}
 LOADED = {"numpy"}  # of other packages, by `import llama_onnx`
 NEVER_LOADED = {"export", "commands", "scoring", "serving", "store", "cluster", "vision"}  # of our own
 
+# What runs layers otherwise than by `Decoder.through_layers`: the decoders themselves, what tries a single layer, and
+# what looks at the states between layers.
+LAYER_RUNNERS = {
+    "decoder", "original.decoder", "streaming.self_check", "export.quantize.calibration", "export.compare.models",
+}  # fmt: skip
+SESSION_RUNNERS = {"session", "decoder", "original.decoder", "export.quantize.calibration"}
+RUNS = {"run", "run_with_iobinding", "run_with_ort_values", "run_async"}  # names of methods
+
 # What a run may execute besides the core when every layer stays in memory: text/, and the pool that keeps layers
 # resident, with the loader from which it borrows sessions.
 EXECUTED = ("text/", "streaming/promise.py", "streaming/available.py", "streaming/pool.py", "streaming/loader.py")
@@ -88,6 +96,32 @@ def broken_imports(package: Path) -> list[str]:
             right = target in (WINGS.get(home, set()) if home else DOORS.get(name, set()))
         if not right or (target == LAZY != home and not one.in_function):
             faults.append(str(one))
+    return faults
+
+
+def computed_imports(package: Path) -> list[str]:
+    """Return the dynamic imports of computed names. Only the command line may have them: it imports its verb."""
+    imports = find_imports(package)
+    return [str(one) for one in imports if one.imported == COMPUTED and area(one.importer, package) != "commands"]
+
+
+def other_walks(package: Path) -> list[str]:
+    """Return the places that run a layer or a session where no module may: there is one walk through the model.
+
+    That walk is `Decoder.through_layers`. `run_layer` by any other name, or in any other way than a call, counts too.
+    """
+    faults = []
+    for name, path in find_modules(package).items():
+        short = name.removeprefix(f"{package.name}.")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = getattr(node, "id", getattr(node, "attr", getattr(node, "name", "")))
+            if named == "run_layer" and short not in LAYER_RUNNERS:
+                faults.append(f"{name} runs a layer")
+            may_run = short in SESSION_RUNNERS or area(name, package) == "commands"
+            if isinstance(node, ast.Attribute) and node.attr in RUNS and not may_run:
+                if ast.unparse(node.value) == "subprocess":
+                    continue
+                faults.append(f"{name}:{node.lineno} runs a session")
     return faults
 
 
@@ -215,7 +249,10 @@ def stray_tests(root: Path) -> list[str]:
 # The real tree
 
 PACKAGE = ROOT / "llama_onnx"
-CHECKS = (broken_imports, unknown_wings, circles, eager_imports, misplaced_core, over_budget, without_a_sentence)
+CHECKS = (
+    broken_imports, computed_imports, other_walks, unknown_wings, circles, eager_imports, misplaced_core, over_budget,
+    without_a_sentence,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -238,6 +275,22 @@ def test_run_with_all_shards_resident_executes_only_the_core(tmp_path: Path) -> 
 
 def test_demo_is_short_and_uses_only_public_names() -> None:
     assert demo_faults(ROOT / "demo.py") == []
+
+
+def test_architecture_page_shows_the_rule() -> None:
+    """Its tables list the wings of the tree, what each may import, and the doors of the core."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|$", page.partition("## How a pass works")[0], re.MULTILINE)
+    shown = {
+        name: set(re.findall(r"`(\w+)`", text)) for names, text in rows for name in re.findall(r"`([^`]*)`", names)
+    }
+    here = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    rules = {f"{door}.py": wings & here for door, wings in DOORS.items()}
+    rules |= {wing: wings & here for wing, wings in WINGS.items() if wing in here}
+    rules |= {FLOOR: {"errors"}, "commands": {LAZY}}  # which may import any wing, and this one with care
+    assert shown == rules
+    doors = {1: "one place", 2: "two places", 3: "three places", 4: "four places", 5: "five places"}[len(DOORS)]
+    assert f"imports a wing in {doors} only" in page
 
 
 def test_tests_mirror_the_tree() -> None:
@@ -272,6 +325,21 @@ LONG = "x = 1\n" * 140
         (broken_imports, {"decoder": "def f():\n    from .original import x\n"}),
         (broken_imports, {"decoder": "import llama_onnx.streaming\n"}),
         (broken_imports, {"decoder": "from importlib import import_module\nimport_module('.text')\n"}),
+        (broken_imports, {"decoder": "import importlib\nimportlib.import_module(name='llama_onnx.text')\n"}),
+        (broken_imports, {"decoder": "__import__('llama_onnx.text')\n"}),
+        (broken_imports, {"decoder": "import llama_onnx\ndef f():\n    return llama_onnx.text.open.x\n"}),
+        (broken_imports, {"decoder": "import llama_onnx as own\nx = own.text\n"}),
+        (broken_imports, {"decoder": "from typing import *\nif not TYPE_CHECKING:\n    from .text import x\n"}),
+        (broken_imports, {"decoder": "from typing import *\nif 1 or TYPE_CHECKING:\n    from .text import x\n"}),
+        (computed_imports, {"decoder": "import importlib\nimportlib.import_module('llama_onnx.' + 'text')\n"}),
+        (computed_imports, {"decoder": "import importlib\nimportlib.import_module(name=f'{1}')\n"}),
+        (computed_imports, {"decoder": "def f(name):\n    __import__(name)\n"}),
+        (computed_imports, {"decoder": "from importlib import import_module as get\nget('llama_onnx.text')\n"}),
+        (other_walks, {"scoring/a": "from ..decoder import run_layer\n"}),
+        (other_walks, {"scoring/a": "from ..decoder import run_layer as step\nstep()\n"}),
+        (other_walks, {"scoring/a": "def f(decoder, states):\n    return map(decoder.run_layer, states)\n"}),
+        (other_walks, {"batching/a": "def f(pool, layer):\n    with pool.use(layer) as s:\n        s.run({}, {})\n"}),
+        (other_walks, {"batching/a": "def f(session):\n    session.runtime.run(None, {})\n"}),
         (broken_imports, {"generate": "from .text.open import x\n"}),
         (broken_imports, {"model": "from .scoring import x\n"}),
         (broken_imports, {"session": "from .commands import x\n"}),
@@ -330,6 +398,11 @@ def test_core_module_that_is_missing_is_found(tmp_path: Path) -> None:
     [
         {},
         {"decoder": "import typing\nif typing.TYPE_CHECKING:\n    from .text import x\n    import torch\n"},
+        {"decoder": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .text import x\n"},
+        {"decoder": "import llama_onnx\nx = llama_onnx.config.y, llama_onnx.__version__\n"},
+        {"commands/a": "from importlib import import_module\ndef f(verb):\n    import_module(f'.{verb}', 'x')\n"},
+        {"decoder": "def run_layer(session):\n    session.run()\n"},
+        {"store/a": "import subprocess\nsubprocess.run(['true'])\n"},
         {"__main__": "from .commands.tool import f\n", "model_directory": "from .original import x\n"},
         {"serving/a": "from ..batching import x\n", "commands/a": "from ..serving.a import x\n"},
         {"export/a": "import onnx\nfrom ..scoring import x\ndef f():\n    import gguf\n"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import inspect
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -37,6 +36,7 @@ from llama_onnx.pool import Reservation
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 SEEDED = SamplingParams(temperature=1.2, top_k=0, max_tokens=12, seed=5)
+LONG_ANSWER = SamplingParams(temperature=2.0, top_k=0, max_tokens=200, seed=5)  # random tokens, so nothing is drafted
 PROMPT = [1, 20, 30, 40, 50, 60]
 
 
@@ -103,6 +103,18 @@ def test_every_use_after_close_is_a_typed_error(closed: tuple[LanguageModel, Con
         USES[use](*closed)
 
 
+def test_every_thread_hears_that_the_model_is_closed(model: Path) -> None:
+    """Not that another thread is using it: a refused call does not keep the lock."""
+    with llama_onnx.load(model) as lm:
+        pass
+    for _ in range(2):
+        with pytest.raises(ModelStateError, match="the model is closed; load it again"):
+            lm.logits(PROMPT)
+        refused = in_thread(lambda: lm.logits(PROMPT))
+        assert isinstance(refused, ModelStateError)
+        assert "the model is closed; load it again" in str(refused)
+
+
 def test_a_stream_begun_before_close_fails_at_its_next_step(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = llama_onnx.load(model)
     begun: list[Iterator[Any]] = [
@@ -164,8 +176,8 @@ def test_a_second_turn_computes_only_new_tokens_and_equals_a_fresh_stream(
             computed.clear()
             fresh = tokens(lm, said, params)
             assert computed[0] == len(said)
-            # int8 rounds the keys of earlier turns, so a single pass over all of them may give other tokens.
-            assert fresh == answer or (cache_type == "int8" and turn)
+            if cache_type != "int8" or not turn:  # it rounds the keys of earlier turns, which one pass does not
+                assert fresh == answer
             said += answer
             assert chat.ids[: len(said) - 1] == said[:-1]
 
@@ -391,6 +403,20 @@ def test_the_keys_of_a_closed_conversation_are_freed(lm: LanguageModel) -> None:
     chat.close()
 
 
+def test_pages_that_were_written_stay_reserved_after_rewinding(lm: LanguageModel) -> None:
+    """Memory is not returned to the system when a cache is truncated."""
+
+    def held(longest: int) -> int:
+        with lm.conversation() as chat:
+            chat.append(range(5, 5 + longest))
+            chat.rewind(5)
+            chat.append([7])
+            return reserved(lm)
+
+    cache = lm.decoder.new_cache(lm.context)
+    assert held(200) - held(5) == cache.bytes_with([200]) - cache.bytes_with([5]) > 0
+
+
 # Several streams at a time
 
 
@@ -401,29 +427,26 @@ def test_interleaved_streams_give_the_same_as_alone_and_keep_their_reservations(
     with llama_onnx.load(model, poolsize=poolsize) as lm:
         prompts = ([1, 5, 6], "the lazy dog", [9] * 30)
         each = [replace(SEEDED, max_tokens=count, seed=count) for count in (6, 12, 18)]
-        alone, held = [], []
+        alone, held = [], []  # what each stream says, and how much it reserves after each of its tokens
         for prompt, params in zip(prompts, each, strict=True):
-            steps = lm.stream_generate(prompt, params)  # type: ignore[arg-type]
-            alone.append([next(steps).token])
-            held.append(reserved(lm))
-            alone[-1] += [step.token for step in steps]
+            steps = [(step.token, reserved(lm)) for step in lm.stream_generate(prompt, params)]  # type: ignore[arg-type]
+            alone.append([token for token, _ in steps])
+            held.append([size for _, size in steps])
             assert reserved(lm) == 0
         streams = [lm.stream_generate(prompt, params) for prompt, params in zip(prompts, each, strict=True)]  # type: ignore[arg-type]
         found: list[list[int]] = [[], [], []]
         for i, stream in enumerate(streams):
             found[i].append(next(stream).token)
-            assert reserved(lm) == sum(held[: i + 1])
+            assert reserved(lm) == sum(sizes[0] for sizes in held[: i + 1]) > 0
         running = dict(enumerate(streams))
         while running:
             for i, stream in list(running.items()):
                 step = next(stream, None)
                 if step is None:
-                    before = reserved(lm)
                     del running[i]
-                    assert (reserved(lm) > 0) == bool(running), "the end of one stream is not that of the others"
-                    assert reserved(lm) == before
                 else:
                     found[i].append(step.token)
+                assert reserved(lm) == sum(held[j][len(found[j]) - 1] for j in running)
         assert found == alone
 
 
@@ -481,6 +504,18 @@ def test_logits_of_many_positions_are_within_the_promise(model: Path) -> None:
         assert lm.logits(ids).shape == (200, VOCAB)
         assert reserved(lm) == held.size
         held.close()
+
+
+def test_the_lookup_table_grows_with_the_answer(lm: LanguageModel) -> None:
+    def held(lookup: int) -> list[int]:
+        """What a long answer to a short prompt reserves after each of its tokens."""
+        sizes = [reserved(lm) for _ in lm.stream_generate(PROMPT, replace(LONG_ANSWER, prompt_lookup=lookup))]
+        assert lm.timing.drafted == 0, "the passes of both must be alike"
+        return sizes
+
+    tables = [more - plain for more, plain in zip(held(8), held(0), strict=True)]
+    assert tables == [PromptLookup(8).bytes_for(len(PROMPT) + i) for i in range(len(tables))]
+    assert tables[-1] > 10 * tables[0] > 0
 
 
 def test_the_lookup_table_is_within_the_promise(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -563,13 +598,13 @@ def test_a_second_thread_is_a_typed_error_while_another_uses_the_model(
         }
         held = reserved(lm)
         with Inside(lm, monkeypatch) as inside:
-            during, started = reserved(lm), time.perf_counter()
+            during = reserved(lm)
             with pytest.MonkeyPatch.context() as patch:
                 changes: list[int] = []
                 patch.setattr(Reservation, "hold", lambda self, size: changes.append(size))
-                with pytest.raises(ModelStateError, match="another thread is using the model"):
-                    uses[use](lm, chat)
-            assert time.perf_counter() - started < 2
+                refused = in_thread(lambda: uses[use](lm, chat))
+            assert isinstance(refused, ModelStateError)
+            assert "another thread is using the model" in str(refused)
             assert not changes  # the pool is the other thread's
             assert reserved(lm) == during
         assert inside.found == [expected]  # it was not disturbed

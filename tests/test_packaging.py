@@ -11,6 +11,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Iterable
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -67,6 +68,27 @@ def test_every_pip_command_in_a_message_installs_packages_of_an_extra() -> None:
     assert {name for names in found for name in names.split()} <= known
 
 
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+
+
+def test_pages_name_extras_that_exist() -> None:
+    """Whatever is in brackets after `.` or `llama-onnx`, as in `pip install '.[tools,gguf]'`."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    named = {
+        name.strip()
+        for names in re.findall(r"(?:\.|llama[-_]onnx)\[([^\]]*)\](?!\()", text)
+        for name in names.split(",")
+    }
+    assert "tools" in named
+    assert named <= set(EXTRAS)
+
+
+def test_pip_commands_of_pages_install_this_package_alone() -> None:
+    for path in PAGES:
+        for what in re.findall(r"pip install ([^`\n#]*)", path.read_text(encoding="utf-8")):
+            assert re.fullmatch(r"'?\.(\[[\w,]+\])?'?", what.strip()), f"{path.name}: pip install {what}"
+
+
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment outside the clone that has only the wheel and the packages of requirements.txt.
@@ -100,18 +122,22 @@ def build_wheel(folder: Path) -> Path:
 def make_environment(folder: Path, wheel: Path) -> None:
     """Install the wheel; its requirements are linked from the environment of the tests, because there is no network."""
     venv.create(folder, symlinks=os.name != "nt")
-    packages = next(folder.rglob("site-packages"))
-    wanted, seen = {name_of(line) for line in requirements("requirements.txt")}, set()
-    while wanted - seen:
-        name = (wanted - seen).pop()
+    link(requirements("requirements.txt"), next(folder.rglob("site-packages")))
+    quiet = ("--quiet", "--disable-pip-version-check", "--python", python_of(folder))
+    python("-m", "pip", *quiet, "install", "--no-deps", "--no-index", "--no-compile", wheel)
+
+
+def link(wanted: Iterable[str], packages: Path) -> None:
+    """Link requirements, and what they require in turn, into a folder of packages."""
+    ahead, seen = {name_of(line) for line in wanted}, set()
+    while ahead - seen:
+        name = (ahead - seen).pop()
         seen.add(name)
         found = distribution(name)
-        wanted |= {name_of(line) for line in found.requires or () if ";" not in line}
+        ahead |= {name_of(line) for line in found.requires or () if ";" not in line}
         for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
             if not (packages / top).exists():
                 (packages / top).symlink_to(found.locate_file(top))
-    quiet = ("--quiet", "--disable-pip-version-check", "--python", python_of(folder))
-    python("-m", "pip", *quiet, "install", "--no-deps", "--no-index", "--no-compile", wheel)
 
 
 def python(*arguments: str | Path, cwd: Path = ROOT) -> None:
@@ -123,13 +149,13 @@ def python_of(folder: Path) -> Path:
     return next(path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists())
 
 
-def installed(fresh: Path, *arguments: str | Path, tools: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run the installed `llama-onnx` outside the clone; with `tools`, that extra is installed too."""
-    more = {"PYTHONPATH": os.pathsep.join({str(distribution(name).locate_file("")) for name in TOOL_PACKAGES})}
+def installed(fresh: Path, *arguments: str | Path, extra: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the installed `llama-onnx` outside the clone; `extra` is a folder with more packages."""
+    more = {"PYTHONPATH": str(extra)} if extra else {}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [str(python_of(fresh).with_name("llama-onnx")), *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=fresh, env=environment | (more if tools else {}), timeout=120,
+        command, capture_output=True, text=True, cwd=fresh, env=environment | more, timeout=120,
         check=False,
     )  # fmt: skip
 
@@ -187,7 +213,13 @@ def test_help_of_every_verb_needs_no_extra(fresh: Path) -> None:
     assert (done.stdout.count("code 0\n"), done.stderr) == (len(VERBS), "")
 
 
-def test_verbs_make_models_with_the_extra_tools(fresh: Path, checkpoint: Path, model: Path, tmp_path: Path) -> None:
+def test_verbs_make_models_with_the_extra_tools_alone(
+    fresh: Path, checkpoint: Path, model: Path, tmp_path: Path
+) -> None:
+    extra = tmp_path / "extra"
+    extra.mkdir()
+    link(EXTRAS["tools"], extra)
+    assert not (extra / "pytest").exists()
     (tmp_path / "story.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 3)
     for arguments in (
         ("export", checkpoint, tmp_path / "fp32"),
@@ -195,7 +227,7 @@ def test_verbs_make_models_with_the_extra_tools(fresh: Path, checkpoint: Path, m
         ("quantize", tmp_path / "fp32", tmp_path / "int4", "--block-size", "32", "--calib-length", "16"),
         ("compare", tmp_path / "fp32", tmp_path / "fp16", tmp_path / "int4", "--text", tmp_path / "story.txt"),
     ):
-        done = installed(fresh, *arguments, tools=True)
+        done = installed(fresh, *arguments, extra=extra)
         assert (done.returncode, done.stderr) == (0, "")
     assert "int4: shards" in done.stdout
     for file in model.iterdir():

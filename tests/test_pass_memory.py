@@ -21,22 +21,28 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return request.param, make_model(request.param, tmp_path_factory.mktemp("pass_memory"))
 
 
-def test_prompt_takes_no_more_than_is_reserved_and_not_much_less(measured: tuple[str, Path]) -> None:
-    _, directory = measured
-    for grown, reserved in in_a_process(directory, [Case(1024, 1024), Case(1024, CONTEXT)]):
-        assert grown <= reserved + NOISE
-        assert reserved <= 2 * grown + 8 * MIB
-
-
+SHORT = Case(512, 512)
 CASES = [Case(512, 512, every_position=True, chunk=64), Case(1, 1024, rows=8, past=500)]
 
 
-def test_logits_of_all_positions_and_steps_of_many_rows_take_no_more_than_is_reserved(
+def assert_close(measured: tuple[str, Path], cases: list[Case]) -> None:
+    """Each pass takes at most what is reserved, and what is reserved is at most about twice what it takes."""
+    kind, directory = measured
+    for case, (grown, reserved) in zip(cases, in_a_process(directory, cases), strict=True):
+        # 3: measured 2.7 for the soft-capped prompt of one chunk, of whose scores the formula counts more copies.
+        times = 3 if kind == "soft-capped" and case == SHORT else 2
+        assert grown <= reserved + NOISE, case
+        assert reserved <= times * grown + 8 * MIB, case
+
+
+def test_prompt_takes_no_more_than_is_reserved_and_not_much_less(measured: tuple[str, Path]) -> None:
+    assert_close(measured, [SHORT, Case(1024, 1024), Case(1024, CONTEXT)])
+
+
+def test_all_logits_and_steps_of_rows_take_no_more_than_is_reserved_and_not_much_less(
     measured: tuple[str, Path],
 ) -> None:
-    _, directory = measured
-    for grown, reserved in in_a_process(directory, CASES):
-        assert grown <= reserved + NOISE
+    assert_close(measured, CASES)
 
 
 PEAK = """
@@ -74,10 +80,11 @@ def test_long_prompt_stays_within_a_poolsize_near_the_one_the_error_names(measur
     assert json.loads(done.stdout)["peak"] <= poolsize * MIB
 
 
+@pytest.mark.parametrize(  # the context of the original layout has 2,048 tokens: no size is large beside another
+    "measured", [kind for kind in KINDS if kind != "original layout"], indirect=True
+)
 def test_large_context_drives_no_layer_out_of_memory(measured: tuple[str, Path]) -> None:
-    kind, directory = measured
-    if kind == "original layout":
-        pytest.skip("its context is 2,048 tokens, and there is nothing to compare it with")
+    _, directory = measured
     base = measure(directory, "min", 512, 100)["peak"] // MIB
     few, many = (measure(directory, f"{base + 40}MB", ctx_size, 100) for ctx_size in (512, CONTEXT))
     assert (few["residents"], few["evictions"]) == (many["residents"], many["evictions"]) == (5, 0)

@@ -1,4 +1,4 @@
-"""README and docs: their commands run or exist, their links have targets, and their line counts are right.
+"""README and docs: commands run or exist, links have targets, and numbers are those of the code and of the JSON files.
 
 Each line of an indented block is run as a command, in the order of the page, unless it is a benchmark or its comment
 says "takes long". Those commands, and commands inside a sentence, are only parsed, which checks that their script, verb
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import runpy
 import shlex
@@ -16,18 +17,22 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import ROOT, make_checkpoint
 
+from llama_onnx.commands.command_line import VERBS
 from llama_onnx.export.exporter import export
+from llama_onnx.export.families.registry import FAMILIES
+from llama_onnx.pool import PATIENCE
 from llama_onnx.streaming import promise
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "tools" / "demo_model" / "README.md"]
-VERBS = "generate perplexity eval bench pack inspect export convert quantize compare".split()
 LONGEST_README = 150
 TAKES_LONG = "takes long"
 WITHOUT_OPTIONS = {"-m pip", "-m pytest"}  # options of python, not of our commands
@@ -41,9 +46,20 @@ def name_of(page: Path) -> str:
 
 
 def text_of(page: Path) -> str:
-    """Return a page without its fenced blocks, with each command on one line."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    """Return a page with each command on one line, and without the fenced blocks of Python and of output.
+
+    A fenced block without a language holds commands, as an indented block does.
+    """
+    text = page.read_text(encoding="utf-8")
+    for language, block in fences(page):
+        lines = "" if language else "".join(f"    {line}\n" for line in block.splitlines())
+        text = text.replace(f"```{language}\n{block}```\n", lines)
     return re.sub(r"\\\n\s+", "", text)
+
+
+def fences(page: Path) -> list[tuple[str, str]]:
+    """Return the language and the text of each fenced block."""
+    return re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def block_lines(page: Path) -> Iterator[str]:
@@ -179,6 +195,32 @@ def test_every_verb_is_shown() -> None:
     assert all(f"`{verb}`" in readme for verb in VERBS)
 
 
+def test_every_benchmark_is_shown() -> None:
+    shown = "\n".join(text_of(page) for page in PAGES)
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if "ArgumentParser(" in path.read_text()}
+    assert {name for name in scripts if f"python benchmarks/{name}" not in shown} == set()
+
+
+def test_readme_shows_the_way_from_a_clone_to_a_model_of_your_own() -> None:
+    lines = "\n".join(block_lines(README))
+    steps = ("make demo", "make test", "pip install .", "generate -p", "python demo.py", "export HF_DIR", "generate -m")
+    assert [step for step in steps if step not in lines] == []
+
+
+@all_pages
+def test_fenced_blocks_hold_python_output_or_commands(page: Path) -> None:
+    """Python and commands are checked elsewhere; any other block would hide what it holds from these tests."""
+    assert {language for language, _ in fences(page)} <= {"python", "text", ""}
+    assert len(re.findall(r"^ *(?:```|~~~)", page.read_text(encoding="utf-8"), re.MULTILINE)) == 2 * len(fences(page))
+    if page in PAGES:
+        assert "" not in dict(fences(page)), "indent the commands"
+
+
+def test_readme_names_the_families_that_the_export_knows() -> None:
+    (sentence,) = re.findall(r"^Families \(`model_type`\): (.*?);", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(FAMILIES)
+
+
 def test_targets_of_make_exist() -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for page in ALL_PAGES:
@@ -260,6 +302,24 @@ def options_in(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--?[a-z](?:[\w-]*\w)?(?![\w-])", text))
 
 
+def sections_of(name: str) -> dict[str, str]:
+    """Return the sections of a page of docs/ by their headings."""
+    return dict(
+        re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", (ROOT / "docs" / name).read_text(), re.DOTALL | re.MULTILINE)
+    )
+
+
+def rows_of(section: str) -> list[list[str]]:
+    """Return the cells of the tables of a section, without the header and the line below it."""
+    rows = [[cell.strip() for cell in row.split("|")] for row in re.findall(r"^\|(.*)\|$", section, re.MULTILINE)]
+    lines = [i for i, row in enumerate(rows) if set("".join(row)) <= set("-: ")]
+    return [row for i, row in enumerate(rows) if i not in lines and i + 1 not in lines]
+
+
+# Where the options of a verb are: section and column. Others are in a section of the verb's name, in the first column.
+TABLES = {"demo.py": ("generate", 0), "generate": ("generate", 1)}
+
+
 @pytest.mark.parametrize("verb", ["demo.py", *VERBS])
 def test_options_page_lists_the_options_of_a_verb(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The section of a verb lists every option that `--help` shows, under one of its names, and no other options."""
@@ -269,14 +329,105 @@ def test_options_page_lists_the_options_of_a_verb(verb: str, monkeypatch: pytest
         run_python([verb, "--help"] if verb == "demo.py" else ["-m", "llama_onnx", verb, "--help"], monkeypatch)
     entries = [options_in(entry) for entry in re.findall(r"^  (-.*?)(?:  |$)", shown.getvalue(), re.MULTILINE)]
     entries = [names for names in entries if "--help" not in names]
-    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", (ROOT / "docs" / "options.md").read_text(), re.S | re.M))
 
     def listed(section: str, column: int) -> set[str]:
-        rows = [row.split("|") for row in re.findall(r"^\|(.*)\|$", sections[section], re.MULTILINE)]
-        return {option for row in rows for option in options_in(row[column])}
+        return {option for row in rows_of(sections_of("options.md")[section]) for option in options_in(row[column])}
 
-    own = {"demo.py": ("generate", 0), "generate": ("generate", 1)}.get(verb, (verb, 0))
-    documented = listed(*own)
+    documented = listed(*TABLES.get(verb, (verb, 0)))
     assert documented <= set().union(*entries), "documented, but not there"
     shared = set() if verb == "demo.py" else listed("Memory and speed", 0)
     assert all(names & (documented | shared) for names in entries), "there, but not documented"
+
+
+def parser_of(verb: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
+    """Return the parser of a verb or of `demo.py`."""
+    parser = argparse.ArgumentParser()
+    if verb == "demo.py":
+        with monkeypatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_intermixed_args", lambda self: self)
+            return runpy.run_path(str(ROOT / "demo.py"))["parse_arguments"]()
+    import_module(f"llama_onnx.commands.{verb}").add_options(parser)
+    return parser
+
+
+def default_of(action: argparse.Action) -> Any:
+    """Return the default of an option: its value, or the number that its help text names."""
+    if action.default is not None and action.default is not False and action.default != []:
+        return action.default
+    named = re.search(r"\(default: (\d[\d.]*)", action.help or "")
+    return float(named[1]) if named else None
+
+
+@pytest.mark.parametrize("verb", ["demo.py", *VERBS])
+def test_options_page_gives_the_defaults_of_a_verb(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    actions = {name: one for one in parser_of(verb, monkeypatch)._actions for name in one.option_strings}
+    section, column = TABLES.get(verb, (verb, 0))
+    places = [(section, column, column + 1 if verb != "demo.py" else 2)]
+    places += [("Memory and speed", 0, 1)] if verb in ("generate", "bench", "perplexity", "eval") else []
+    for section, column, default in places:
+        for row in rows_of(sections_of("options.md")[section]):
+            known = [actions[option] for option in options_in(row[column]) if option in actions]
+            if not known or "](#memory-and-speed)" in "".join(row) or len(row) <= default + 1:
+                continue
+            expected = default_of(known[0])
+            found = re.search(r"`([^`]+)`|(\d[\d.]*)", row[default])
+            if isinstance(expected, int | float):
+                assert found, row
+                assert float(found[2]) == expected, row
+            elif expected is not None:
+                assert found, row
+                assert found[1] == expected, row
+            else:
+                assert not re.search(r"\d", row[default]), row
+
+
+# Figures
+
+
+def test_memory_page_has_the_measured_passes() -> None:
+    def line(case: dict[str, Any]) -> list[str]:
+        what = f"{case['tokens']:,} tokens"
+        if case["tokens"] == 1:
+            what = f"1 token of each of {case['rows']} rows, after {case['past']:,}"
+        what += f", chunks of {case['chunk']}" if case["chunk"] else ""
+        what += ", all logits" if case["every_position"] else ""
+        sizes = [f"{case[name] / 2**20:.1f} MB" for name in ("measured", "formula")]
+        return [case["attention"], what, f"{case['capacity']:,}", *sizes]
+
+    cases = json.loads((ROOT / "docs" / "pass_memory.json").read_text())["cases"]
+    section = sections_of("memory.md")["What a pass takes"]
+    assert rows_of(section) == [line(case) for case in cases]
+    beyond = max(case["measured"] - case["formula"] for case in cases)
+    assert f"exceed the formula by up to {beyond / 2**20:.1f} MB" in section
+
+
+def test_memory_page_has_the_measured_pool_sizes() -> None:
+    rows = json.loads((ROOT / "docs" / "low_memory_sizes.json").read_text())["rows"]
+    assert rows_of(sections_of("memory.md")["Speed over memory, and why plain LRU is not the default"]) == [
+        [
+            row["policy"], f"{row['memory']:g} GB", f"{1 / row['seconds_per_token']:.2f}",
+            f"{100 * row['hit_rate']:.0f} %",
+            f"{row['bytes_per_token'] / 1e9:.2f} GB", f"{row['first_token_seconds']:.1f} s",
+            f"{row['peak_memory'] / 2**30:.2f} GB",
+        ]
+        for row in rows
+    ]  # fmt: skip
+
+
+def test_speed_page_has_the_measured_overhead() -> None:
+    models = json.loads((ROOT / "docs" / "overhead.json").read_text())["models"]
+    assert rows_of(sections_of("speed.md")["Where the time goes"]) == [
+        [
+            one["model"], str(one["layers"]), f"{one['step_seconds'] * 1e3:.3g} ms",
+            f"{one['products_seconds'] * 1e3:.3g} ms",
+            f"{one['loop_seconds'] * 1e6:.0f} µs, {100 * one['share']:.1f} %",
+            f"{one['per_layer'] * 1e6:.0f} µs",
+        ]
+        for one in models
+    ]  # fmt: skip
+
+
+def test_pages_give_the_number_of_passes_after_which_reserved_memory_is_released() -> None:
+    for name in ("memory.md", "architecture.md"):
+        found = re.findall(r"(\d+) passes", (ROOT / "docs" / name).read_text())
+        assert found == [str(PATIENCE)], name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import FIXTURES, decoder_of
+from helpers import FIXTURES, decoder_of, run
 
 import llama_onnx
 from llama_onnx import LanguageModel, SamplingParams
@@ -42,6 +42,28 @@ def test_new_text_is_searched_as_well() -> None:
     assert lookup.draft(history, 8) == []
     history += [5, 1, 2, 3]
     assert lookup.draft(history, 8) == [4, 5, 1, 2]
+
+
+TABLE = """
+import random, sys
+from llama_onnx.decoding.lookup import PromptLookup
+from llama_onnx.memory import process_bytes, trim
+history = random.Random(1).choices(range(32000), k=int(sys.argv[1]))
+lookup = PromptLookup(8)
+lookup.draft(history[:100], 8)
+trim()
+before = process_bytes()
+lookup.draft(history, 8)
+print(process_bytes() - before, lookup.bytes_for(len(history)))
+"""
+
+
+@pytest.mark.parametrize("length", [5_000, 30_000, 60_000])  # before and after the table has grown
+def test_table_takes_no_more_than_is_reserved_and_not_much_less(length: int) -> None:
+    done = run("-c", TABLE, str(length))
+    assert done.returncode == 0, done.stderr
+    grown, reserved = map(int, done.stdout.split())
+    assert grown <= reserved <= 3 * grown
 
 
 def test_drafts_grow_while_correct_and_pause_while_wrong() -> None:

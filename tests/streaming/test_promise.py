@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 from helpers import make_checkpoint, run
+from random_checkpoint import pieces
 
 import llama_onnx
 from llama_onnx import LanguageModel, ModelStateError, PoolTooSmallError, RequestError, SamplingParams
 from llama_onnx.export.exporter import export
+from llama_onnx.export.readers.sentencepiece_model import sentencepiece_model
 from llama_onnx.memory import MIB, process_bytes
 from llama_onnx.pool import MemoryPool, charge_of
 from llama_onnx.session import WARM_UP_BYTES, Guard
@@ -198,11 +200,10 @@ def test_a_model_that_does_not_fit_beside_another_leaves_it_as_it_was(
                 with llama_onnx.load(models["two"], pool_policy=policy) as two:
                     assert_kept(one, two)
                     try:
-                        found = tokens(two)
-                    except PoolTooSmallError:  # its KV cache has no room
-                        found = expected["two"]
-                    assert found == expected["two"]
-                outcomes.append("both")
+                        assert tokens(two) == expected["two"]
+                        outcomes.append("both")
+                    except PoolTooSmallError:
+                        outcomes.append("both, without room for a KV cache")
             except PoolTooSmallError as error:
                 outcomes.append("one" if re.fullmatch(r"[^\n]*poolsize[^\n]*", str(error)) else str(error))
             assert alone - 64 < pool(one)["budget"] <= alone
@@ -212,7 +213,7 @@ def test_a_model_that_does_not_fit_beside_another_leaves_it_as_it_was(
                 assert outcomes[-1] == "one"
                 assert room < 12
             assert_kept(one)
-    assert outcomes == sorted(outcomes, key=["neither", "one", "both"].index)
+    assert outcomes == sorted(outcomes, key=["neither", "one", "both, without room for a KV cache", "both"].index)
     assert {"one", "both"} <= set(outcomes), outcomes
 
 
@@ -284,6 +285,32 @@ def test_two_models_take_no_more_memory_than_was_promised(models: dict[str, Path
     assert int(done.stdout) <= 0
 
 
+BESIDE = """
+import sys
+import llama_onnx
+from llama_onnx.memory import process_bytes
+from llama_onnx.streaming import promise
+small = [llama_onnx.load(sys.argv[1], poolsize="64GB") for _ in range(2)]
+before, fixed = process_bytes(), promise._current.fixed
+large = llama_onnx.load(sys.argv[2])
+grown, counted = process_bytes() - before, promise._current.fixed - fixed
+large.close()
+assert promise._current.fixed == fixed, "what a closed model had is not counted"
+print(grown, counted)
+"""
+
+
+def test_memory_of_a_tokenizer_counts_as_a_fixed_part(models: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", vocab_size=60_000, hidden_size=16, num_hidden_layers=1)
+    (checkpoint / "tokenizer.model").write_bytes(sentencepiece_model(pieces(60_000)))
+    export(checkpoint, tmp_path / "large")
+    done = run("-c", BESIDE, models["two"], tmp_path / "large")
+    assert done.returncode == 0, done.stderr
+    grown, counted = map(int, done.stdout.split())
+    assert grown > 4 * MIB
+    assert abs(counted - grown) < 2 * MIB
+
+
 # Closing
 
 
@@ -351,9 +378,10 @@ def test_equal_requests_evict_nothing_after_the_first(models: dict[str, Path]) -
         evictions, fewer = pool(lm)["evictions"], pool(lm)["residents"]
         assert fewer < resident
         assert evictions > 0
+        steps = list(lm.stream_generate(LONG, GREEDY))
         for _ in range(3):
-            tokens(lm, LONG)
-            assert lm.generate(LONG, GREEDY) is not None
+            assert tokens(lm, LONG) == [step.token for step in steps]
+            assert lm.generate(LONG, GREEDY) == "".join(step.text for step in steps)
             assert (pool(lm)["evictions"], pool(lm)["residents"]) == (evictions, fewer)
         # A holder beside it gets the bytes, and does not lose them when the other one ends.
         with lm.conversation() as chat:
