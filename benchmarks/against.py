@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 NORMAL = 1.959964  # 97.5 % of a normal distribution are below
 RUN = """
 import json, sys, time
-tree, model, new, rounds, lookup = *sys.argv[1:3], *map(int, sys.argv[3:])
+tree, model, new, rounds, lookup, threads = *sys.argv[1:3], *map(int, sys.argv[3:])
 sys.path.insert(0, tree)
 import llama_onnx
-lm = llama_onnx.load(model)
+lm = llama_onnx.load(model, threads=threads or None)
 
 def run(tokens, seed):
     params = llama_onnx.SamplingParams(
@@ -46,9 +46,10 @@ print(json.dumps(sum(seconds) / sum(counts)))
 """
 
 
-def seconds_per_token(tree: Path, model: Path, new: int, rounds: int, lookup: int) -> float:
+def seconds_per_token(tree: Path, model: Path, options: argparse.Namespace) -> float:
     """Return the CPU seconds per token that `tree` takes, in a process of its own."""
-    command = [sys.executable, "-c", RUN, str(tree), str(model), str(new), str(rounds), str(lookup)]
+    numbers = map(str, (options.new, options.rounds, options.prompt_lookup, options.threads or 0))
+    command = [sys.executable, "-c", RUN, str(tree), str(model), *numbers]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
@@ -65,7 +66,7 @@ def measure(before: Path, model: Path, options: argparse.Namespace) -> dict[str,
     found: dict[Path, list[float]] = {before: [], ROOT: []}
     for i in range(options.pairs):
         for tree in (before, ROOT) if i % 2 == 0 else (ROOT, before):
-            found[tree].append(seconds_per_token(tree, model, options.new, options.rounds, options.prompt_lookup))
+            found[tree].append(seconds_per_token(tree, model, options))
     ratios = [new / old for old, new in zip(found[before], found[ROOT], strict=True)]
     names = ("ratio", "low", "high")
     medians = {"before": statistics.median(found[before]), "now": statistics.median(found[ROOT])}
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="texts in a run (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=15, metavar="N", help="at least 5 (default: %(default)s)")
     parser.add_argument("--prompt-lookup", type=int, default=8, metavar="N", help="0: none (default: %(default)s)")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="1 avoids the CPU time of threads that wait")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     rows = [measure(options.before.resolve(), model, options) for model in options.models]

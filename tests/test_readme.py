@@ -352,7 +352,7 @@ def parser_of(verb: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentPa
 
 def default_of(action: argparse.Action) -> Any:
     """Return the default of an option: its value, or the number that its help text names."""
-    if action.default is not None and action.default is not False and action.default != []:
+    if action.default is not None and not isinstance(action.default, bool) and action.default != []:
         return action.default
     named = re.search(r"\(default: (\d[\d.]*)", action.help or "")
     return float(named[1]) if named else None
