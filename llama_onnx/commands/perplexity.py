@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..scoring.perplexity import perplexity
+from ..scoring.perplexity import perplexity, windows_of
 from .options import add_model, add_runtime, check_positive, load_model, show_packing
 from .terminal import print_pool, progress_bar, read_text
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         print(
             f"perplexity {result.value:.4f} ± {result.error:.4f} ({result.tokens} tokens scored, "
-            f"{result.windows} windows of {result.ctx}, stride {result.stride})"
+            f"{windows_of(result.windows, result.ctx)}, stride {result.stride})"
         )
     if options.verbose:
         print_pool(lm)

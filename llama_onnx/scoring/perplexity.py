@@ -109,6 +109,11 @@ def windows(ids: Sequence[int] | np.ndarray, ctx: int, stride: int) -> list[Wind
     return found
 
 
+def windows_of(count: int, ctx: int) -> str:
+    """Return the windows of a result in words: '1 window of 512'."""
+    return f"{count} window{'s' * (count != 1)} of {ctx}"
+
+
 def check_windows(ctx: int, stride: int, context_length: int) -> None:
     """Raise RequestError unless windows of `ctx` tokens, `stride` apart, fit the context and leave no gaps."""
     if not 2 <= ctx <= context_length:

@@ -212,3 +212,10 @@ def test_common_prefix_rotated_by_different_rope_factors_is_computed_for_each(tm
     assert len({decoder.rope_offset(len(sequence)) for sequence in group}) == 2
     for sequence, hidden in zip(group, layerwise.final_hidden(decoder, group, 30), strict=True):
         np.testing.assert_allclose(decoder.head(hidden)[0], decoder.logits(sequence)[30:], atol=5e-5)
+
+
+def test_one_window_is_not_called_windows(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog")
+    done = run("-m", "llama_onnx", "perplexity", "-m", model, "--text", str(tmp_path / "text"))
+    assert done.returncode == 0, done.stderr
+    assert " 1 window of " in done.stdout

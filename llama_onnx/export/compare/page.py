@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import RequestError
 from ...memory import format_size
+from ...scoring.perplexity import windows_of
 from . import charts
 from .results import Comparison, labels_of, logit_rows, number, shard_rows
 from .weights import RANGE
@@ -36,8 +37,8 @@ def page(c: Comparison) -> str:
     sections = [_tiles(c), _layers(c), _distribution(c), _agreement(c), _weights(c), _histograms(c), _figures(c)]
     sections += [_worst(c)]
     intro = (
-        f"{c.reference.kind}, {format_size(c.reference.bytes)} · {escape(c.text)}: {len(c.ids)} tokens in {c.windows} "
-        f"windows of {c.ctx}"
+        f"{c.reference.kind}, {format_size(c.reference.bytes)} · {escape(c.text)}: {len(c.ids)} tokens in "
+        f"{windows_of(c.windows, c.ctx)}"
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

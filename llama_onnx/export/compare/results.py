@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...memory import format_size
+from ...scoring.perplexity import windows_of
 from ...tokenizer import Tokenizer
 from .metrics import PERCENTILES, Error, finite
 from .models import Reference
@@ -104,7 +105,7 @@ def tables(comparison: Comparison, rows: int = 10) -> str:
     c = comparison
     lines = [
         f"reference {c.reference.path} ({c.reference.kind}, {format_size(c.reference.bytes)})",
-        f"text {c.text}: {len(c.ids)} tokens in {c.windows} windows of {c.ctx}",
+        f"text {c.text}: {len(c.ids)} tokens in {windows_of(c.windows, c.ctx)}",
         "",
         *_columns(["", *c.labels], logit_rows(c)),
     ]
