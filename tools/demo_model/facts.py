@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from grammar import capitalize, expand, fix_articles
 from other_languages import WORDS
+from sums import make_difference, make_sum
 
 SOUNDS = {
     "cow": "moo", "dog": "woof", "cat": "meow", "duck": "quack", "sheep": "baa", "pig": "oink", "horse": "neigh",
@@ -121,26 +122,6 @@ def _from_table(table: dict[str, str], questions: str, answers: str, article: bo
     return draw
 
 
-def _sum(rng: random.Random) -> Fact:
-    first = rng.randint(0, 10)
-    second = rng.randint(0, 10 - first)
-    total = first + second
-    if rng.random() < 0.5:
-        form = rng.choice(("What is {} + {}?", "{} + {} = ?", "How much is {} + {}?", "Add {} and {}.", "{} + {}"))
-        return form.format(first, second), f"{first} + {second} = {total}."
-    form = rng.choice(("What is {} plus {}?", "How much is {} plus {}?", "What do {} and {} make?"))
-    return form.format(
-        NUMBERS[first], NUMBERS[second]
-    ), f"{capitalize(NUMBERS[first])} plus {NUMBERS[second]} is {NUMBERS[total]}."
-
-
-def _minus(rng: random.Random) -> Fact:
-    first = rng.randint(0, 10)
-    second = rng.randint(0, first)
-    form = rng.choice(("What is {} - {}?", "{} - {} = ?", "How much is {} - {}?", "{} - {}"))
-    return form.format(first, second), f"{first} - {second} = {first - second}."
-
-
 def _count(rng: random.Random) -> Fact:
     start = 1 if rng.random() < 0.6 else rng.randint(0, 5)
     stop = rng.randint(start + 2, 10)
@@ -152,10 +133,16 @@ def _count(rng: random.Random) -> Fact:
 
 def _neighbour(rng: random.Random) -> Fact:
     row, what = rng.choice(((DAYS, "day"), (MONTHS, "month"), (SEASONS, "season"), (NUMBERS, "number")))
-    index = rng.randrange(1, len(row) - 1)
     word, step = rng.choice((("after", 1), ("before", -1)))
-    question = expand(f"[What|Which {what}] comes {word} {row[index]}?", rng, {})
-    return question, f"{capitalize(row[index + step])} comes {word} {row[index]}."
+    index = rng.randrange(len(row))
+    while row is NUMBERS and not 0 <= index + step < len(row):
+        index = rng.randrange(len(row))
+    other = row[(index + step) % len(row)]
+    question = expand(
+        f"[What|Which {what}] [comes|is] {word} {row[index]}?|Which {what} comes right {word} {row[index]}?"
+        f"|Tell me the {what} {word} {row[index]}.".join(("[", "]")), rng, {}
+    )  # fmt: skip
+    return question, f"{capitalize(other)} comes {word} {row[index]}."
 
 
 def _opposite(rng: random.Random) -> Fact:
@@ -163,7 +150,8 @@ def _opposite(rng: random.Random) -> Fact:
     rng.shuffle(pair)
     slots = {"k": pair[0], "v": pair[1]}
     question = expand(
-        '[What is the opposite of [{k}|"{k}"]?|Give me the opposite of {k}.|Opposite of {k}?]', rng, slots
+        '[What is the opposite of [{k}|"{k}"]?|Give me the opposite of {k}.|Opposite of {k}?|Which word is the opposite of {k}?|'
+        "Tell me the opposite of {k}.|What is not {k}?|If something is not {k}, what is it?|The opposite of {k} is what?]", rng, slots
     )
     return question, expand("The opposite of {k} is {v}.", rng, slots)
 
@@ -181,7 +169,8 @@ def _translate(rng: random.Random) -> Fact:
     language, word = rng.choice((("French", french), ("Chinese", chinese)))
     slots = {"k": english, "l": language, "v": word}
     question = expand(
-        '[How do you say [{k}|"{k}"] in {l}?|Translate [{k}|"{k}"] [into|to] {l}.|What is {k} in {l}?|Say {k} in {l}.]',
+        '[How do you say [{k}|"{k}"] in {l}?|Translate [{k}|"{k}"] [into|to] {l}.|What is {k} in {l}?|Say {k} in {l}.|What is the {l} word for {k}?|'
+        "{K} in {l}?|How is {k} called in {l}?|Tell me the {l} word for {k}.|What do you call {k} in {l}?|Which {l} word means {k}?]",
         rng,
         slots,
     )
@@ -192,7 +181,8 @@ def _back(rng: random.Random) -> Fact:
     english, french, chinese = rng.choice(WORDS)
     language, word = rng.choice((("French", french), ("Chinese", chinese)))
     question = expand(
-        '[What does "{v}" mean?|What is "{v}" in English?|Translate "{v}" into English.]', rng, {"v": word}
+        '[What does [{v}|"{v}"] mean?|What is [{v}|"{v}"] in English?|Translate [{v}|"{v}"] into English.|What is the meaning of "{v}"?|'
+        'What is the English word for "{v}"?|Which English word is [{v}|"{v}"]?]', rng, {"v": word}
     )
     return question, f'"{word}" is {language} for "{english}".'
 
@@ -205,6 +195,9 @@ def _lists(rng: random.Random) -> Fact:
             ("What are the four seasons?", "Spring, summer, autumn and winter."),
             ("Name the four seasons.", "Spring, summer, autumn and winter."),
             ("What are the months of the year?", ", ".join(MONTHS[:-1]) + " and December."),
+            ("How many days does a week have?", "There are seven days in a week."),
+            ("How many months does a year have?", "There are twelve months in a year."),
+            ("Which seasons are there?", "Spring, summer, autumn and winter."),
             ("How many days are in a week?", "There are seven days in a week."),
             ("How many months are in a year?", "There are twelve months in a year."),
             ("How many seasons are there?", "There are four seasons."),
@@ -217,24 +210,36 @@ def _pairs(rows: tuple[Fact, ...], questions: str, answers: str = "{v}.") -> Cal
 
 
 MAKERS: tuple[tuple[Callable[[random.Random], Fact], int], ...] = (
-    (_from_table(SOUNDS, "[What sound does {ak} make?|What does {ak} say?|Which sound does {ak} make?|How does {ak} sound?]",
+    (_from_table(SOUNDS, "[What sound does {ak} make?|What does {ak} say?|Which sound does {ak} make?|How does {ak} sound?|What noise does {ak} make?"
+                 "|Tell me the sound of {ak}.|How does the {k} go?|What do you hear from {ak}?|{Ak} says what?|Do you know what {ak} says?]",
                  "{Ak} says {v}.", True), 10),
-    (_from_table(COLOURS, "[What colour is {k}?|What color is {k}?|Which colour is {k}?|What is the colour of {k}?|Tell me the colour of {k}.]",
+    (_from_table(COLOURS, "[What colour is {k}?|What color is {k}?|Which colour is {k}?|What is the colour of {k}?|Tell me the colour of {k}."
+                 "|Which colour does {k} have?|What colour do you see when you look at {k}?|{K} has which colour?|Do you know the colour of {k}?]",
                  "{K} is {v}.", False), 12),
-    (_from_table(USES, "[What is {k} used for?|What do you use {k} for?|What is {k} for?|Why do we need {k}?]",
+    (_from_table(USES, "[What is {k} used for?|What do you use {k} for?|What is {k} for?|Why do we need {k}?|What can I do with {k}?|What do people do with {k}?"
+                 "|How do you use {k}?|I have {k}. What is it for?|When do you need {k}?]",
                  "{K} is used for {v}.", False), 9),
-    (_from_table(BABIES, "[What is a baby {k} called?|What do you call a baby {k}?|What is the name of a baby {k}?]", "A baby {k} is called a {v}.", True), 6),
-    (_from_table(LIVES, "[Where does {ak} live?|Where can I find {ak}?|Where is the home of {ak}?]", "{Ak} lives {v}.", True), 7),
-    (_from_table(EATS, "[What does {ak} eat?|What does {ak} like to eat?|What is the food of {ak}?]", "{Ak} eats {v}.", True), 7),
-    (_from_table(LEGS, "[How many legs does {ak} have?|How many legs has {ak}?|Count the legs of {ak}.]", "{Ak} has {v} legs.", True), 6),
-    (_pairs(REASONS, "[Why {k}?|Can you tell me why {k}?|Tell me: why {k}?]"), 5),
-    (_pairs(TRUE_FALSE, "[{k}?|Tell me: {k}?|I want to know: {k}?]"), 5),
-    (_sum, 12), (_minus, 6), (_count, 6), (_neighbour, 9), (_opposite, 9), (_group, 8), (_translate, 14), (_back, 8), (_lists, 4),
+    (_from_table(BABIES, "[What is a baby {k} called?|What do you call a baby {k}?|What is the name of a baby {k}?|What is the baby of {ak} called?"
+                 "|How do we call a young {k}?|What is the child of {ak}?|The baby of {ak} is called what?|What do we call a little {k}?]", "A baby {k} is called a {v}.", True), 6),
+    (_from_table(LIVES, "[Where does {ak} live?|Where can I find {ak}?|Where is the home of {ak}?|Where do you find {ak}?|In which place does {ak} live?"
+                 "|Where is {ak} at home?|Tell me where {ak} lives.|What is the home of {ak}?|Where would I look for {ak}?]", "{Ak} lives {v}.", True), 7),
+    (_from_table(EATS, "[What does {ak} eat?|What does {ak} like to eat?|What is the food of {ak}?|What can I feed {ak}?|What do you give {ak} to eat?"
+                 "|What should I give a hungry {k}?|Tell me what {ak} eats.|What is in the bowl of {ak}?|What food does {ak} like?]", "{Ak} eats {v}.", True), 7),
+    (_from_table(LEGS, "[How many legs does {ak} have?|How many legs has {ak}?|Count the legs of {ak}.|On how many legs does {ak} walk?"
+                 "|What is the number of legs of {ak}?|Tell me how many legs {ak} has.|Does {ak} have legs?|{Ak} has how many legs?]", "{Ak} has {v} legs.", True), 6),
+    (_pairs(REASONS, "[Why {k}?|Can you tell me why {k}?|Tell me: why {k}?|I wonder: why {k}?|Do you know why? Why {k}?|What is the reason: why {k}?]"), 5),
+    (_pairs(TRUE_FALSE, "[{k}?|Tell me: {k}?|I want to know: {k}?|Yes or no: {k}?|{k}, or not?|What do you think: {k}?]"), 6),
+    (make_sum, 16), (make_difference, 6), (_count, 5), (_neighbour, 10), (_opposite, 9), (_group, 7), (_translate, 14), (_back, 8), (_lists, 4),
 )  # fmt: skip
 
 
-def make_fact(rng: random.Random) -> Fact:
-    """Draw a question about the little world and its answer."""
-    maker = rng.choices([maker for maker, _ in MAKERS], [weight for _, weight in MAKERS])[0]
+# These have many right answers, or are measured on their own.
+_OPEN = (_group, make_sum, make_difference)
+
+
+def make_fact(rng: random.Random, one_answer: bool = False) -> Fact:
+    """Draw a question about the little world and its answer; with `one_answer`, no list and no sum."""
+    makers = [(maker, weight) for maker, weight in MAKERS if not (one_answer and maker in _OPEN)]
+    maker = rng.choices([maker for maker, _ in makers], [weight for _, weight in makers])[0]
     question, answer = maker(rng)
     return fix_articles(question), fix_articles(answer)

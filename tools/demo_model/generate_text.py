@@ -4,79 +4,109 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from chats import Turn, introduction, offered_story, story_chat
 from drills import drill
-from instructions import TEMPLATE, make_pair
+from held_out import held_out_request
+from instructions import INSTRUCTION, RESPONSE, SYSTEM, make_pair
 from other_languages import chinese_story, french_story
-from stories import HELD_OUT_PERCENT, make_story, story_request
+from stories import make_story, story_request
 
-DEFAULT_SEED = 20240
+DEFAULT_SEED = 20261
+HELD_OUT_PERCENT = 8
 
 
 @dataclass(frozen=True)
 class Example:
-    """One document: `prompt` is empty for plain text; `name` is the name that the response must keep, if any."""
+    """One document: a conversation, or plain text when the only instruction is empty.
+
+    Attributes:
+        category: what it is.
+        turns: instructions and responses by turns.
+        name: the name that the last response must keep, if any.
+    """
 
     category: str
-    instruction: str
-    prompt: str
-    response: str
+    turns: tuple[Turn, ...]
     name: str | None = None
 
+    @property
+    def segments(self) -> list[tuple[str, bool]]:
+        """The text in parts, and whether the model writes them: what the runtime's template `alpaca` renders."""
+        if not self.turns[0][0]:
+            return [("", False), (self.turns[0][1], True)]
+        parts: list[tuple[str, bool]] = []
+        for instruction, response in self.turns:
+            before = "" if parts else SYSTEM
+            parts.append((f"{before}\n\n{INSTRUCTION}\n{instruction}\n\n{RESPONSE}\n", False))
+            parts.append((response, True))
+        return parts
 
-def _held_out_text(instruction: str) -> bool:
+
+def is_held_out(instruction: str) -> bool:
+    """Whether the exact wording of a request that is no story is kept out of the training."""
     digest = hashlib.sha256(instruction.lower().encode()).digest()
     return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
 
 
-def _instruction(category: str, instruction: str, response: str, name: str | None = None) -> Example:
-    return Example(category, instruction, TEMPLATE.format(instruction=instruction), response, name)
+def other_pair(rng: random.Random, held_out: bool) -> tuple[str, str, str]:
+    """Draw a category, an instruction that is no story request, and its response.
 
-
-def story_example(rng: random.Random, held_out: bool, named_only: bool = False) -> Example:
-    """Make a request for an English story; the hero's kind and name belong to one side of the split only."""
-    return _instruction("story", *story_request(rng, make_story(rng, held_out), named_only))
-
-
-def other_example(rng: random.Random, held_out: bool) -> Example:
-    """Make an instruction that is not a story request.
-
-    Its exact wording belongs to one side of the split. Greetings are few and are training text only.
+    The exact wording belongs to one side of the split. Greetings are few and are training text only.
     """
     while True:
         category, instruction, response = make_pair(rng)
-        if category == "chat" and not held_out:
-            break
-        if category != "chat" and _held_out_text(instruction) == held_out:
-            break
-    return _instruction(category, instruction, response)
+        if is_held_out(instruction) == held_out or (category == "chat" and not held_out):
+            return category, instruction, response
 
 
-def foreign_example(rng: random.Random, held_out: bool) -> Example:
-    """Make a request for a French or Chinese story; its exact wording belongs to one side of the split."""
-    while True:
-        language, make = rng.choice((("french", french_story), ("chinese", chinese_story)))
-        instruction, response, name = make(rng)
-        if _held_out_text(instruction) == held_out:
-            return _instruction(language, instruction, response, name)
+def _story(rng: random.Random, held_out: bool) -> Example:
+    if held_out:
+        instruction, response, name = held_out_request(rng)
+    else:
+        instruction, response, name = story_request(rng, make_story(rng))
+    return Example("story", ((instruction, response),), name)
+
+
+def _foreign(rng: random.Random, held_out: bool) -> Example:
+    language, make = rng.choice((("french", french_story), ("chinese", chinese_story)))
+    instruction, response, name = make(rng, held_out)
+    return Example(language, ((instruction, response),), name)
+
+
+def _other(rng: random.Random, held_out: bool) -> Example:
+    category, instruction, response = other_pair(rng, held_out)
+    return Example(category, ((instruction, response),))
+
+
+def _plain(rng: random.Random, held_out: bool) -> Example:
+    story = make_story(rng, held_out)
+    return Example("plain", (("", story.text),), story.hero.name)
+
+
+def _chat(rng: random.Random, held_out: bool) -> Example:
+    turns, name = (offered_story if rng.random() < 0.2 else story_chat)(rng)
+    return Example("chat", turns, name)
+
+
+def short_chat(rng: random.Random) -> Example:
+    """Make a conversation without a story."""
+    if rng.random() < 0.6:
+        between = other_pair(rng, False)[1:] if rng.random() < 0.3 else None
+        turns, name = introduction(rng, between)
+        return Example("introduction", turns, name)
+    return Example("questions", tuple(other_pair(rng, False)[1:] for _ in range(rng.choice((2, 2, 3)))))
 
 
 def examples(seed: int, held_out: bool = False) -> Iterator[Example]:
-    """Yield documents for ever, the same ones for the same seed."""
+    """Yield documents for ever, the same ones for the same seed; conversations belong to the training only."""
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
+    makers: tuple[Callable[[random.Random, bool], Example], ...] = (_story, _plain, _other, _foreign, _chat)
+    weights = (40, 4, 50, 6, 0) if held_out else (34, 4, 42, 6, 14)
     while True:
-        kind = rng.choices(("story", "plain", "other", "foreign"), (40, 6, 48, 6))[0]
-        if kind == "story":
-            yield story_example(rng, held_out)
-        elif kind == "plain":
-            yield Example("plain", "", "", make_story(rng, held_out).text)
-        elif kind == "other":
-            yield other_example(rng, held_out)
-        else:
-            yield foreign_example(rng, held_out)
+        yield rng.choices(makers, weights)[0](rng, held_out)
 
 
 def drill_examples(seed: int) -> Iterator[Example]:
@@ -84,47 +114,24 @@ def drill_examples(seed: int) -> Iterator[Example]:
     rng = random.Random(f"{seed}-drills")
     for example in examples(seed):
         instruction, response, name = drill(rng)
-        if instruction is None:
-            yield Example("drill", "", "", response, name)
-        else:
-            yield _instruction("drill", instruction, response, name)
+        yield Example("drill", ((instruction or "", response),), name)
         yield example
 
 
 def lesson_examples(seed: int) -> Iterator[Example]:
-    """Yield documents that are not stories: questions, greetings, sentences and poems."""
+    """Yield documents that are not stories: questions, greetings, sentences, poems and short conversations."""
     rng = random.Random(f"{seed}-lessons")
     while True:
-        yield other_example(rng, False)
-
-
-def held_out_prompts(seed: int, stories: int = 150, others: int = 50) -> list[dict[str, str | None]]:
-    """Return the prompts of the quality bar, none of which occurs in training; all are different."""
-    rng = random.Random(f"{seed}-prompts")
-    found: dict[str, Example] = {}
-    while len(found) < stories:
-        example = story_example(rng, True, named_only=True)
-        found.setdefault(example.instruction, example)
-    while len(found) < stories + others:
-        example = foreign_example(rng, True) if len(found) % 5 == 0 else other_example(rng, True)
-        found.setdefault(example.instruction, example)
-    keys = ("category", "instruction", "name", "response")
-    renamed = {"response": "reference"}
-    return [{renamed.get(key, key): asdict(example)[key] for key in keys} for example in found.values()]
+        yield short_chat(rng) if rng.random() < 0.15 else _other(rng, False)
 
 
 def main() -> None:
-    """Print examples, or write the held-out prompts."""
+    """Print examples."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--count", type=int, default=10, help="how many examples to print")
     parser.add_argument("--held-out", action="store_true", help="print the held-out side of the split")
-    parser.add_argument("--prompts", type=Path, help="write the 200 held-out prompts to this JSON file instead")
     args = parser.parse_args()
-    if args.prompts:
-        text = json.dumps(held_out_prompts(args.seed), ensure_ascii=False, indent=1)
-        args.prompts.write_text(text + "\n", encoding="utf-8")
-        return
     for _, example in zip(range(args.count), examples(args.seed, args.held_out), strict=False):
         print(json.dumps(asdict(example), ensure_ascii=False))
 

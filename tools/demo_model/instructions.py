@@ -7,11 +7,11 @@ import random
 import vocabulary as words
 from facts import make_fact
 from grammar import expand, fix_articles
+from outside import make_outside
 
-TEMPLATE = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:\n"
-)
+# The format of Stanford Alpaca, as the runtime's built-in template `alpaca` writes it.
+SYSTEM = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+INSTRUCTION, RESPONSE = "### Instruction:", "### Response:"
 
 # requests, answers
 CHAT = (
@@ -70,18 +70,6 @@ CHAT = (
     ("[I am hungry|I am hungry.]", "Then you should eat something. [How about an apple?|How about some warm soup?]"),
 )  # fmt: skip
 
-UNKNOWN = (
-    "Who is the president of {x}?", "What is the capital of {x}?", "How many people live in {x}?", "How far away is {x}?",
-    "Who wrote {x}?", "Explain {x}.", "What is the price of {x}?", "Write a program about {x}.", "What do you think about {x}?",
-)  # fmt: skip
-UNKNOWN_THINGS = tuple(
-    """France|Germany|China|America|London|Paris|Italy|Japan|Africa|Russia|history|physics|chemistry|politics|music|computers
-    |mathematics|philosophy|football|Mars|Jupiter|a car|a computer|electricity|the economy|gravity""".replace(
-        "\n    ", ""
-    ).split("|")
-)
-UNKNOWN_ANSWER = "I am sorry, I do not know that. [I am only a small model, but I can tell you a story.|My world is small, but it is full of stories.]"
-
 SENTENCES = (
     "The {t} {k} walks to the {p}.", "My {c} {o} is at the {p}.", "A {t} {k} found a {c} {o}.", "The {k} sleeps near the {p}.",
     "I saw a {t} {k} with a {c} {o}.", "The {k} likes the {c} {o}.",
@@ -118,21 +106,16 @@ def _poem(rng: random.Random) -> tuple[str, str]:
     )
 
 
-def _unknown(rng: random.Random) -> tuple[str, str]:
-    thing = rng.choice(UNKNOWN_THINGS)
-    return rng.choice(UNKNOWN).replace("{x}", thing), expand(UNKNOWN_ANSWER, rng, {})
-
-
 def make_pair(rng: random.Random) -> tuple[str, str, str]:
     """Draw one instruction that is not a story request.
 
     Returns:
         The category ("chat", "fact", "sentence", "poem" or "unknown"), the instruction and the response.
     """
-    category = rng.choices(("chat", "fact", "sentence", "poem", "unknown"), (24, 60, 6, 5, 5))[0]
+    category = rng.choices(("chat", "fact", "sentence", "poem", "unknown"), (14, 60, 4, 3, 19))[0]
     if category == "chat":
         request, answer = rng.choice(CHAT)
         return category, expand(request, rng, {}), expand(answer, rng, {})
-    makers = {"fact": make_fact, "sentence": _sentence, "poem": _poem, "unknown": _unknown}
+    makers = {"fact": make_fact, "sentence": _sentence, "poem": _poem, "unknown": make_outside}
     request, response = makers[category](rng)
     return category, fix_articles(request), fix_articles(response)

@@ -5,6 +5,7 @@
 import random
 
 from grammar import capitalize, expand
+from names import chinese_name, gender_of, make_name
 
 # English, French with its article, Chinese
 WORDS = (
@@ -21,8 +22,6 @@ WORDS = (
     ("yes", "oui", "是"), ("no", "non", "不"), ("big", "grand", "大"), ("small", "petit", "小"), ("heart", "le cœur", "心"),
 )  # fmt: skip
 
-FRENCH_BOYS = ("Max", "Hugo", "Louis", "Paul", "Gaston", "Pierre", "Léo", "Théo", "Oscar", "Rémi")
-FRENCH_GIRLS = ("Lily", "Chloé", "Camille", "Zoé", "Inès", "Marie", "Flora", "Anaïs", "Nina", "Léa", "Hélène", "Clara")
 FRENCH_KINDS = {
     "m": ("chien", "chat", "lapin", "renard", "hérisson", "ours", "canard", "mouton"),
     "f": ("souris", "grenouille", "tortue", "poule", "vache", "chèvre", "girafe", "abeille"),
@@ -45,7 +44,6 @@ FRENCH_STORIES = (
     "pousse-t-elle pas ? » demandait {N}. « Il faut attendre », répondait {F}. Un matin, {N} a vu une [fleur jaune|fleur "
     "rouge|belle rose] dans le jardin. {N} était {heureux}, et {il} a offert la fleur à {F}.",
 )
-CHINESE_NAMES = ("小明", "小红", "小白", "小黑", "乐乐", "豆豆", "花花", "毛毛", "丽丽", "圆圆", "朵朵", "阿福")
 CHINESE_KINDS = ("小狗", "小猫", "小兔子", "小熊", "小鸟", "小老虎", "小鸭", "小羊")
 CHINESE_REQUESTS = (
     "[写|讲]一个关于{kind}{N}的故事",
@@ -62,15 +60,15 @@ CHINESE_STORIES = (
 )
 
 
-def french_story(rng: random.Random) -> tuple[str, str, str]:
-    """Return a request, a French story and its hero's name."""
-    gender = rng.choice("mf")
-    names = FRENCH_BOYS if gender == "m" else FRENCH_GIRLS
-    name = rng.choice(names)
-    friend = rng.choice([boy for boy in FRENCH_BOYS if boy != name])
+def french_story(
+    rng: random.Random, held_out: bool = False, requests: tuple[str, ...] = FRENCH_REQUESTS, name: str | None = None
+) -> tuple[str, str, str]:
+    """Return a request, a French story and its hero's name, which is of the asked side of the split."""
+    name = name or make_name(rng, held_out)
+    gender = gender_of(name)
     slots = {
         "N": name,
-        "F": friend,
+        "F": make_name(rng),
         "kind": rng.choice(FRENCH_KINDS[gender]),
         "un": "un" if gender == "m" else "une",
         "petit": "petit" if gender == "m" else "petite",
@@ -78,15 +76,13 @@ def french_story(rng: random.Random) -> tuple[str, str, str]:
         "il": "il" if gender == "m" else "elle",
         "heureux": "très heureux" if gender == "m" else "très heureuse",
     }
-    return (
-        capitalize(expand(rng.choice(FRENCH_REQUESTS), rng, slots)),
-        expand(rng.choice(FRENCH_STORIES), rng, slots),
-        name,
-    )
+    return capitalize(expand(rng.choice(requests), rng, slots)), expand(rng.choice(FRENCH_STORIES), rng, slots), name
 
 
-def chinese_story(rng: random.Random) -> tuple[str, str, str]:
-    """Return a request, a Chinese story and its hero's name."""
-    name, friend = rng.sample(CHINESE_NAMES, 2)
-    slots = {"N": name, "F": friend, "kind": rng.choice(CHINESE_KINDS)}
-    return expand(rng.choice(CHINESE_REQUESTS), rng, slots), expand(rng.choice(CHINESE_STORIES), rng, slots), name
+def chinese_story(
+    rng: random.Random, held_out: bool = False, requests: tuple[str, ...] = CHINESE_REQUESTS, name: str | None = None
+) -> tuple[str, str, str]:
+    """Return a request, a Chinese story and its hero's name, which is of the asked side of the split."""
+    name = name or (chinese_name(rng, held_out) if rng.random() < 0.85 else make_name(rng, held_out, simple=True))
+    slots = {"N": name, "F": chinese_name(rng), "kind": rng.choice(CHINESE_KINDS)}
+    return expand(rng.choice(requests), rng, slots), expand(rng.choice(CHINESE_STORIES), rng, slots), name

@@ -2,25 +2,28 @@
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import vocabulary as words
 from grammar import expand, expand_lines, fix_articles
+from names import gender_of, make_name, noun
 from openings import ENDINGS, HABITS, OPENINGS
 from plots import PLOTS, Plot
 
-HELD_OUT_PERCENT = 8
-MADE_UP_HEROES, MADE_UP_FRIENDS = 0.15, 0.03
-
 PLAIN_REQUESTS = (
-    "[Write|Tell|Tell me] a [|short |little ]story about a {kind} [named|called] {N}",
+    "[Write|Tell|Tell me] a [|short |little |new ]story about a {kind} [named|called] {N}",
     "[Write|Tell me] a story about {N} the {kind}",
+    "[Write|Tell me] a story about {N}, a {kind}",
     "[Please|Can you|Could you] [write|tell me] a [|short ]story about a {kind} [named|called] {N}",
     "A story about a {kind} [named|called] {N}, please",
     "Write a [children's|bedtime] story about a {kind} named {N}",
     "Tell me about a {kind} named {N}",
     "I would like a story about a {kind} called {N}",
     "Make up a story about a {kind} called {N}",
+    "A {kind} called {N}",
+    "[My|Our] {kind} is called {N}. [Tell me a story about {him}|Write a story about {him}]",
 )
 TRAIT_REQUESTS = (
     "[Write|Tell me] a [|short ]story about a {trait} {kind} [named|called] {N}",
@@ -35,8 +38,9 @@ THEME_REQUESTS = (
 PAIR_REQUESTS = (
     "[Write|Tell me] a [|short ]story about a {kind} named {N} and a {fkind} named {F}",
     "[Write|Tell me] a [|short ]story about {N} the {kind} and {F} the {fkind}",
+    "[Write|Tell me] a story about {N} and {F}",
 )
-NAME_REQUESTS = ("[Write|Tell me] a [|short ]story about {N}", "Tell me about {N}")
+NAME_REQUESTS = ("[Write|Tell me] a [|short ]story about {N}", "Tell me about {N}", "A story about {N}, please")
 KIND_REQUESTS = ("[Write|Tell me] a [|short ]story about a {kind}", "A story about a {kind}, please")
 OPEN_REQUESTS = (
     "[Write|Tell|Tell me] a [|short |bedtime |nice ]story",
@@ -46,6 +50,11 @@ OPEN_REQUESTS = (
 )
 SUBJECT_REQUESTS = ("[Write|Tell me] a [|short |little ]story {theme}", "Do you know a story {theme}")
 CONTINUE_REQUESTS = ("Continue the story: {start}", "Continue this story: {start}", "What happens next? {start}")
+REQUESTS: tuple[tuple[tuple[str, ...], int], ...] = (
+    (PLAIN_REQUESTS, 38), (TRAIT_REQUESTS, 12), (THEME_REQUESTS, 24), (PAIR_REQUESTS, 6), (NAME_REQUESTS, 7),
+    (KIND_REQUESTS, 5), (OPEN_REQUESTS, 4), (CONTINUE_REQUESTS, 4),
+)  # fmt: skip
+UNNAMED = (KIND_REQUESTS, OPEN_REQUESTS, SUBJECT_REQUESTS)
 
 
 @dataclass(frozen=True)
@@ -55,61 +64,6 @@ class Character:
     name: str
     kind: str
     gender: str
-
-    @property
-    def held_out(self) -> bool:
-        """Whether this kind and name belong together only in held-out prompts, whatever the theme."""
-        digest = hashlib.sha256(f"{self.kind}|{self.name}".encode()).digest()
-        return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
-
-
-def make_up_name(rng: random.Random, gender: str) -> str:
-    """Put a name together from two or three syllables."""
-    middle = rng.choice(words.NAME_MIDDLES) if rng.random() < 0.15 else ""
-    return rng.choice(words.NAME_STARTS) + middle + rng.choice(words.GIRL_ENDS if gender == "f" else words.BOY_ENDS)
-
-
-def pick_character(rng: random.Random, held_out: bool, other_than: Character | None = None) -> Character:
-    """Draw a character of one side of the split, with another name and kind than `other_than`."""
-    while True:
-        gender = rng.choice("fm")
-        kind = rng.choice(words.KINDS)
-        if words.GENDERS.get(kind, gender) != gender:
-            continue
-        if rng.random() < (MADE_UP_HEROES if other_than is None else MADE_UP_FRIENDS):
-            name = make_up_name(rng, gender)
-        else:
-            name = rng.choice(words.GIRL_NAMES if gender == "f" else words.BOY_NAMES)
-        character = Character(name, kind, gender)
-        distinct = other_than is None or (name != other_than.name and kind != other_than.kind)
-        if distinct and character.held_out == held_out:
-            return character
-
-
-def story_slots(rng: random.Random, hero: Character, friend: Character) -> dict[str, str]:
-    """Choose everything that stays the same throughout one story."""
-    place, place2 = rng.sample(words.PLACES, 2)
-    trait, friend_trait = rng.sample(words.TRAITS, 2)
-    food, foods = rng.choice(words.FOODS)
-    skill, practice, fail = rng.choice(words.SKILLS)
-    noise, source, fix = rng.choice(words.NOISES)
-    trap, tool, how = rng.choice(words.TRAPS)
-    gift, stuff = rng.choice(words.GIFTS)
-    dish, bad, good = rng.choice(words.DISHES)
-    pronouns = {"f": ("she", "her", "her"), "m": ("he", "him", "his")}
-    he, him, his = pronouns[hero.gender]
-    fhe, fhim, fhis = pronouns[friend.gender]
-    return {
-        "N": hero.name, "kind": hero.kind, "home": words.HOMES[hero.kind], "he": he, "him": him, "his": his,
-        "F": friend.name, "fkind": friend.kind, "fhe": fhe, "fhim": fhim, "fhis": fhis,
-        "trait": trait, "ftrait": friend_trait, "place": place, "place2": place2,
-        "colour": rng.choice(words.COLOURS), "object": rng.choice(words.OBJECTS), "weather": rng.choice(words.WEATHER),
-        "food": food, "foods": foods, "skill": skill, "practice": practice, "fail": fail,
-        "noise": noise, "source": source, "fix": fix, "trap": trap, "tool": tool, "how": how,
-        "gift": gift, "stuff": stuff, "dish": dish, "bad": bad, "good": good,
-        "colour2": rng.choice(words.COLOURS), "wear": rng.choice(("hat", "scarf", "coat", "shirt", "cap")),
-        "fragile": rng.choice(words.FRAGILE), "seed": rng.choice(words.SEEDS),
-    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,16 +83,95 @@ class Story:
         return f"{self.opening} {self.body}"
 
 
+@lru_cache(maxsize=4096)
+def favourites(key: str, count: int, of: int) -> tuple[int, ...]:
+    """Return `count` of the numbers below `of`, always the same ones for a key.
+
+    The model's best guess must not be the same plot, opening or animal for everybody. So the text has habits: a kind of
+    animal is mostly told the same three plots, a first letter goes with some openings and kinds.
+    """
+    return tuple(sorted(range(of), key=lambda index: hashlib.sha256(f"{key}|{index}".encode()).digest())[:count])
+
+
+def pick_favourite(rng: random.Random, key: str, items: Sequence, habit: float = 0.75) -> object:
+    """Draw one of the three favourites of a key, mostly the first, or any item."""
+    if rng.random() > habit:
+        return rng.choice(items)
+    return items[rng.choices(favourites(key, 3, len(items)), (5, 2, 1))[0]]
+
+
+def pick_kind(rng: random.Random, name: str, gender: str) -> str:
+    """Draw a kind of creature that the gender of a name allows; a few of them are made up."""
+    chance = rng.random()
+    if chance < 0.03:
+        return noun(rng)
+    if chance < 0.25:
+        return rng.choice(words.OTHER_KINDS)
+    kinds = tuple(kind for kind in words.KINDS if words.GENDERS.get(kind, gender) == gender)
+    return str(pick_favourite(rng, f"kind {name[0]}", kinds, 0.5))
+
+
+def pick_character(rng: random.Random, held_out: bool = False, other_than: Character | None = None) -> Character:
+    """Draw a character whose name is of one side of the split, with another name and kind than `other_than`."""
+    while True:
+        name = make_name(rng, held_out)
+        gender = gender_of(name)
+        kind = pick_kind(rng, name, gender)
+        if other_than is None or (name[:2] != other_than.name[:2] and kind != other_than.kind):
+            return Character(name, kind, gender)
+
+
+def pick_object(rng: random.Random) -> str:
+    """Draw a thing; some of them are made up, so that things are copied from the request too."""
+    chance = rng.random()
+    if chance < 0.12:
+        return noun(rng)
+    return rng.choice(words.OBJECTS if chance < 0.6 else words.OTHER_OBJECTS)
+
+
+def story_slots(rng: random.Random, hero: Character, friend: Character) -> dict[str, str]:
+    """Choose everything that stays the same throughout one story."""
+    place, place2 = rng.sample(words.PLACES, 2)
+    trait, friend_trait = rng.sample(words.TRAITS, 2)
+    food, foods = rng.choice(words.FOODS)
+    skill, practice, fail = rng.choice(words.SKILLS)
+    noise, source, fix = rng.choice(words.NOISES)
+    trap, tool, how = rng.choice(words.TRAPS)
+    gift, stuff = rng.choice(words.GIFTS)
+    dish, bad, good = rng.choice(words.DISHES)
+    pronouns = {"f": ("she", "her", "her"), "m": ("he", "him", "his")}
+    he, him, his = pronouns[hero.gender]
+    fhe, fhim, fhis = pronouns[friend.gender]
+    return {
+        "N": hero.name, "kind": hero.kind, "home": words.HOMES.get(hero.kind, words.HOME_OF_OTHERS),
+        "he": he, "him": him, "his": his,
+        "F": friend.name, "fkind": friend.kind, "fhe": fhe, "fhim": fhim, "fhis": fhis,
+        "trait": trait, "ftrait": friend_trait, "place": place, "place2": place2,
+        "colour": rng.choice(words.COLOURS), "object": pick_object(rng), "weather": rng.choice(words.WEATHER),
+        "food": food, "foods": foods, "skill": skill, "practice": practice, "fail": fail,
+        "noise": noise, "source": source, "fix": fix, "trap": trap, "tool": tool, "how": how,
+        "gift": gift, "stuff": stuff, "dish": dish, "bad": bad, "good": good,
+        "colour2": rng.choice(words.COLOURS), "wear": rng.choice(("hat", "scarf", "coat", "shirt", "cap")),
+        "fragile": rng.choice(words.FRAGILE), "seed": rng.choice(words.SEEDS),
+    }  # fmt: skip
+
+
 def make_story(rng: random.Random, held_out: bool = False) -> Story:
-    """Write one English story; its hero comes from the asked side of the split."""
+    """Write one English story; the name of its hero comes from the asked side of the split."""
     hero = pick_character(rng, held_out)
-    friend = pick_character(rng, False, other_than=hero)
+    friend = pick_character(rng, other_than=hero)
+    return tell(rng, hero, friend)
+
+
+def tell(rng: random.Random, hero: Character, friend: Character) -> Story:
+    """Write one story about two characters."""
     slots = story_slots(rng, hero, friend)
-    plot = rng.choice(PLOTS)
-    opening = fix_articles(expand(rng.choice(OPENINGS), rng, slots))
-    ending = f"[{'|'.join(ENDINGS)}]" if rng.random() < 0.6 else ""
-    lines = (*plot.lines, ending) if ending else plot.lines
-    if rng.random() < 0.5:
+    known = hero.kind in words.HOMES or hero.kind in words.OTHER_KINDS
+    plot = pick_favourite(rng, f"plot {hero.kind if known else hero.kind[0]}", PLOTS)
+    assert isinstance(plot, Plot)
+    opening = fix_articles(expand(str(pick_favourite(rng, f"opening {hero.name[0]}", OPENINGS)), rng, slots))
+    lines = (*plot.lines, rng.choice(ENDINGS)) if rng.random() < 0.5 else plot.lines
+    if rng.random() < 0.4:
         opening += " " + fix_articles(expand(rng.choice(HABITS), rng, slots))
     return Story(hero, friend, plot, slots, opening, fix_articles(expand_lines(lines, rng, slots)))
 
@@ -149,11 +182,7 @@ def story_request(rng: random.Random, story: Story, named_only: bool = False) ->
     Returns:
         The instruction, the response and the name the response must keep (None when no name is asked for).
     """
-    forms: list[tuple[tuple[str, ...], int]] = [
-        (PLAIN_REQUESTS, 38), (TRAIT_REQUESTS, 12), (THEME_REQUESTS, 28), (PAIR_REQUESTS, 5)
-    ]  # fmt: skip
-    if not named_only:
-        forms += [(NAME_REQUESTS, 4), (KIND_REQUESTS, 5), (OPEN_REQUESTS, 4), (CONTINUE_REQUESTS, 6)]
+    forms = REQUESTS[:3] if named_only else REQUESTS
     form = rng.choices([form for form, _ in forms], [weight for _, weight in forms])[0]
     theme = expand(rng.choice(story.plot.themes), rng, story.slots)
     slots = story.slots | {"start": story.opening, "theme": theme}
@@ -164,7 +193,6 @@ def story_request(rng: random.Random, story: Story, named_only: bool = False) ->
         request += "?"
     elif form is not CONTINUE_REQUESTS and rng.random() < 0.4:
         request += "."
-    if rng.random() < 0.05:
+    if rng.random() < 0.08:
         request = request[0].lower() + request[1:]
-    named = form not in (KIND_REQUESTS, OPEN_REQUESTS, SUBJECT_REQUESTS)
-    return request, story.body if form is CONTINUE_REQUESTS else story.text, story.hero.name if named else None
+    return request, story.body if form is CONTINUE_REQUESTS else story.text, None if form in UNNAMED else story.hero.name

@@ -9,27 +9,6 @@ def _phrases(text: str) -> tuple[str, ...]:
     return tuple(" ".join(phrase.split()) for phrase in text.split("|"))
 
 
-GIRL_NAMES = _words(
-    """Lily Mia Anna Rosie Lucy Ella Nina Clara Sophie Emma Zoe Ruby Daisy Molly Alice Poppy Ivy Luna Stella Hazel
-    Nora Julia Maya Leila Amina Sara Tess Wendy Betty Dora Elsa Fiona Greta Hanna Iris Jenny Kate Lena Mabel Nelly
-    Olive Penny Rita Sally Tina Una Vera Willa Yara Zara Bella Cora Eva Flora Gina Heidi Ines Jade Kira Lola Maggie
-    Nadia Opal Paula Rosa Suki Tara Violet Wilma Yuki Amy Bonnie Coco Dolly Edith Fern Honey Juno Marie Camille
-    Mei Lan Ling Chloe"""
-)
-BOY_NAMES = _words(
-    """Max Tom Ben Sam Leo Jack Oscar Felix Hugo Toby Finn Charlie Oliver Noah Theo Milo Rex Buddy Bruno Simon Peter
-    Paul Henry Arthur George Harry Louis Martin Nick Otto Pip Quentin Ralph Sunny Teddy Victor Walter Xavier Yan
-    Adam Basil Carl David Eddie Frank Gus Hector Igor Jasper Kai Luke Marco Ned Omar Patrick Robin Stan Tim Ugo Vito
-    Will Zack Albert Barney Cosmo Dexter Ernie Freddy Gaston Harold Ivan Joey Kofi Lucas Monty Nico Pierre Rusty
-    Spot Tiger Ming Bo"""
-)
-
-# Syllables of made-up names: copying a name must not depend on having learnt it as one piece.
-NAME_STARTS = _words("Ba Be Bi Da Do Fa Fi Ga Gri Ji Ka Ki Lo Lu Mi Mo Na Ne Pa Po Ra Ri Sa Shi Ta Ti Va Vo Wi Zi")
-NAME_MIDDLES = _words("ba bo da di fi go ka ki la li lo mi mo na ni po ra ri sa so ta ti vi za")
-GIRL_ENDS = _words("na la ra ssa lia nia sha tta belle")
-BOY_ENDS = _words("no ko rix dor bert lo mus ton zo")
-
 # kind of character -> its home
 HOMES = {
     "dog": "a wooden kennel",
@@ -96,6 +75,15 @@ HOMES = {
     "baker": "a house that smelled of bread",
 }
 KINDS = tuple(HOMES)
+OTHER_KINDS = _words(
+    """hamster gecko kangaroo whale dolphin shark octopus crab lobster eagle pigeon robin raven peacock turkey chicken
+    rooster calf foal chick duckling piglet bull ox yak moose reindeer llama alpaca buffalo rhino hippo leopard cheetah
+    jaguar panther lynx raccoon skunk weasel ferret rat gerbil chipmunk bat toad newt lizard chameleon snake worm ant
+    beetle ladybird spider moth dragonfly grasshopper firefly unicorn mermaid witch knight ghost elf dwarf troll goblin
+    monster astronaut sailor teacher doctor nurse postman gardener painter clown cook tailor miller shepherd fisherman
+    baby grandmother grandfather snowman teddy"""
+)
+HOME_OF_OTHERS = "a small house"
 GENDERS = {"girl": "f", "boy": "m", "princess": "f", "prince": "m", "queen": "f", "king": "m", "fairy": "f"}
 
 TRAITS = _words(
@@ -113,6 +101,13 @@ OBJECTS = _phrases(
     """ball|kite|hat|scarf|bell|drum|key|book|lantern|basket|umbrella|doll|toy boat|whistle|button|coin|ribbon|mirror
     |blanket|cup|spoon|teapot|clock|flute|brush|marble|feather|necklace|ring|bag|pencil|glove|toy train|bucket|music box
     """
+)
+OTHER_OBJECTS = _words(
+    """pillow candle hammer ladder rope stone shell pebble crown mask puppet puzzle balloon rocket robot guitar trumpet
+    violin piano camera map compass telescope torch wallet purse sock shoe boot belt tie jacket sweater mitten apron
+    plate fork bowl jar bottle jug pan pot broom mop sponge towel soap comb pin needle thread patch card letter stamp
+    envelope notebook crayon chalk ruler magnet marker sticker dice domino top yo-yo sled skate scooter wagon boat
+    anchor shield sword wand cloak lamp lantern vase pearl ruby star acorn leaf twig"""
 )
 FRAGILE = ("vase", "teapot", "plate", "mirror", "window", "bowl", "flower pot", "lamp", "clock", "jar")
 FOODS = (
