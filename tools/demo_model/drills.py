@@ -31,6 +31,7 @@ def drill(rng: random.Random) -> tuple[str | None, str, str]:
     hero = pick_character(rng)
     friend = pick_character(rng, other_than=hero)
     slots = {"N": hero.name, "F": friend.name, "kind": hero.kind, "k": hero.kind, "p": rng.choice(PLACES)}
+    slots["him"] = "her" if hero.gender == "f" else "him"
     slots |= {"trait": rng.choice(TRAITS), "t": rng.choice(TRAITS)}
     sentences = [expand(rng.choice(SENTENCES), rng, slots) for _ in range(10)]
     if rng.random() < 0.4:
