@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from demo_texts import BONJOUR_START
 from helpers import ROOT, run
 
 from llama_onnx.commands import options as shared
@@ -187,7 +188,7 @@ def test_verbs_use_the_embedded_model_when_none_is_given(tmp_path: Path, capsys:
     text = tmp_path / "story.txt"
     text.write_text("Once upon a time there was a dog named Max.\n")
     for arguments, shown in (
-        (["generate", "-p", "bonjour", "--seed", "1", "-n", "3"], "Bonjour"),
+        (["generate", "-p", "bonjour", "--seed", "1", "-n", "3"], BONJOUR_START),
         (["perplexity", "--text", str(text), "--json"], '"perplexity"'),
         (["bench", "-p", "4", "-n", "2", "-r", "1"], "decode"),
         (["inspect"], "decoder-05"),

@@ -54,11 +54,6 @@ class ModelConfig:
             "vocab_size": self.vocab_size,
         }
 
-    @classmethod
-    def from_hf(cls, config: dict) -> "ModelConfig":
-        """Read the shape back from a `config.json`."""
-        return cls(**{name: config[name] for name in cls.__dataclass_fields__})
-
 
 def rope_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     """Return cos and sin, each (length, head_dim), for half rotation: frequencies repeat, not interleave."""
@@ -75,7 +70,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with rotary positions and an optional cache of past keys and values."""
+    """Grouped-query attention with rotary positions."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -86,20 +81,16 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: dict | None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         batch, time, _ = x.shape
         query, key, value = (
             proj(x).view(batch, time, -1, self.config.head_dim).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         query, key = rotate(query, *rope), rotate(key, *rope)
-        if cache is not None:
-            if "key" in cache:
-                key, value = torch.cat((cache["key"], key), 2), torch.cat((cache["value"], value), 2)
-            cache["key"], cache["value"] = key, value
         groups = self.config.num_attention_heads // self.config.num_key_value_heads
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None and time > 1)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.o_proj(out.transpose(1, 2).reshape(batch, time, -1))
 
 
@@ -126,8 +117,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: dict | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -159,28 +150,22 @@ class Llama(nn.Module):
                 std = 0.05 if "embed" in name else config.hidden_size**-0.5
                 nn.init.normal_(parameter, std=0.0 if residual else std)
 
-    def hidden(self, ids: Tensor, mask: Tensor | None = None, caches: list[dict] | None = None) -> Tensor:
-        """Compute the normalised last hidden states, (batch, time, hidden_size); arguments as in `forward`."""
-        past = caches[0]["key"].shape[2] if caches and "key" in caches[0] else 0
-        rope = (self.cos[past : past + ids.shape[1]], self.sin[past : past + ids.shape[1]])
+    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Compute the normalised last hidden states.
+
+        Args:
+            ids: Token ids, (batch, time).
+            mask: True where attention is allowed, (batch, 1, time, time).
+
+        Returns:
+            (batch, time, hidden_size), float32.
+        """
+        rope = (self.cos[: ids.shape[1]], self.sin[: ids.shape[1]])
         x = self.model.embed_tokens(ids)
-        for index, layer in enumerate(self.model.layers):
-            x = layer(x, rope, mask, caches[index] if caches is not None else None)
+        for layer in self.model.layers:
+            x = layer(x, rope, mask)
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Project hidden states (..., hidden_size) to the vocabulary."""
         return F.linear(hidden, self.model.embed_tokens.weight)
-
-    def forward(self, ids: Tensor, mask: Tensor | None = None, caches: list[dict] | None = None) -> Tensor:
-        """Compute logits.
-
-        Args:
-            ids: Token ids, (batch, time).
-            mask: True where attention is allowed, (batch, 1, time, past + time); plain causal when None.
-            caches: One dict per layer, filled and extended in place; None without a cache.
-
-        Returns:
-            Logits, (batch, time, vocab_size), float32.
-        """
-        return self.logits(self.hidden(ids, mask, caches))
