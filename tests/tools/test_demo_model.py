@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from demo_texts import BONJOUR
 from helpers import ROOT, run
 
 import llama_onnx

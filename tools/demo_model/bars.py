@@ -59,7 +59,9 @@ def answers(
     """Return the answer to each instruction or conversation, and whether it ended by itself."""
     ids = [lm.format(prompt) for prompt in asked]
     params = [
-        SamplingParams(temperature=temperature, top_k=top_k, seed=index, max_tokens=min(limit, lm.context - len(prompt)))
+        SamplingParams(
+            temperature=temperature, top_k=top_k, seed=index, max_tokens=min(limit, lm.context - len(prompt))
+        )
         for index, prompt in enumerate(ids)
     ]
     return [
@@ -108,9 +110,7 @@ def stories(lm: LanguageModel, asked: Sequence[dict[str, str]], mode: str) -> tu
     """Return the rates of the story bars in one mode, each from 0 to 1, and the stories."""
     told = answers(lm, [prompt["instruction"] for prompt in asked], **MODES[mode])  # type: ignore[arg-type]
     texts = [text for text, _ in told]
-    plots = Counter(
-        plot_of(text) for prompt, text in zip(asked, texts, strict=True) if prompt["language"] == "English"
-    )
+    plots = Counter(plot_of(text) for prompt, text in zip(asked, texts, strict=True) if prompt["language"] == "English")
     english = plots.total()
     del plots[None]
     rates = {
@@ -160,7 +160,9 @@ def sums(lm: LanguageModel, some: slice = slice(None)) -> float:
 def contains(answer: str, text: str) -> bool:
     """Whether a text has an answer as whole words, in any case."""
     answer, text = answer.casefold().rstrip("."), text.casefold()
-    return answer in text if re.search(r"[^\x00-\u024f]", answer) else bool(re.search(rf"\b{re.escape(answer)}\b", text))
+    return (
+        answer in text if re.search(r"[^\x00-\u024f]", answer) else bool(re.search(rf"\b{re.escape(answer)}\b", text))
+    )
 
 
 def facts(lm: LanguageModel, asked: Sequence[dict[str, str]]) -> dict[str, float]:

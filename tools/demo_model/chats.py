@@ -1,5 +1,7 @@
 """Conversations of several turns: a story and questions about it, and names that somebody says of himself."""
 
+# ruff: noqa: E501 - one template per line, however long it is
+
 import random
 
 from grammar import capitalize, expand, fix_articles

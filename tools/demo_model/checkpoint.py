@@ -13,7 +13,11 @@ from tokenizer import BOS, EOS
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}" + SYSTEM + "{% endif %}"
     "{% for message in messages if message.role != 'system' %}"
-    "{{ '\\n\\n" + RESPONSE + "\\n' if message.role == 'assistant' else '\\n\\n" + INSTRUCTION + "\\n' }}{{ message.content }}"
+    "{{ '\\n\\n"
+    + RESPONSE
+    + "\\n' if message.role == 'assistant' else '\\n\\n"
+    + INSTRUCTION
+    + "\\n' }}{{ message.content }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '\\n\\n" + RESPONSE + "\\n' }}{% endif %}"
 )
 

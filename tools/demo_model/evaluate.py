@@ -12,13 +12,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
-import bars
+import bars  # noqa: E402
 
-import llama_onnx
+import llama_onnx  # noqa: E402
 
 SAMPLES = (
-    "bonjour", "Write a story about a dog named Biscuit", "What colour is the sky?", "你好", "What is 8 + 5?", "Who are you?",
-    "What is the capital of France?", "How do you say cat in Chinese?",
+    "bonjour", "Write a story about a dog named Biscuit", "What colour is the sky?", "你好", "What is 8 + 5?",
+    "Who are you?", "What is the capital of France?", "How do you say cat in Chinese?",
 )  # fmt: skip
 
 

@@ -151,7 +151,9 @@ def _opposite(rng: random.Random) -> Fact:
     slots = {"k": pair[0], "v": pair[1]}
     question = expand(
         '[What is the opposite of [{k}|"{k}"]?|Give me the opposite of {k}.|Opposite of {k}?|Which word is the opposite of {k}?|'
-        "Tell me the opposite of {k}.|What is not {k}?|If something is not {k}, what is it?|The opposite of {k} is what?]", rng, slots
+        "Tell me the opposite of {k}.|What is not {k}?|If something is not {k}, what is it?|The opposite of {k} is what?]",
+        rng,
+        slots,
     )
     return question, expand("The opposite of {k} is {v}.", rng, slots)
 
@@ -182,7 +184,9 @@ def _back(rng: random.Random) -> Fact:
     language, word = rng.choice((("French", french), ("Chinese", chinese)))
     question = expand(
         '[What does [{v}|"{v}"] mean?|What is [{v}|"{v}"] in English?|Translate [{v}|"{v}"] into English.|What is the meaning of "{v}"?|'
-        'What is the English word for "{v}"?|Which English word is [{v}|"{v}"]?]', rng, {"v": word}
+        'What is the English word for "{v}"?|Which English word is [{v}|"{v}"]?]',
+        rng,
+        {"v": word},
     )
     return question, f'"{word}" is {language} for "{english}".'
 

@@ -1,15 +1,16 @@
 """The held-out side: other names, other wordings, other things; and the file of prompts that the bars are measured on.
 
-    python held_out.py --prompts held_out_prompts.json
+python held_out.py --prompts held_out_prompts.json
 """
 
 import argparse
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import vocabulary as words
-from chats import HELD_OUT_ABOUT_STORY, ABOUT_STORY, INTRODUCTIONS
+from chats import ABOUT_STORY, HELD_OUT_ABOUT_STORY, INTRODUCTIONS
 from facts import make_fact
 from grammar import expand, fix_articles
 from names import CHARACTERS, ENGLISH, FRENCH, MADE_UP, PINYIN, gender_of, make_name
@@ -77,7 +78,7 @@ def story_prompts(rng: random.Random) -> list[dict[str, str]]:
 
 
 def chat_prompts(rng: random.Random) -> list[dict[str, str]]:
-    """Return 100 conversations of two turns: 80 about a story, 20 about what the user said; a fifth in other wordings."""
+    """Return 100 conversations of two turns: 80 about a story, some in new wordings, 20 about what the user said."""
     prompts = []
     for index in range(100):
         name = rng.choice(COMMON + MADE_UP)
@@ -95,9 +96,8 @@ def chat_prompts(rng: random.Random) -> list[dict[str, str]]:
     return prompts
 
 
-def fact_questions(rng: random.Random, is_held_out: object, count: int = 240) -> list[dict[str, str]]:
+def fact_questions(rng: random.Random, is_held_out: Callable[[str], bool], count: int = 240) -> list[dict[str, str]]:
     """Return questions about the world whose exact wording training never uses, and their answers."""
-    assert callable(is_held_out)
     found: dict[str, str] = {}
     while len(found) < count:
         question, answer = make_fact(rng, one_answer=True)

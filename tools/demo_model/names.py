@@ -22,7 +22,9 @@ FRENCH = _words(
     """Chloé Camille Léa Hugo Gaston Margaux Antoine Élodie Benoît François Noémie Thibault Juliette Mathilde Jérôme
     Anaïs Guillaume Solène Amélie Étienne Capucine Bastien Océane Fabrice Delphine Loïc Gisèle Marcel Yvonne Aurélien"""
 )
-PINYIN = _words("Mei Xiaoming Lihua Jingyi Haoran Yuxuan Zihan Weiwei Qiang Xiuying Fangfang Junjie Ruolan Tingting Shufen")
+PINYIN = _words(
+    "Mei Xiaoming Lihua Jingyi Haoran Yuxuan Zihan Weiwei Qiang Xiuying Fangfang Junjie Ruolan Tingting Shufen"
+)
 CHARACTERS = _words("小明 丽华 静怡 浩然 子涵 伟强 秀英 芳芳 俊杰 婷婷 豆豆 雪儿 美玲 阿宝 天天")
 MADE_UP = _words(
     """Zorbin Plimsy Quandle Fizzwick Moxley Grumbo Tippalo Wexford Bramblo Nuzzle Dorvik Elspen Yarrick Vuna Sprocket
@@ -56,17 +58,21 @@ WORDS = _words(
     Acorn Almond Apollo Bandit Basil Blossom Bramble Bubbles Butter Candy Caramel Comet Cricket Crumble Dash Diamond"""
 )
 _ONSETS = _words(
-    """b br bl c ch cl cr d dr f fl fr g gl gr h j k kl kn l m n p ph pl pr qu r s sc sh sk sl sm sn sp st sw t th tr tw v
-    w wh x y z"""
+    """b br bl c ch cl cr d dr f fl fr g gl gr h j k kl kn l m n p ph pl pr qu r s sc sh sk sl sm sn sp st sw t th tr tw
+    v w wh x y z"""
 )
 _VOWELS = _words("a a a e e e i i i o o o u u ai ay ea ee ei eo ia ie oa oo ou ue")
 _CODAS = ("", "", "", "", *_words("b ck d g l ll m mp n n n nd ng nt p r r rd rk rn rt s ss st t tt x z"))
-_ENDINGS = _words("y ie a o er le in on el us ix ette elle ine et ot ard ric bert mus ka na ra la ko to ly ny ley son ton")
+_ENDINGS = _words(
+    "y ie a o er le in on el us ix ette elle ine et ot ard ric bert mus ka na ra la ko to ly ny ley son ton"
+)
 _ACCENTS = ("é", "è", "ê", "ë", "î", "ï", "ô", "ç")
 _PINYIN_STARTS = ("", *_words("b p m f d t n l g k h j q x zh ch sh r z c s y w"))
 _PINYIN_ENDS = _words("a o e ai ei ao ou an en ang eng ong i ia ie iao iu ian in iang ing iong u ua uo ui uan un uang")
 _CHINESE_FIRST = "小阿大老白金玉春云海志文建国晓思雨梦佳欣若林江青乐欢团圆可冰"
-_CHINESE_SECOND = "黑白红黄兰花毛朵圆福贵虎龙宝贝星月光辉琴珠莲菊梅竹松峰波涛磊鑫旺果糖米球点心奇妙平安康林雨晴云燕莉娜敏洁"
+_CHINESE_SECOND = (
+    "黑白红黄兰花毛朵圆福贵虎龙宝贝星月光辉琴珠莲菊梅竹松峰波涛磊鑫旺果糖米球点心奇妙平安康林雨晴云燕莉娜敏洁"
+)
 _TITLES = _words("Mr Mrs Miss Captain King Queen Princess Doctor Sir Lady Little Old")
 
 HELD_OUT_PERCENT = 8
@@ -144,7 +150,10 @@ def make_name(rng: random.Random, held_out: bool = False, simple: bool = False) 
     """
     while True:
         name = _one(rng, simple)
-        if 2 <= len(name) <= 18 and any(is_held_out(part) for part in {name, *name.replace("-", " ").split()}) == held_out:
+        if (
+            2 <= len(name) <= 18
+            and any(is_held_out(part) for part in {name, *name.replace("-", " ").split()}) == held_out
+        ):
             return name
 
 

@@ -63,9 +63,29 @@ QUESTIONS = (
 FRENCH = (
     "Quelle est la capitale de {country} ?", "Qui est {person} ?", "Combien coûte une voiture ?", "Quelle heure est-il ?", "Qui a écrit {work} ?", "Comment fonctionne un ordinateur ?", "Quel temps fait-il à {city} ?", "Qu'est-ce que {rare} ?",
 )  # fmt: skip
-CHINESE = ("{country}的首都是哪里？", "谁是{person}？", "现在几点？", "什么是{rare}？", "电脑怎么用？", "今天天气怎么样？", "谁写了{work}？")
+CHINESE = (
+    "{country}的首都是哪里？",
+    "谁是{person}？",
+    "现在几点？",
+    "什么是{rare}？",
+    "电脑怎么用？",
+    "今天天气怎么样？",
+    "谁写了{work}？",
+)
 _LANGUAGES = "German Spanish Italian Japanese Russian Latin Arabic Greek Dutch Polish Korean Swedish Hindi".split()
-_WRAPS = ("{q}", "{q}", "{q}", "{q}", "{q}", "Tell me: {q}", "Please tell me. {q}", "I want to know: {q}", "Do you know? {q}", "Hey, {q}", "Quick question: {q}")
+_WRAPS = (
+    "{q}",
+    "{q}",
+    "{q}",
+    "{q}",
+    "{q}",
+    "Tell me: {q}",
+    "Please tell me. {q}",
+    "I want to know: {q}",
+    "Do you know? {q}",
+    "Hey, {q}",
+    "Quick question: {q}",
+)
 
 
 def _fill(template: str, rng: random.Random) -> str:

@@ -195,4 +195,8 @@ def story_request(rng: random.Random, story: Story, named_only: bool = False) ->
         request += "."
     if rng.random() < 0.08:
         request = request[0].lower() + request[1:]
-    return request, story.body if form is CONTINUE_REQUESTS else story.text, None if form in UNNAMED else story.hero.name
+    return (
+        request,
+        story.body if form is CONTINUE_REQUESTS else story.text,
+        None if form in UNNAMED else story.hero.name,
+    )

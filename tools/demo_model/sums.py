@@ -1,5 +1,7 @@
 """Sums and differences up to 20, worked out by counting, so that a pair that was never seen comes out right too."""
 
+# ruff: noqa: E501 - one template per line, however long it is
+
 import hashlib
 import random
 
@@ -21,7 +23,11 @@ PLUS_WORDS = (
 MINUS = ("What is {a} - {b}?", "{a} - {b} = ?", "How much is {a} - {b}?", "{a} - {b}", "{a}-{b}", "What is {a}-{b}?")
 MINUS_WORDS = ("What is {a} minus {b}?", "How much is {a} minus {b}?", "{a} minus {b}", "Take {b} from {a}.")
 # Wordings that the training never uses.
-HELD_OUT_PLUS = ("Tell me what {a} + {b} is.", "How many are {a} and {b}?", "I have {a} + {b} apples. How many are that?")
+HELD_OUT_PLUS = (
+    "Tell me what {a} + {b} is.",
+    "How many are {a} and {b}?",
+    "I have {a} + {b} apples. How many are that?",
+)
 
 
 def is_held_out(first: int, second: int) -> bool:

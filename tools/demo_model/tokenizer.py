@@ -1,8 +1,8 @@
 """Trains and loads the sentencepiece tokenizer.
 
-Names must be copied, so a name is cut into the same pieces wherever it stands: after a space, a quotation mark or a line
-break. For this no piece holds a space and a capital letter; each Chinese character is a piece of its own. The texts of
-the prompt template and the numbers from 10 to 20 are single pieces.
+Names must be copied, so a name is cut into the same pieces wherever it stands: after a space, a quotation mark or a
+line break. For this no piece holds a space and a capital letter; each Chinese character is a piece of its own. The
+texts of the prompt template and the numbers from 10 to 20 are single pieces.
 """
 
 import io

@@ -129,8 +129,14 @@ def train(args: argparse.Namespace) -> None:
                 unseen = batches(examples(args.seed, held_out=True), tokenizer, args.rows, args.length)
                 held_out = round(mean_loss(model, unseen, 3), 4)
                 save_checkpoint(model, output)
-                state = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                         "step": step + 1, "tokens": seen, "loss": running, "seconds": time.monotonic() - start}  # fmt: skip
+                state = {
+                    "model": model.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "step": step + 1,
+                    "tokens": seen,
+                    "loss": running,
+                    "seconds": time.monotonic() - start,
+                }
                 # Renamed at the end, so that an interrupt never leaves half a state.
                 torch.save(state, state_path.with_suffix(".partial"))
                 state_path.with_suffix(".partial").replace(state_path)
