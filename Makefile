@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test slow lint clean
 
-PROMPT ?= Write a story about a dog named Max
+PROMPT ?= Write a story about a dog named Biscuit
 
 demo: .venv/run
 	@echo '> $(PROMPT)'
