@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - one template per line, however long it is
 
 import random
+from collections.abc import Callable
 
 from grammar import capitalize, expand, fix_articles
 from names import gender_of, make_name
@@ -59,10 +60,12 @@ def about_story(rng: random.Random, story: Story, held_out: bool = False) -> Tur
     return fix_articles(expand(question, rng, story.slots)), fix_articles(expand(answer, rng, story.slots))
 
 
-def story_chat(rng: random.Random) -> tuple[tuple[Turn, ...], str]:
+def story_chat(
+    rng: random.Random, ask: Callable[[random.Random, Story], tuple[str, str, str | None]] = story_request
+) -> tuple[tuple[Turn, ...], str]:
     """Return a story, one or two things said afterwards, and the name of the hero."""
     story = make_story(rng)
-    request, response, _ = story_request(rng, story)
+    request, response, _ = ask(rng, story)
     turns = [(request, response)]
     for _ in range(rng.choice((1, 1, 2))):
         if rng.random() < 0.85:

@@ -111,7 +111,7 @@ TRUE_FALSE = (
 Fact = tuple[str, str]
 
 
-def _from_table(table: dict[str, str], questions: str, answers: str, article: bool) -> Callable[[random.Random], Fact]:
+def from_table(table: dict[str, str], questions: str, answers: str, article: bool) -> Callable[[random.Random], Fact]:
     """Make a function that draws one row; `{k}` is the key, `{ak}` the key with its article, `{v}` the value."""
 
     def draw(rng: random.Random) -> Fact:
@@ -209,30 +209,30 @@ def _lists(rng: random.Random) -> Fact:
     )
 
 
-def _pairs(rows: tuple[Fact, ...], questions: str, answers: str = "{v}.") -> Callable[[random.Random], Fact]:
-    return _from_table(dict(rows), questions, answers, False)
+def pairs(rows: tuple[Fact, ...], questions: str, answers: str = "{v}.") -> Callable[[random.Random], Fact]:
+    return from_table(dict(rows), questions, answers, False)
 
 
 MAKERS: tuple[tuple[Callable[[random.Random], Fact], int], ...] = (
-    (_from_table(SOUNDS, "[What sound does {ak} make?|What does {ak} say?|Which sound does {ak} make?|How does {ak} sound?|What noise does {ak} make?"
+    (from_table(SOUNDS, "[What sound does {ak} make?|What does {ak} say?|Which sound does {ak} make?|How does {ak} sound?|What noise does {ak} make?"
                  "|Tell me the sound of {ak}.|How does the {k} go?|What do you hear from {ak}?|{Ak} says what?|Do you know what {ak} says?]",
                  "{Ak} says {v}.", True), 10),
-    (_from_table(COLOURS, "[What colour is {k}?|What color is {k}?|Which colour is {k}?|What is the colour of {k}?|Tell me the colour of {k}."
+    (from_table(COLOURS, "[What colour is {k}?|What color is {k}?|Which colour is {k}?|What is the colour of {k}?|Tell me the colour of {k}."
                  "|Which colour does {k} have?|What colour do you see when you look at {k}?|{K} has which colour?|Do you know the colour of {k}?]",
                  "{K} is {v}.", False), 12),
-    (_from_table(USES, "[What is {k} used for?|What do you use {k} for?|What is {k} for?|Why do we need {k}?|What can I do with {k}?|What do people do with {k}?"
+    (from_table(USES, "[What is {k} used for?|What do you use {k} for?|What is {k} for?|Why do we need {k}?|What can I do with {k}?|What do people do with {k}?"
                  "|How do you use {k}?|I have {k}. What is it for?|When do you need {k}?]",
                  "{K} is used for {v}.", False), 9),
-    (_from_table(BABIES, "[What is a baby {k} called?|What do you call a baby {k}?|What is the name of a baby {k}?|What is the baby of {ak} called?"
+    (from_table(BABIES, "[What is a baby {k} called?|What do you call a baby {k}?|What is the name of a baby {k}?|What is the baby of {ak} called?"
                  "|How do we call a young {k}?|What is the child of {ak}?|The baby of {ak} is called what?|What do we call a little {k}?]", "A baby {k} is called a {v}.", True), 6),
-    (_from_table(LIVES, "[Where does {ak} live?|Where can I find {ak}?|Where is the home of {ak}?|Where do you find {ak}?|In which place does {ak} live?"
+    (from_table(LIVES, "[Where does {ak} live?|Where can I find {ak}?|Where is the home of {ak}?|Where do you find {ak}?|In which place does {ak} live?"
                  "|Where is {ak} at home?|Tell me where {ak} lives.|What is the home of {ak}?|Where would I look for {ak}?]", "{Ak} lives {v}.", True), 7),
-    (_from_table(EATS, "[What does {ak} eat?|What does {ak} like to eat?|What is the food of {ak}?|What can I feed {ak}?|What do you give {ak} to eat?"
+    (from_table(EATS, "[What does {ak} eat?|What does {ak} like to eat?|What is the food of {ak}?|What can I feed {ak}?|What do you give {ak} to eat?"
                  "|What should I give a hungry {k}?|Tell me what {ak} eats.|What is in the bowl of {ak}?|What food does {ak} like?]", "{Ak} eats {v}.", True), 7),
-    (_from_table(LEGS, "[How many legs does {ak} have?|How many legs has {ak}?|Count the legs of {ak}.|On how many legs does {ak} walk?"
+    (from_table(LEGS, "[How many legs does {ak} have?|How many legs has {ak}?|Count the legs of {ak}.|On how many legs does {ak} walk?"
                  "|What is the number of legs of {ak}?|Tell me how many legs {ak} has.|Does {ak} have legs?|{Ak} has how many legs?]", "{Ak} has {v} legs.", True), 6),
-    (_pairs(REASONS, "[Why {k}?|Can you tell me why {k}?|Tell me: why {k}?|I wonder: why {k}?|Do you know why? Why {k}?|What is the reason: why {k}?]"), 5),
-    (_pairs(TRUE_FALSE, "[{k}?|Tell me: {k}?|I want to know: {k}?|Yes or no: {k}?|{k}, or not?|What do you think: {k}?]"), 6),
+    (pairs(REASONS, "[Why {k}?|Can you tell me why {k}?|Tell me: why {k}?|I wonder: why {k}?|Do you know why? Why {k}?|What is the reason: why {k}?]"), 5),
+    (pairs(TRUE_FALSE, "[{k}?|Tell me: {k}?|I want to know: {k}?|Yes or no: {k}?|{k}, or not?|What do you think: {k}?]"), 6),
     (make_sum, 16), (make_difference, 6), (_count, 5), (_neighbour, 10), (_opposite, 9), (_group, 7), (_translate, 14), (_back, 8), (_lists, 4),
 )  # fmt: skip
 

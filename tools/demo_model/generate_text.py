@@ -6,6 +6,8 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 
 from chats import Turn, introduction, offered_story, story_chat
 from drills import drill
@@ -13,6 +15,8 @@ from held_out import held_out_request
 from instructions import INSTRUCTION, RESPONSE, SYSTEM, make_pair
 from other_languages import chinese_story, french_story
 from stories import make_story, story_request
+from sums import make_sum
+from wordings import wide_fact, wide_request, wrap_question
 
 DEFAULT_SEED = 20261
 HELD_OUT_PERCENT = 8
@@ -51,6 +55,17 @@ def is_held_out(instruction: str) -> bool:
     return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
 
 
+def _normal(question: str) -> str:
+    return question.lower().strip("?. !")
+
+
+@cache
+def held_out_questions() -> frozenset[str]:
+    """Return the questions of `skills_held_out.json` in lower case."""
+    content = json.loads(Path(__file__).with_name("skills_held_out.json").read_text(encoding="utf-8"))
+    return frozenset(map(_normal, [*content["outside"], *(fact["question"] for fact in content["paraphrased"])]))
+
+
 def other_pair(rng: random.Random, held_out: bool) -> tuple[str, str, str]:
     """Draw a category, an instruction that is no story request, and its response.
 
@@ -62,32 +77,42 @@ def other_pair(rng: random.Random, held_out: bool) -> tuple[str, str, str]:
             return category, instruction, response
 
 
-def _story(rng: random.Random, held_out: bool) -> Example:
+def _story(rng: random.Random, held_out: bool, wide: bool) -> Example:
     if held_out:
         instruction, response, name = held_out_request(rng)
     else:
-        instruction, response, name = story_request(rng, make_story(rng))
+        instruction, response, name = (wide_request if wide else story_request)(rng, make_story(rng))
     return Example("story", ((instruction, response),), name)
 
 
-def _foreign(rng: random.Random, held_out: bool) -> Example:
+def _foreign(rng: random.Random, held_out: bool, wide: bool) -> Example:
     language, make = rng.choice((("french", french_story), ("chinese", chinese_story)))
     instruction, response, name = make(rng, held_out)
     return Example(language, ((instruction, response),), name)
 
 
-def _other(rng: random.Random, held_out: bool) -> Example:
-    category, instruction, response = other_pair(rng, held_out)
+def _other(rng: random.Random, held_out: bool, wide: bool) -> Example:
+    while True:
+        category, instruction, response = other_pair(rng, held_out)
+        if wide and category == "fact" and rng.random() < 0.4:
+            instruction, response = (wide_fact if rng.random() < 0.75 else make_sum)(rng)
+        if not (wide and _normal(instruction) in held_out_questions()):
+            break
+    if wide and category in ("fact", "unknown"):
+        instruction = wrap_question(rng, instruction)
     return Example(category, ((instruction, response),))
 
 
-def _plain(rng: random.Random, held_out: bool) -> Example:
+def _plain(rng: random.Random, held_out: bool, wide: bool) -> Example:
     story = make_story(rng, held_out)
     return Example("plain", (("", story.text),), story.hero.name)
 
 
-def _chat(rng: random.Random, held_out: bool) -> Example:
-    turns, name = (offered_story if rng.random() < 0.2 else story_chat)(rng)
+def _chat(rng: random.Random, held_out: bool, wide: bool) -> Example:
+    if rng.random() < 0.2:
+        turns, name = offered_story(rng)
+    else:
+        turns, name = story_chat(rng, wide_request if wide else story_request)
     return Example("chat", turns, name)
 
 
@@ -100,13 +125,16 @@ def short_chat(rng: random.Random) -> Example:
     return Example("questions", tuple(other_pair(rng, False)[1:] for _ in range(rng.choice((2, 2, 3)))))
 
 
-def examples(seed: int, held_out: bool = False) -> Iterator[Example]:
-    """Yield documents for ever, the same ones for the same seed; conversations belong to the training only."""
+def examples(seed: int, held_out: bool = False, wide: bool = False) -> Iterator[Example]:
+    """Yield documents for ever, the same ones for the same seed; conversations belong to the training only.
+
+    With `wide`, training requests come in the many wordings of `wordings.py` too.
+    """
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
-    makers: tuple[Callable[[random.Random, bool], Example], ...] = (_story, _plain, _other, _foreign, _chat)
+    makers: tuple[Callable[[random.Random, bool, bool], Example], ...] = (_story, _plain, _other, _foreign, _chat)
     weights = (40, 4, 50, 6, 0) if held_out else (34, 4, 42, 6, 14)
     while True:
-        yield rng.choices(makers, weights)[0](rng, held_out)
+        yield rng.choices(makers, weights)[0](rng, held_out, wide)
 
 
 def drill_examples(seed: int) -> Iterator[Example]:
@@ -118,11 +146,11 @@ def drill_examples(seed: int) -> Iterator[Example]:
         yield example
 
 
-def lesson_examples(seed: int) -> Iterator[Example]:
+def lesson_examples(seed: int, wide: bool = False) -> Iterator[Example]:
     """Yield documents that are not stories: questions, greetings, sentences, poems and short conversations."""
     rng = random.Random(f"{seed}-lessons")
     while True:
-        yield short_chat(rng) if rng.random() < 0.15 else _other(rng, False)
+        yield short_chat(rng) if rng.random() < 0.15 else _other(rng, False, wide)
 
 
 def main() -> None:

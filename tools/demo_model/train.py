@@ -23,7 +23,7 @@ from tokenizer import load_tokenizer, train_tokenizer
 from torch.nn import functional as F
 
 SHORT_LENGTH, SHORT_RESPONSE = 128, 60
-DRILLS, MIXED = 200, 200  # steps of the first two stages
+DRILLS, MIXED, NARROW = 200, 200, 400  # steps of all stages but the last
 NAME_WEIGHT = 2.0  # of the loss of a piece of a name; of any other piece 1
 
 
@@ -50,27 +50,32 @@ def token_losses(model: Llama, batch: Batch) -> torch.Tensor:
 
 
 def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor) -> Iterator[Batch]:
-    """Yield the batches of the run, in three stages.
+    """Yield the batches of the run, in four stages.
 
     1. Short rows of drills and cut documents. A short row shows a new name, kind and theme far more often per token, so
        the model learns early to look them up in the request; before it can do that, long stories teach it little.
     2. By turns cut and whole documents.
     3. By turns two batches of whole documents and one of questions and short conversations, which are few tokens among
        stories.
+    4. The same in many more wordings. They come late, because few wordings make it easier to learn what to copy.
     """
     rows = args.rows * args.length // SHORT_LENGTH
     drills = batches(drill_examples(args.seed), tokenizer, rows, SHORT_LENGTH, cut=SHORT_RESPONSE)
     whole = batches(examples(args.seed), tokenizer, args.rows, args.length)
     short = batches(examples(args.seed + 1), tokenizer, rows, SHORT_LENGTH, cut=SHORT_RESPONSE)
     lessons = batches(lesson_examples(args.seed), tokenizer, rows, SHORT_LENGTH)
+    wide = batches(examples(args.seed + 2, wide=True), tokenizer, args.rows, args.length)
+    wide_lessons = batches(lesson_examples(args.seed + 2, wide=True), tokenizer, rows, SHORT_LENGTH)
     yield from islice(drills, DRILLS)
     for _ in range(MIXED // 2):
         yield next(short)
         yield next(whole)
+    for step in range(NARROW):
+        yield next(lessons if step % 3 == 2 else whole)
     while True:
-        yield next(whole)
-        yield next(whole)
-        yield next(lessons)
+        yield next(wide)
+        yield next(wide)
+        yield next(wide_lessons)
 
 
 @torch.no_grad()
@@ -161,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1850)
     parser.add_argument("--rows", type=int, default=12, help="packed rows per step")
     parser.add_argument("--length", type=int, default=384, help="tokens per row")
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")
