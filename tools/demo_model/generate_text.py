@@ -116,13 +116,13 @@ def _chat(rng: random.Random, held_out: bool, wide: bool) -> Example:
     return Example("chat", turns, name)
 
 
-def short_chat(rng: random.Random) -> Example:
+def short_chat(rng: random.Random, wide: bool) -> Example:
     """Make a conversation without a story."""
     if rng.random() < 0.6:
         between = other_pair(rng, False)[1:] if rng.random() < 0.3 else None
         turns, name = introduction(rng, between)
         return Example("introduction", turns, name)
-    return Example("questions", tuple(other_pair(rng, False)[1:] for _ in range(rng.choice((2, 2, 3)))))
+    return Example("questions", tuple(_other(rng, False, wide).turns[0] for _ in range(rng.choice((2, 2, 3)))))
 
 
 def examples(seed: int, held_out: bool = False, wide: bool = False) -> Iterator[Example]:
@@ -150,7 +150,7 @@ def lesson_examples(seed: int, wide: bool = False) -> Iterator[Example]:
     """Yield documents that are not stories: questions, greetings, sentences, poems and short conversations."""
     rng = random.Random(f"{seed}-lessons")
     while True:
-        yield short_chat(rng) if rng.random() < 0.15 else _other(rng, False, wide)
+        yield short_chat(rng, wide) if rng.random() < 0.15 else _other(rng, False, wide)
 
 
 def main() -> None:
