@@ -7,9 +7,10 @@ Example:
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import cycle, islice, repeat
 from pathlib import Path
 
 import torch
@@ -49,8 +50,8 @@ def token_losses(model: Llama, batch: Batch) -> torch.Tensor:
     return F.cross_entropy(model.logits(hidden[batch.positions]), batch.targets, reduction="none")
 
 
-def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor) -> Iterator[Batch]:
-    """Yield the batches of the run, in four stages.
+def schedule() -> Iterator[str]:
+    """Yield which kind of text each step reads, for ever, in four stages.
 
     1. Short rows of drills and cut documents. A short row shows a new name, kind and theme far more often per token, so
        the model learns early to look them up in the request; before it can do that, long stories teach it little.
@@ -59,23 +60,27 @@ def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor) -> 
        stories.
     4. The same in many more wordings. They come late, because few wordings make it easier to learn what to copy.
     """
-    rows = args.rows * args.length // SHORT_LENGTH
-    drills = batches(drill_examples(args.seed), tokenizer, rows, SHORT_LENGTH, cut=SHORT_RESPONSE)
-    whole = batches(examples(args.seed), tokenizer, args.rows, args.length)
-    short = batches(examples(args.seed + 1), tokenizer, rows, SHORT_LENGTH, cut=SHORT_RESPONSE)
-    lessons = batches(lesson_examples(args.seed), tokenizer, rows, SHORT_LENGTH)
-    wide = batches(examples(args.seed + 2, wide=True), tokenizer, args.rows, args.length)
-    wide_lessons = batches(lesson_examples(args.seed + 2, wide=True), tokenizer, rows, SHORT_LENGTH)
-    yield from islice(drills, DRILLS)
-    for _ in range(MIXED // 2):
-        yield next(short)
-        yield next(whole)
-    for step in range(NARROW):
-        yield next(lessons if step % 3 == 2 else whole)
-    while True:
-        yield next(wide)
-        yield next(wide)
-        yield next(wide_lessons)
+    yield from repeat("drills", DRILLS)
+    yield from islice(cycle(("cut", "whole")), MIXED)
+    yield from islice(cycle(("whole", "whole", "lessons")), NARROW)
+    yield from cycle(("wide", "wide", "wide lessons"))
+
+
+def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, first: int) -> Iterator[Batch]:
+    """Yield the batches of all steps from `first` on: the same ones as after the steps before."""
+    rows, seed = args.rows * args.length // SHORT_LENGTH, args.seed
+    streams = {
+        "drills": batches(drill_examples(seed), tokenizer, rows, SHORT_LENGTH, cut=SHORT_RESPONSE),
+        "cut": batches(examples(seed + 1), tokenizer, rows, SHORT_LENGTH, cut=SHORT_RESPONSE),
+        "whole": batches(examples(seed), tokenizer, args.rows, args.length),
+        "lessons": batches(lesson_examples(seed), tokenizer, rows, SHORT_LENGTH),
+        "wide": batches(examples(seed + 2, wide=True), tokenizer, args.rows, args.length),
+        "wide lessons": batches(lesson_examples(seed + 2, wide=True), tokenizer, rows, SHORT_LENGTH),
+    }
+    # What the earlier steps read is drawn again and skipped, where it is still needed.
+    skipped = Counter(islice(schedule(), first))
+    for kind in islice(schedule(), first, None):
+        yield next(islice(streams[kind], skipped.pop(kind, 0), None))
 
 
 @torch.no_grad()
@@ -109,8 +114,7 @@ def train(args: argparse.Namespace) -> None:
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first, seen, running, earlier = (state[key] for key in ("step", "tokens", "loss", "seconds"))
-    # The text of the steps already done is drawn again and skipped, so a resumed run sees what an unbroken one sees.
-    stream = islice(text_stream(args, tokenizer), first, None)
+    stream = text_stream(args, tokenizer, first)
     start = time.monotonic() - earlier
     with (output / "train_log.jsonl").open("a" if args.resume else "w", encoding="utf-8") as log:
         for step, batch in zip(range(first, args.steps), stream, strict=False):
