@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from chats import Turn, introduction, offered_story, story_chat
@@ -14,8 +14,10 @@ from drills import drill
 from held_out import held_out_request
 from instructions import INSTRUCTION, RESPONSE, SYSTEM, make_pair
 from other_languages import chinese_story, french_story
-from stories import make_story, story_request
+from stories import Story, make_story, story_request
 from sums import make_sum
+from wordings import CHINESE_REQUESTS as MORE_CHINESE
+from wordings import FRENCH_REQUESTS as MORE_FRENCH
 from wordings import wide_fact, wide_request, wrap_question
 
 DEFAULT_SEED = 20261
@@ -77,21 +79,30 @@ def other_pair(rng: random.Random, held_out: bool) -> tuple[str, str, str]:
             return category, instruction, response
 
 
-def _story(rng: random.Random, held_out: bool, wide: bool) -> Example:
+def _request(wide: int) -> Callable[[random.Random, Story], tuple[str, str, str | None]]:
+    return (story_request, wide_request, partial(wide_request, loose=True))[wide]
+
+
+def _story(rng: random.Random, held_out: bool, wide: int) -> Example:
     if held_out:
         instruction, response, name = held_out_request(rng)
     else:
-        instruction, response, name = (wide_request if wide else story_request)(rng, make_story(rng))
+        instruction, response, name = _request(wide)(rng, make_story(rng))
     return Example("story", ((instruction, response),), name)
 
 
-def _foreign(rng: random.Random, held_out: bool, wide: bool) -> Example:
+def _foreign(rng: random.Random, held_out: bool, wide: int) -> Example:
     language, make = rng.choice((("french", french_story), ("chinese", chinese_story)))
-    instruction, response, name = make(rng, held_out)
+    if wide > 1 and language == "chinese":
+        instruction, response, name = chinese_story(rng, requests=MORE_CHINESE, rare=0.25)
+    elif wide > 1:
+        instruction, response, name = french_story(rng, requests=MORE_FRENCH)
+    else:
+        instruction, response, name = make(rng, held_out)
     return Example(language, ((instruction, response),), name)
 
 
-def _other(rng: random.Random, held_out: bool, wide: bool) -> Example:
+def _other(rng: random.Random, held_out: bool, wide: int) -> Example:
     while True:
         category, instruction, response = other_pair(rng, held_out)
         if wide and category == "fact" and rng.random() < 0.4:
@@ -103,20 +114,20 @@ def _other(rng: random.Random, held_out: bool, wide: bool) -> Example:
     return Example(category, ((instruction, response),))
 
 
-def _plain(rng: random.Random, held_out: bool, wide: bool) -> Example:
+def _plain(rng: random.Random, held_out: bool, wide: int) -> Example:
     story = make_story(rng, held_out)
     return Example("plain", (("", story.text),), story.hero.name)
 
 
-def _chat(rng: random.Random, held_out: bool, wide: bool) -> Example:
+def _chat(rng: random.Random, held_out: bool, wide: int) -> Example:
     if rng.random() < 0.2:
         turns, name = offered_story(rng)
     else:
-        turns, name = story_chat(rng, wide_request if wide else story_request)
+        turns, name = story_chat(rng, _request(wide))
     return Example("chat", turns, name)
 
 
-def short_chat(rng: random.Random, wide: bool) -> Example:
+def short_chat(rng: random.Random, wide: int) -> Example:
     """Make a conversation without a story."""
     if rng.random() < 0.6:
         between = other_pair(rng, False)[1:] if rng.random() < 0.3 else None
@@ -125,14 +136,14 @@ def short_chat(rng: random.Random, wide: bool) -> Example:
     return Example("questions", tuple(_other(rng, False, wide).turns[0] for _ in range(rng.choice((2, 2, 3)))))
 
 
-def examples(seed: int, held_out: bool = False, wide: bool = False) -> Iterator[Example]:
+def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Example]:
     """Yield documents for ever, the same ones for the same seed; conversations belong to the training only.
 
-    With `wide`, training requests come in the many wordings of `wordings.py` too.
+    With `wide` 1, training requests come in the many wordings of `wordings.py` too; with 2, also in loose ones.
     """
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
     makers: tuple[Callable[[random.Random, bool, bool], Example], ...] = (_story, _plain, _other, _foreign, _chat)
-    weights = (40, 4, 50, 6, 0) if held_out else (34, 4, 42, 6, 14)
+    weights = (40, 4, 50, 6, 0) if held_out else (34, 4, 42, 6, 14) if wide < 2 else (42, 3, 36, 8, 11)
     while True:
         yield rng.choices(makers, weights)[0](rng, held_out, wide)
 
@@ -146,7 +157,7 @@ def drill_examples(seed: int) -> Iterator[Example]:
         yield example
 
 
-def lesson_examples(seed: int, wide: bool = False) -> Iterator[Example]:
+def lesson_examples(seed: int, wide: int = 0) -> Iterator[Example]:
     """Yield documents that are not stories: questions, greetings, sentences, poems and short conversations."""
     rng = random.Random(f"{seed}-lessons")
     while True:

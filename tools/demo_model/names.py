@@ -157,13 +157,15 @@ def make_name(rng: random.Random, held_out: bool = False, simple: bool = False) 
             return name
 
 
-def chinese_name(rng: random.Random, held_out: bool = False) -> str:
-    """Draw a name of one to three Chinese characters."""
+def chinese_name(rng: random.Random, held_out: bool = False, rare: float = 0.0) -> str:
+    """Draw a name of one to three Chinese characters; `rare` is the share of characters from the whole of Unicode's."""
     while True:
         second = rng.choice(_CHINESE_SECOND)
         name = second * 2 if rng.random() < 0.3 else rng.choice(_CHINESE_FIRST) + second
         if rng.random() < 0.1:
             name += rng.choice(_CHINESE_SECOND)
+        if rare:
+            name = "".join(chr(rng.randint(0x4E00, 0x9FA5)) if rng.random() < rare else letter for letter in name)
         if is_held_out(name) == held_out:
             return name
 

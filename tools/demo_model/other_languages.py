@@ -80,9 +80,13 @@ def french_story(
 
 
 def chinese_story(
-    rng: random.Random, held_out: bool = False, requests: tuple[str, ...] = CHINESE_REQUESTS, name: str | None = None
+    rng: random.Random,
+    held_out: bool = False,
+    requests: tuple[str, ...] = CHINESE_REQUESTS,
+    name: str | None = None,
+    rare: float = 0.0,
 ) -> tuple[str, str, str]:
     """Return a request, a Chinese story and its hero's name, which is of the asked side of the split."""
-    name = name or (chinese_name(rng, held_out) if rng.random() < 0.85 else make_name(rng, held_out, simple=True))
+    name = name or (chinese_name(rng, held_out, rare) if rng.random() < 0.85 else make_name(rng, held_out, simple=True))
     slots = {"N": name, "F": chinese_name(rng), "kind": rng.choice(CHINESE_KINDS)}
     return expand(rng.choice(requests), rng, slots), expand(rng.choice(CHINESE_STORIES), rng, slots), name

@@ -24,7 +24,7 @@ from tokenizer import load_tokenizer, train_tokenizer
 from torch.nn import functional as F
 
 SHORT_LENGTH, SHORT_RESPONSE = 128, 60
-DRILLS, MIXED, NARROW = 200, 200, 400  # steps of all stages but the last
+DRILLS, MIXED, NARROW, WIDE = 200, 200, 400, 400  # steps of all stages but the last
 NAME_WEIGHT = 2.0  # of the loss of a piece of a name; of any other piece 1
 
 
@@ -51,7 +51,7 @@ def token_losses(model: Llama, batch: Batch) -> torch.Tensor:
 
 
 def schedule() -> Iterator[str]:
-    """Yield which kind of text each step reads, for ever, in four stages.
+    """Yield which kind of text each step reads, for ever, in five stages.
 
     1. Short rows of drills and cut documents. A short row shows a new name, kind and theme far more often per token, so
        the model learns early to look them up in the request; before it can do that, long stories teach it little.
@@ -59,11 +59,13 @@ def schedule() -> Iterator[str]:
     3. By turns two batches of whole documents and one of questions and short conversations, which are few tokens among
        stories.
     4. The same in many more wordings. They come late, because few wordings make it easier to learn what to copy.
+    5. The same with loose wordings too: words are missing or strange, as long as the creature and its name are there.
     """
     yield from repeat("drills", DRILLS)
     yield from islice(cycle(("cut", "whole")), MIXED)
     yield from islice(cycle(("whole", "whole", "lessons")), NARROW)
-    yield from cycle(("wide", "wide", "wide lessons"))
+    yield from islice(cycle(("wide", "wide", "wide lessons")), WIDE)
+    yield from cycle(("loose", "loose", "loose lessons"))
 
 
 def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, first: int) -> Iterator[Batch]:
@@ -74,8 +76,10 @@ def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, fir
         "cut": batches(examples(seed + 1), tokenizer, rows, SHORT_LENGTH, cut=SHORT_RESPONSE),
         "whole": batches(examples(seed), tokenizer, args.rows, args.length),
         "lessons": batches(lesson_examples(seed), tokenizer, rows, SHORT_LENGTH),
-        "wide": batches(examples(seed + 2, wide=True), tokenizer, args.rows, args.length),
-        "wide lessons": batches(lesson_examples(seed + 2, wide=True), tokenizer, rows, SHORT_LENGTH),
+        "wide": batches(examples(seed + 2, wide=1), tokenizer, args.rows, args.length),
+        "wide lessons": batches(lesson_examples(seed + 2, wide=1), tokenizer, rows, SHORT_LENGTH),
+        "loose": batches(examples(seed + 3, wide=2), tokenizer, args.rows, args.length),
+        "loose lessons": batches(lesson_examples(seed + 3, wide=2), tokenizer, rows, SHORT_LENGTH),
     }
     # What the earlier steps read is drawn again and skipped, where it is still needed.
     skipped = Counter(islice(schedule(), first))
@@ -170,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--rows", type=int, default=12, help="packed rows per step")
     parser.add_argument("--length", type=int, default=384, help="tokens per row")
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")

@@ -1,0 +1,217 @@
+"""Many more ways to ask, for the last stage of the training: people do not ask as a list of templates does.
+
+None of these wordings is one of those in `held_out.py` or `skills_held_out.json`.
+"""
+
+# ruff: noqa: E501 - one template per line, however long it is
+
+import random
+
+from facts import (
+    BABIES,
+    COLOURS,
+    EATS,
+    LEGS,
+    LIVES,
+    OPPOSITES,
+    REASONS,
+    SOUNDS,
+    TRUE_FALSE,
+    USES,
+    from_table,
+    pairs,
+)
+from grammar import capitalize, expand, fix_articles
+from other_languages import WORDS
+from stories import Story, story_request
+
+STORY_REQUESTS = (
+    "[Create|Make|Imagine|Think of|Produce|Draft] a [|funny |sweet |lovely |new |tiny ]story [about|for|on|of] a {kind} [named|called] {N}",
+    "[Create|Imagine|Write|Tell|Read] [me|us|] a [|funny |sweet |lovely |nice ]tale [about|of] a {trait} {kind} [named|called] {N}",
+    "I [want|need|wish for|am looking for|would love] a [|short |good ][story|tale] about a {kind} [named|called] {N}",
+    "[Do you have|Have you got|Is there] a [story|tale] about a {kind} [named|called] {N}",
+    "There is a {kind} called {N}. [Write {his} story|Tell me about {him}|What does {he} do?]",
+    "There was [once |]a {trait} {kind} called {N}. [Go on|Please continue|And then?|Tell me more]",
+    "{N} the {kind}", "{N}, a {trait} {kind}", "The {kind} {N}", "{kind} {N}", "{N} ({kind})", "a {kind}, {N}", "{N}", "{N} and {F}",
+    "[The|Some] [adventures|story|tale|life] of {N}[ the {kind}|, a {kind}|]",
+    "[Tell|Read|Give] [me|us|my son|my class|the children] [the|a] story of {N}[ the {kind}|, the {trait} {kind}|, a {kind}]",
+    "[My|Our] {kind} {N} [is sad|is bored|cannot sleep|has a birthday|loves stories]. [A story would help|Tell {him} a story|Please write one]",
+    "[How about|Let us have|Let us read|Why not] a story with {N} the {kind}",
+    "[Put|Use] {N}[ the {kind}|, my {kind},] in a story",
+    "[A day|One day|A week|An evening] with {N} the {kind}", "[A day|One morning] in the life of {N}, a {trait} {kind}",
+    "[Something|A few lines|Some sentences|A page] about a {kind} called {N}",
+    "[Surprise|Entertain|Cheer] me with [a story about |]{N} the {kind}",
+    "[What is|What's] the story of {N}[ the {kind}|, the {trait} {kind}]", "[What did|What does] {N} the {kind} do [today|yesterday|all day]",
+    "[Who was|Who is] {N} the {kind}? Tell me [a story|everything]", "[Do you know|Have you heard of] {N} the {kind}? Tell me a story about {him}",
+    "[Start|Begin] a story about a {kind}. [Its|The] name is {N}", "[The hero|The main character] is {N}, a {trait} {kind}. Write [the|a] story",
+    "[Write|Tell] [something|anything] about a {trait} {kind} with the name {N}", "My [dog|cat|friend|sister|brother|child] is {N}. [Write|Tell me] a story",
+    "I [have|had|saw|know] a {kind}, {N}. [Write about {him}|Tell me a story]", "[For|To] my little [girl|boy]: a story about {N}, the {kind}",
+    "Characters: {N} the {kind} and {F} the {fkind}. Write a story", "[Name|Hero]: {N}. [Animal|Kind]: {kind}. [Story|Write a story]",
+)  # fmt: skip
+STORY_STARTS = (
+    "Please ",
+    "Hello! ",
+    "Hi, ",
+    "Hey, ",
+    "OK, ",
+    "Now ",
+    "Next: ",
+    "Good evening. ",
+    "I am bored. ",
+    "It is late. ",
+    "Well, ",
+)
+STORY_ENDS = (", please", ", please", " for my [son|daughter|children|class]", " before I go to bed", ". Thank you", " in simple words", ". Make it [short|funny|nice]", " {theme}", ", {theme}", " {theme}")  # fmt: skip
+QUESTION_STARTS = (
+    "Hello! ", "Hi, ", "Please: ", "A question: ", "One more question. ", "Let me ask: ", "I wonder. ", "My son asks: ", "Can you help me? ", "So, ", "And ", "Now, ", "OK. ",
+    "I forgot. ", "Do you know this? ", "Quiz: ", "For my homework: ", "Just a word: ", "Simple question: ", "Think: ", "I am curious. ", "Listen. ", "Excuse me, ",
+)  # fmt: skip
+QUESTION_ENDS = (
+    " Thank you.",
+    " Please tell me.",
+    " Do you know?",
+    " I forgot.",
+    " Answer me.",
+    " Please.",
+    " Tell me!",
+    " I want to know it.",
+)
+
+
+FACTS = (
+    from_table(SOUNDS, "[Imagine {ak}. What does it say?|Can you imitate {ak}?|I hear {ak}. What is the sound?|What is the typical sound of {ak}?|{Ak} opens its mouth. What comes out?"
+               "|Which sound belongs to {ak}?|Be {ak}!|What would {ak} say?|How do you imitate {ak}?|If you were {ak}, what would you say?|{Ak} wants to talk. What does it say?]", "{Ak} says {v}.", True),
+    from_table(COLOURS, "[Think of {k}. What colour is it?|Which colour do I need to paint {k}?|I want to paint {k}. Which colour should I take?|{K}: which colour?|Colour of {k}?|What is the usual colour of {k}?"
+               "|{K} is what colour?|How would you describe the colour of {k}?|My child draws {k}. What colour?|Name the colour of {k}.|Is there a colour for {k}?|What colour does {k} have?]", "{K} is {v}.", False),
+    from_table(USES, "[Explain what {k} is for.|What purpose does {k} have?|Tell me the use of {k}.|Who needs {k}, and for what?|What would I do with {k}?|Why would I take {k}?|What is the use of {k}?"
+               "|I found {k}. What do I do with it?|{K} is good for what?|What does {k} help with?|For what do we have {k}?]", "{K} is used for {v}.", False),
+    from_table(BABIES, "[{Ak} has a baby. What is it called?|What is the word for a baby {k}?|The young of {ak} is called what?|What do you call the child of {ak}?|Name the baby of {ak}."
+               "|What is a very young {k} called?|What is the name for the young of {ak}?|A small {k} that was just born is called what?|How is a baby {k} called?]", "A baby {k} is called a {v}.", True),
+    from_table(LIVES, "[Where is {ak} to be found?|{Ak} goes home. Where is that?|What kind of home does {ak} have?|Where does {ak} sleep?|I am looking for {ak}. Where should I go?|What is the usual place of {ak}?"
+               "|{Ak} lives where?|Show me where {ak} lives.|Where do I see {ak}?|Where would {ak} be at home?]", "{Ak} lives {v}.", True),
+    from_table(EATS, "[{Ak} is hungry. What does it want?|What is the favourite food of {ak}?|What does {ak} have for dinner?|What would {ak} like for lunch?|{Ak} eats what?|Name the food of {ak}."
+               "|Which food is right for {ak}?|What do I feed {ak} with?|What is good food for {ak}?|My {k} is hungry. What do I give it?]", "{Ak} eats {v}.", True),
+    from_table(LEGS, "[How many feet does {ak} have?|If I see {ak}, how many legs do I count?|Number of legs of {ak}?|What do you count under {ak}? How many legs?|With how many legs is {ak} born?"
+               "|{Ak} stands on how many legs?|How many legs are on {ak}?|Legs of {ak}: how many?]", "{Ak} has {v} legs.", True),
+    pairs(REASONS, "[Explain why {k}.|Please explain: why {k}?|How come? Why {k}?|My child asks why {k}.|Do you know why {k}?|I want to know why {k}.|Is there a reason why {k}?]"),
+    pairs(TRUE_FALSE, "[I ask you: {k}?|Is it true? {k}?|Answer yes or no. {k}?|{k}? I am not sure.|My friend wants to know: {k}?|What is right: {k}?]"),
+    pairs(tuple((first, f"The opposite of {first} is {second}") for pair in OPPOSITES for first, second in (pair, pair[::-1])),
+          "[Something is not {k}. What is it then?|What is the contrary of {k}?|{K}: what is the opposite?|Which word means the opposite of {k}?|The opposite of {k}, please.|Say the opposite of {k}."
+          "|If it is not {k}, it is what?|{K} has which opposite?|Do you know the opposite of {k}?|I am looking for the opposite of {k}.|Turn {k} around: what is the opposite?]"),
+    pairs(tuple((f"{english} in {language}", f'In {language}, "{english}" is "{word}"') for english, french, chinese in WORDS for language, word in (("French", french), ("Chinese", chinese))),
+          "[How would I say {k}?|I want to say {k}. What do I say?|What is the word for {k}?|Teach me to say {k}.|Can you say {k}?|Write {k}.|What do they call {k}?|How do people say {k}?|Give me the word for {k}.|I need the word for {k}.|{K}, please.]"),
+    pairs(tuple((word, f'"{word}" is {language} for "{english}"') for english, french, chinese in WORDS for language, word in (("French", french), ("Chinese", chinese))),
+          "[I read {k}. What does that mean?|Explain the word {k}.|Somebody said {k} to me. What is that in English?|Put {k} into English.|{K} means what?|What is {k}?|What is {k} supposed to mean?|Tell me what {k} means.]"),
+)  # fmt: skip
+
+
+VERBS = (
+    "Write|Tell|Tell me|Give me|Create|Make|Make up|Imagine|Read|Read me|Show me|Bring me|Send me|Find|Start|Continue with|Think up|Dream up|Improvise|Narrate|Draft|Produce|I want|I need"
+    "|I wish for|I'd like|We want|We need|My child wants|My daughter wants|Let us read|Let's hear|Can I get|Can I have|May I have|May we hear|Would you tell me|Could you make|Will you write"
+    "|Do you have|Is there|How about|What about|Time for|Please|Now|Another time|Begin|Prepare|Share|Type|Try|Say|Speak|Recite|Develop|Present|Describe|Please give us|I ask for|I hope for"
+).split("|")  # fmt: skip
+NOUNS = (
+    "a story|a tale|a fable|a fairy tale|an adventure|a legend|a narrative|a short text|a little story|a bedtime story|something|something nice|a few words|some lines|a chapter|a page"
+    "|a good one|a funny one|the story|the tale|one|a long story|a small tale|two or three paragraphs|a text|a bit|an episode|a children's tale|more|everything|an old story|a story for kids"
+).split("|")  # fmt: skip
+LINKS = (
+    "about|about|about|of|of|on|on|with|with|for|featuring|starring|around|concerning|where we meet|that is about|which is about|based on|inspired by|dedicated to|where the hero is|in honour of"
+    "|to celebrate|that has|having|from the life of|regarding|and the hero is|whose hero is|with the hero"
+).split("|")  # fmt: skip
+HEROES = (
+    "a {kind} named {N}|a {kind} called {N}|{N} the {kind}|{N}, a {trait} {kind}|my {kind} {N}|the {kind} {N}|a {kind} ({N})|{N} (a {kind})|a {kind} with the name {N}|{N}, our {kind}"
+    "|a {kind}, {N}|a certain {kind} {N}|a {kind}; its name is {N}|a {kind} that we call {N}|the {trait} {kind} {N}|a {trait} {kind} named {N}|{N}, the {trait} {kind}|{kind} {N}"
+    "|a {kind}. {Its} name is {N}|a {kind}. {Its} name: {N}|a {kind} who is called {N}|a {kind} known as {N}|{N}. {N} is a {kind}|{N} the {trait} {kind}|our old {kind} {N}|{N}, my {kind}"
+).split("|")  # fmt: skip
+FIRST = (
+    "{N} is [a|my|our|the] {kind}|{N} is a {trait} {kind}|I have a {kind} named {N}|We have a {kind}, {N}|{N} was a {kind}|Here is {N}, a {kind}|This is {N} the {kind}|Meet {N}, my {trait} {kind}|My {kind} is {N}"
+    "|A {kind} is called {N}|The {kind} is {trait} and its name is {N}|{N} lives here, a {trait} {kind}|I know a {trait} {kind}. {Its} name is {N}|Think of a {kind}: {N}"
+).split("|")  # fmt: skip
+THEN = (
+    "Tell me more|Write about {him}|What does {he} do|Go on|What comes next|Tell us everything|Write it down|What did {he} see|Where did {he} go|Make up something|And now|What will {he} do today"
+    "|Tell it|I want to know more|Use {him} in a tale|What did {he} do last week|Who was {he}|Talk about {him}|Write down what {he} did|Say something about {him}|Please tell|Story please"
+).split("|")  # fmt: skip
+COMMON = (
+    "the a of to and in is it you that he was for on are with as his they be at one have this from or had by hot but some what there we can out other were all your when up use word how said an each she "
+    "which do their time if will way about many then them would write like so these her long make thing see him two has look more day could go come did my sound no most number who over know water than "
+    "call first people may down side been now find any new work part take get place made live where after back little only round man year came show every good me give our under name very through just "
+    "form much great think say help low line before turn cause same mean differ move right boy old too does tell set want air well also play small end put home read hand large spell add even land here "
+    "must big high such follow act why ask men change went light kind off need house picture try us again animal point mother world near build self earth father"
+).split()  # fmt: skip
+FRENCH_REQUESTS = (
+    "[Écris|Raconte|Lis|Crée|Imagine|Fais|Donne][-moi|-nous|] [une|la|une petite|une belle|une courte|une longue] histoire [sur|de|avec|pour] {N}[|, {un} {kind}]",
+    "[Je veux|Je voudrais|Je cherche|Il me faut|On veut|Nous voulons] une [|petite ]histoire [sur|avec|de] [{N}|{un} {kind} nommé{e} {N}|{N}, {un} {kind}]",
+    "{N}, {un} {kind}[. Raconte|. Écris|]", "{N}", "{N} [est|c'est] {un} {kind}. [Raconte|Écris son histoire|Que fait-{il}|Et après]", "Il y a {un} {kind} qui s'appelle {N}. [Raconte son histoire|Écris|Raconte]",
+    "[Connais-tu|Connaissez-vous|As-tu|Avez-vous] [l'histoire|une histoire] de {N}[|, {un} {kind}]", "[Une|L'] histoire [sur|de|avec] {N}[|, {un} {kind}], s'il [te|vous] plaît",
+    "[Peux-tu|Pouvez-vous|Tu peux|Vous pouvez] [me |nous |][raconter|lire|dire|faire] [une|l'] histoire [de|sur|avec] {N}", "[Les aventures|La vie|La journée] de {N}[|, {un} {kind}]",
+    "Bonjour, [je veux|raconte-moi|écris] une histoire sur {N}", "[Mon|Ma|Notre] {kind} s'appelle {N}. [Raconte|Une histoire pour {N}]", "Histoire : {N}, {kind}", "[Texte|Petit texte|Quelques lignes] sur {un} {kind}, {N}",
+)  # fmt: skip
+CHINESE_REQUESTS = (
+    "[写|讲|说|来|编|读|念|说说|写写][一个|个|一段|][关于|][{kind}|]{N}的[故事|童话|事|经历]", "[请|请你|麻烦你|能不能|可以][给我|为我|帮我|][讲|写|说|编][一个|个|]{kind}{N}的[故事|童话]", "[能|可以][讲|写|说]一个{N}的故事吗", "[我要|我想要|我喜欢|我们要|孩子要]{kind}{N}的故事",
+    "{kind}{N}的[故事|一天|经历|冒险]", "{N}的[故事|一天|冒险]", "有一只{kind}[叫|名叫|叫做]{N}[。写吧|。讲吧|，然后呢|。说说它|]", "{kind}{N}", "{N}", "[讲讲|说说|写写]{kind}{N}", "[主角|名字]：{N}。[动物：{kind}。|]写[一个|]故事", "我[家|有]的{kind}叫{N}[，讲个故事|，写个故事|]", "从前有[一只|只]{kind}叫{N}", "[你知道|听说过]{kind}{N}吗",
+)  # fmt: skip
+
+
+def loosened(rng: random.Random, slots: dict[str, str]) -> str:
+    """Ask for a story in a composed wording, from which words may be missing or in which strange ones may stand."""
+    slots = slots | {"Its": rng.choice(("Its", "His", "Her", "The"))}
+    chance = rng.random()
+    hero = expand(rng.choice(HEROES), rng, slots)
+    if chance < 0.3:
+        return f"{expand(rng.choice(FIRST), rng, slots)}{rng.choice(('. ', '. ', ', ', '! ', ': '))}{expand(rng.choice(THEN), rng, slots)}{rng.choice(('', '?', '.', '!'))}"
+    before = f"{rng.choice(VERBS)} {rng.choice(NOUNS)} {rng.choice(LINKS)}".split()
+    if chance < 0.45:
+        before = [rng.choice(COMMON) for _ in range(rng.randint(0, 6))]
+    after = expand(rng.choice(STORY_ENDS), rng, slots).split() if rng.random() < 0.25 else []
+    if 0.3 < chance < 0.45 and rng.random() < 0.4:
+        after = [rng.choice(COMMON) for _ in range(rng.randint(1, 5))]
+    before = [word for word in before if rng.random() > 0.1]
+    if before and rng.random() < 0.3:
+        before.insert(rng.randint(0, len(before)), rng.choice(COMMON))
+    request = " ".join([*before, hero]) + "".join(word if word[0] in ",." else f" {word}" for word in after)
+    return (capitalize(request) if rng.random() < 0.7 else request) + rng.choice(("", "", ".", "?", "!"))
+
+
+def wide_request(rng: random.Random, story: Story, loose: bool = False) -> tuple[str, str, str | None]:
+    """Ask for a story that was already written, in one of very many ways; see `story_request`."""
+    if rng.random() < (0.25 if loose else 0.4):
+        return story_request(rng, story)
+    theme = expand(rng.choice(story.plot.themes), rng, story.slots)
+    wording = loosened if loose and rng.random() < 0.6 else story_wording
+    return fix_articles(wording(rng, story.slots | {"theme": theme})), story.text, story.hero.name
+
+
+def wide_fact(rng: random.Random) -> tuple[str, str]:
+    """Draw a question about the world in a wording that `facts.py` does not have, and its answer."""
+    question, answer = rng.choice(FACTS)(rng)
+    return fix_articles(question), fix_articles(answer)
+
+
+def story_wording(rng: random.Random, slots: dict[str, str]) -> str:
+    """Ask for a story in one of very many ways; `slots` are those of a story, with a `theme`."""
+    request = rng.choice(STORY_REQUESTS)
+    if rng.random() < 0.35 and request[-1] not in "}?]":
+        request += rng.choice(STORY_ENDS)
+    elif rng.random() < 0.2:
+        request += " {theme}"
+    request = expand(request, rng, slots)
+    if rng.random() < 0.15:
+        request = rng.choice(STORY_STARTS) + request[0].lower() + request[1:]
+    elif rng.random() < 0.8 and request[0].isalpha():
+        request = capitalize(request)
+    asks = request.split()[0].rstrip(",") in {"Do", "Have", "Is", "How", "Why", "What", "What's"}
+    return request + (
+        "?" if asks and "?" not in request else rng.choice(("", "", ".", "!")) if request[-1] not in ".?!" else ""
+    )
+
+
+def wrap_question(rng: random.Random, question: str) -> str:
+    """Put words before or after a question, as people do."""
+    chance = rng.random()
+    if chance < 0.2:
+        return rng.choice(QUESTION_STARTS) + question
+    if chance < 0.3:
+        return question + rng.choice(QUESTION_ENDS)
+    if chance < 0.4:
+        return question[0].lower() + question[1:].rstrip("?.")
+    return question
