@@ -24,7 +24,7 @@ from tokenizer import load_tokenizer, train_tokenizer
 from torch.nn import functional as F
 
 SHORT_LENGTH, SHORT_RESPONSE = 128, 60
-DRILLS, MIXED, NARROW, WIDE = 200, 200, 400, 400  # steps of all stages but the last
+DRILLS, MIXED, NARROW, WIDE = 200, 200, 400, 300  # steps of all stages but the last
 NAME_WEIGHT = 2.0  # of the loss of a piece of a name; of any other piece 1
 
 
