@@ -80,7 +80,7 @@ def other_pair(rng: random.Random, held_out: bool) -> tuple[str, str, str]:
 
 
 def _request(wide: int) -> Callable[[random.Random, Story], tuple[str, str, str | None]]:
-    return (story_request, wide_request, partial(wide_request, loose=True))[wide]
+    return (story_request, wide_request, partial(wide_request, loose=True))[min(wide, 2)]
 
 
 def _story(rng: random.Random, held_out: bool, wide: int) -> Example:
@@ -136,14 +136,19 @@ def short_chat(rng: random.Random, wide: int) -> Example:
     return Example("questions", tuple(_other(rng, False, wide).turns[0] for _ in range(rng.choice((2, 2, 3)))))
 
 
+# Stories, plain text, questions, French and Chinese stories, conversations; for each value of `wide`.
+_WEIGHTS = ((34, 4, 42, 6, 14), (34, 4, 42, 6, 14), (42, 3, 36, 8, 11), (34, 2, 30, 24, 10))
+
+
 def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Example]:
     """Yield documents for ever, the same ones for the same seed; conversations belong to the training only.
 
-    With `wide` 1, training requests come in the many wordings of `wordings.py` too; with 2, also in loose ones.
+    With `wide` 1, training requests come in the many wordings of `wordings.py` too; with 2, also in loose ones; with 3, there
+    are more French and Chinese stories.
     """
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
     makers: tuple[Callable[[random.Random, bool, bool], Example], ...] = (_story, _plain, _other, _foreign, _chat)
-    weights = (40, 4, 50, 6, 0) if held_out else (34, 4, 42, 6, 14) if wide < 2 else (42, 3, 36, 8, 11)
+    weights = (40, 4, 50, 6, 0) if held_out else _WEIGHTS[wide]
     while True:
         yield rng.choices(makers, weights)[0](rng, held_out, wide)
 

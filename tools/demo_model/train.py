@@ -24,7 +24,7 @@ from tokenizer import load_tokenizer, train_tokenizer
 from torch.nn import functional as F
 
 SHORT_LENGTH, SHORT_RESPONSE = 128, 60
-DRILLS, MIXED, NARROW, WIDE = 200, 200, 400, 300  # steps of all stages but the last
+DRILLS, MIXED, NARROW, WIDE, LOOSE = 200, 200, 400, 300, 600  # steps of all stages but the last
 NAME_WEIGHT = 2.0  # of the loss of a piece of a name; of any other piece 1
 
 
@@ -51,7 +51,7 @@ def token_losses(model: Llama, batch: Batch) -> torch.Tensor:
 
 
 def schedule() -> Iterator[str]:
-    """Yield which kind of text each step reads, for ever, in five stages.
+    """Yield which kind of text each step reads, for ever, in six stages.
 
     1. Short rows of drills and cut documents. A short row shows a new name, kind and theme far more often per token, so
        the model learns early to look them up in the request; before it can do that, long stories teach it little.
@@ -60,12 +60,14 @@ def schedule() -> Iterator[str]:
        stories.
     4. The same in many more wordings. They come late, because few wordings make it easier to learn what to copy.
     5. The same with loose wordings too: words are missing or strange, as long as the creature and its name are there.
+    6. The same with more French and Chinese stories.
     """
     yield from repeat("drills", DRILLS)
     yield from islice(cycle(("cut", "whole")), MIXED)
     yield from islice(cycle(("whole", "whole", "lessons")), NARROW)
     yield from islice(cycle(("wide", "wide", "wide lessons")), WIDE)
-    yield from cycle(("loose", "loose", "loose lessons"))
+    yield from islice(cycle(("loose", "loose", "loose lessons")), LOOSE)
+    yield from cycle(("last", "last", "last lessons"))
 
 
 def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, first: int) -> Iterator[Batch]:
@@ -80,6 +82,8 @@ def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, fir
         "wide lessons": batches(lesson_examples(seed + 2, wide=1), tokenizer, rows, SHORT_LENGTH),
         "loose": batches(examples(seed + 3, wide=2), tokenizer, args.rows, args.length),
         "loose lessons": batches(lesson_examples(seed + 3, wide=2), tokenizer, rows, SHORT_LENGTH),
+        "last": batches(examples(seed + 4, wide=3), tokenizer, args.rows, args.length),
+        "last lessons": batches(lesson_examples(seed + 4, wide=3), tokenizer, rows, SHORT_LENGTH),
     }
     # What the earlier steps read is drawn again and skipped, where it is still needed.
     skipped = Counter(islice(schedule(), first))
