@@ -143,8 +143,8 @@ _WEIGHTS = ((34, 4, 42, 6, 14), (34, 4, 42, 6, 14), (42, 3, 36, 8, 11), (34, 2, 
 def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Example]:
     """Yield documents for ever, the same ones for the same seed; conversations belong to the training only.
 
-    With `wide` 1, training requests come in the many wordings of `wordings.py` too; with 2, also in loose ones; with 3, there
-    are more French and Chinese stories.
+    With `wide` 1, training requests come in the many wordings of `wordings.py` too; with 2, also in loose ones; with 3,
+    there are more French and Chinese stories.
     """
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
     makers: tuple[Callable[[random.Random, bool, bool], Example], ...] = (_story, _plain, _other, _foreign, _chat)
