@@ -65,7 +65,7 @@ def held_out_request(rng: random.Random, name: str | None = None) -> tuple[str, 
 def story_prompts(rng: random.Random) -> list[dict[str, str]]:
     """Return the 300 requests for stories: each of the 200 names once, and 100 of them a second time."""
     prompts = []
-    for names in (COMMON + CHARACTERS + MADE_UP, COMMON[::2] + CHARACTERS[::3] + MADE_UP[::2]):
+    for names in (COMMON + CHARACTERS + MADE_UP, COMMON[::2] + CHARACTERS[::3] + MADE_UP[::2] + MADE_UP[1:4:2]):
         for index, name in enumerate(names):
             if name in CHARACTERS:
                 language, request = "Chinese", chinese_story(rng, requests=CHINESE_REQUESTS, name=name)[0]
@@ -74,7 +74,7 @@ def story_prompts(rng: random.Random) -> list[dict[str, str]]:
             else:
                 language, request = "English", held_out_request(rng, name)[0]
             prompts.append({"language": language, "name": name, "instruction": request})
-    return prompts[:300]
+    return prompts
 
 
 def chat_prompts(rng: random.Random) -> list[dict[str, str]]:
@@ -114,11 +114,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--prompts", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
-    rng = random.Random(f"{args.seed}-prompts")
     content = {
-        "stories": story_prompts(rng),
-        "chats": chat_prompts(rng),
-        "facts": fact_questions(rng, is_held_out),
+        "stories": story_prompts(random.Random(f"{args.seed}-prompts")),
+        "chats": chat_prompts(random.Random(f"{args.seed}-chats")),
+        "facts": fact_questions(random.Random(f"{args.seed}-facts"), is_held_out),
     }
     args.prompts.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
