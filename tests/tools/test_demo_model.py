@@ -151,9 +151,10 @@ def test_measured_figures_meet_the_bars(bars: ModuleType) -> None:
         assert not all(least <= rates[name] <= most for rates in both), name
 
 
+@pytest.mark.slow
 def test_held_out_loss_is_near_that_of_training(lm: LanguageModel, bars: ModuleType) -> None:
-    ratio = bars.bits_per_byte(lm, True, 100) / bars.bits_per_byte(lm, False, 100)
-    held({LOSS: ratio}, {LOSS: (0.0, 1.1)}, 100)
+    ratio = bars.bits_per_byte(lm, True, 400) / bars.bits_per_byte(lm, False, 400)
+    held({LOSS: ratio}, {LOSS: (0.0, 1.1)}, np.inf)
 
 
 def test_a_mangled_name_is_told_from_other_words(bars: ModuleType) -> None:
