@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from demo_texts import BONJOUR
 from helpers import ROOT, run
 
 import llama_onnx
@@ -133,7 +135,7 @@ def test_skills_hold_in_a_sample(lm: LanguageModel, bars: ModuleType) -> None:
         "questions about its world refused": facts["refused"],
         "second answer of a conversation has the name": bars.chats(lm, asked["chats"][::7]),
     }
-    held(rates, SKILL_BARS, 10)
+    held(rates, SKILL_BARS, 15)  # the smallest sample: 15 conversations
     assert bars.greetings(lm) >= 0.9
 
 
@@ -163,17 +165,18 @@ def test_a_mangled_name_is_told_from_other_words(bars: ModuleType) -> None:
     assert bars.mangled("Pepper", "Pevest met Pepperoni.") == ["Pepperoni"]
 
 
-def test_no_held_out_name_or_sum_is_in_the_training_text(bars: ModuleType) -> None:
-    names, sums = sys.modules["names"], sys.modules["sums"]
-    generate_text = sys.modules["generate_text"]
-    stream = generate_text.examples(generate_text.DEFAULT_SEED)
-    for _ in range(400):
-        for said, text in next(stream).turns:
-            words = set(text.replace(",", " ").replace(".", " ").replace('"', " ").split())
-            assert not words & set(names.HELD_OUT_NAMES), (said, text)
-            assert not {(int(a), int(b)) for a, b in re.findall(r"(\d+) \+ (\d+) = \d", text)} & set(sums.HELD_OUT), (
-                text
-            )
+@pytest.mark.parametrize("wide", range(4))
+def test_no_held_out_name_or_sum_is_in_the_training_text(bars: ModuleType, wide: int) -> None:
+    names, sums, text = (sys.modules[name] for name in ("names", "sums", "generate_text"))
+    found = 0
+    for stream in (text.examples(text.DEFAULT_SEED, wide=wide), text.lesson_examples(text.DEFAULT_SEED, wide=wide)):
+        for turn in itertools.chain.from_iterable(next(stream).turns for _ in range(300)):
+            words = set(re.findall(r"[\w-]+", " ".join(turn)))
+            assert not words & set(names.HELD_OUT_NAMES), turn
+            pairs = {(int(a), int(b)) for a, b in re.findall(r"(\d+) \+ (\d+) = \d", turn[1])}
+            assert not pairs & set(sums.HELD_OUT), turn
+            found += len(pairs)
+    assert found
     assert len(sums.HELD_OUT) >= len(sums.PAIRS) // 6
     assert len(set(names.HELD_OUT_NAMES)) == 200
 
@@ -210,7 +213,8 @@ def test_model_in_the_repository_is_small() -> None:
 def test_demo_uses_the_embedded_model_when_no_directory_is_given() -> None:
     done = run("demo.py", "bonjour", "--seed", "1")
     assert done.returncode == 0
-    assert done.stdout.strip()
+    assert done.stdout.strip() == BONJOUR
+    assert f"    {BONJOUR}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert done.stderr.startswith("[ prompt")
     assert run("demo.py", "bonjour", "--seed", "1", "--poolsize", "min").stdout == done.stdout
 

@@ -95,7 +95,10 @@ def distance(first: str, second: str) -> int:
 
 
 def mangled(name: str, text: str) -> list[str]:
-    """Return the capitalised words that are no known name but within half the length of `name` in edit distance."""
+    """Return the capitalised words that are no known name but within half the length of `name` in edit distance.
+
+    Chinese has no capitals, so nothing is found there.
+    """
     found = {word.strip("-'") for word in re.findall(r"[A-ZÀ-Þ][\w-]*", text)} - {name} - ordinary_words()
     return [word for word in sorted(found) if distance(word, name) <= len(name) / 2]
 

@@ -12,7 +12,7 @@ from vocabulary import COLOURS, FOODS, KINDS, OTHER_KINDS
 
 Turn = tuple[str, str]
 
-# What can be asked about a story, and the answer. The training never uses the HELD_OUT wordings.
+# What can be asked about a story, and the answer. The training never uses the held-out wordings.
 ABOUT_STORY: tuple[tuple[str, str], ...] = (
     ("[What was the {kind} called?|What was the name of the {kind}?|What is the {kind} called?|What was the {kind}'s name?|How was the {kind} called?|Who was the {kind}?]",
      "The {kind} was called {N}."),
@@ -24,10 +24,9 @@ ABOUT_STORY: tuple[tuple[str, str], ...] = (
     ("[What was the hero called?|What was the name of the hero?|Who was the story about?|Who is the story about?]",
      "The story was about {N}, a {trait} {kind}."),
 )  # fmt: skip
-HELD_OUT_ABOUT_STORY: tuple[tuple[str, str], ...] = (
-    ("[Can you tell me the name of the {kind}?|What name did the {kind} have?|I forgot the name of the {kind}.]", "The {kind} was called {N}."),
-    ("[What was the friend of {N} called?|And who was the {fkind} in it?]", "{F}"),
-)  # fmt: skip
+HELD_OUT_QUESTION = (
+    "[Can you tell me the name of the {kind}?|What name did the {kind} have?|I forgot the name of the {kind}.]"
+)
 THANKS = (
     ("[Thank you!|Thanks|Thank you|That was nice|I like it|What a nice story!|Great story!]",
      "You are welcome! [Would you like another story?|I am glad that you liked it.]"),
@@ -54,9 +53,9 @@ INTRODUCTIONS: tuple[tuple[str, str, str, str], ...] = (
 )  # fmt: skip
 
 
-def about_story(rng: random.Random, story: Story, held_out: bool = False) -> Turn:
+def about_story(rng: random.Random, story: Story) -> Turn:
     """Ask about a story that was told."""
-    question, answer = rng.choice(HELD_OUT_ABOUT_STORY if held_out else ABOUT_STORY)
+    question, answer = rng.choice(ABOUT_STORY)
     return fix_articles(expand(question, rng, story.slots)), fix_articles(expand(answer, rng, story.slots))
 
 

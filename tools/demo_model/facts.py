@@ -139,9 +139,11 @@ def _neighbour(rng: random.Random) -> Fact:
         index = rng.randrange(len(row))
     other = row[(index + step) % len(row)]
     question = expand(
-        f"[What|Which {what}] [comes|is] {word} {row[index]}?|Which {what} comes right {word} {row[index]}?"
-        f"|Tell me the {what} {word} {row[index]}.".join(("[", "]")), rng, {}
-    )  # fmt: skip
+        f"[[What|Which {what}] [comes|is] {word} {row[index]}?|Which {what} comes right {word} {row[index]}?"
+        f"|Tell me the {what} {word} {row[index]}.]",
+        rng,
+        {},
+    )
     return question, f"{capitalize(other)} comes {word} {row[index]}."
 
 
@@ -210,6 +212,7 @@ def _lists(rng: random.Random) -> Fact:
 
 
 def pairs(rows: tuple[Fact, ...], questions: str, answers: str = "{v}.") -> Callable[[random.Random], Fact]:
+    """Make a function that draws one of some rows; `{k}` is what is asked about, `{v}` the answer."""
     return from_table(dict(rows), questions, answers, False)
 
 

@@ -147,7 +147,7 @@ def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Examp
     there are more French and Chinese stories.
     """
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
-    makers: tuple[Callable[[random.Random, bool, bool], Example], ...] = (_story, _plain, _other, _foreign, _chat)
+    makers: tuple[Callable[[random.Random, bool, int], Example], ...] = (_story, _plain, _other, _foreign, _chat)
     weights = (40, 4, 50, 6, 0) if held_out else _WEIGHTS[wide]
     while True:
         yield rng.choices(makers, weights)[0](rng, held_out, wide)

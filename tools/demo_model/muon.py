@@ -20,7 +20,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised and scaled to the size of an update of AdamW.
+    """Momentum whose update is orthogonalised and scaled to the size of one of AdamW (Liu et al. 2025, Moonlight).
 
     Args:
         matrices: parameters of two dimensions.

@@ -176,14 +176,13 @@ def tell(rng: random.Random, hero: Character, friend: Character) -> Story:
     return Story(hero, friend, plot, slots, opening, fix_articles(expand_lines(lines, rng, slots)))
 
 
-def story_request(rng: random.Random, story: Story, named_only: bool = False) -> tuple[str, str, str | None]:
-    """Ask for a story that was already written; with `named_only`, by the kind and the name of its hero.
+def story_request(rng: random.Random, story: Story) -> tuple[str, str, str | None]:
+    """Ask for a story that was already written.
 
     Returns:
         The instruction, the response and the name the response must keep (None when no name is asked for).
     """
-    forms = REQUESTS[:3] if named_only else REQUESTS
-    form = rng.choices([form for form, _ in forms], [weight for _, weight in forms])[0]
+    form = rng.choices([form for form, _ in REQUESTS], [weight for _, weight in REQUESTS])[0]
     theme = expand(rng.choice(story.plot.themes), rng, story.slots)
     slots = story.slots | {"start": story.opening, "theme": theme}
     if theme.startswith("about") and form is KIND_REQUESTS:
@@ -195,8 +194,5 @@ def story_request(rng: random.Random, story: Story, named_only: bool = False) ->
         request += "."
     if rng.random() < 0.08:
         request = request[0].lower() + request[1:]
-    return (
-        request,
-        story.body if form is CONTINUE_REQUESTS else story.text,
-        None if form in UNNAMED else story.hero.name,
-    )
+    response = story.body if form is CONTINUE_REQUESTS else story.text
+    return request, response, None if form in UNNAMED else story.hero.name

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from batches import Batch, batches
 from checkpoint import save_checkpoint
-from generate_text import DEFAULT_SEED, drill_examples, examples, lesson_examples
+from generate_text import DEFAULT_SEED, Example, drill_examples, examples, lesson_examples
 from model import Llama, ModelConfig
 from muon import Muon
 from sentencepiece import SentencePieceProcessor
@@ -72,19 +72,22 @@ def schedule() -> Iterator[str]:
 
 def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, first: int) -> Iterator[Batch]:
     """Yield the batches of all steps from `first` on: the same ones as after the steps before."""
-    rows, seed = args.rows * args.length // SHORT_LENGTH, args.seed
+    short, seed = args.rows * args.length // SHORT_LENGTH, args.seed
+
+    def cut(documents: Iterator[Example]) -> Iterator[Batch]:
+        return batches(documents, tokenizer, short, SHORT_LENGTH, cut=SHORT_RESPONSE)
+
+    def whole(offset: int, wide: int) -> Iterator[Batch]:
+        return batches(examples(seed + offset, wide=wide), tokenizer, args.rows, args.length)
+
+    def lessons(offset: int, wide: int) -> Iterator[Batch]:
+        return batches(lesson_examples(seed + offset, wide=wide), tokenizer, short, SHORT_LENGTH)
+
     streams = {
-        "drills": batches(drill_examples(seed), tokenizer, rows, SHORT_LENGTH, cut=SHORT_RESPONSE),
-        "cut": batches(examples(seed + 1), tokenizer, rows, SHORT_LENGTH, cut=SHORT_RESPONSE),
-        "whole": batches(examples(seed), tokenizer, args.rows, args.length),
-        "lessons": batches(lesson_examples(seed), tokenizer, rows, SHORT_LENGTH),
-        "wide": batches(examples(seed + 2, wide=1), tokenizer, args.rows, args.length),
-        "wide lessons": batches(lesson_examples(seed + 2, wide=1), tokenizer, rows, SHORT_LENGTH),
-        "loose": batches(examples(seed + 3, wide=2), tokenizer, args.rows, args.length),
-        "loose lessons": batches(lesson_examples(seed + 3, wide=2), tokenizer, rows, SHORT_LENGTH),
-        "last": batches(examples(seed + 4, wide=3), tokenizer, args.rows, args.length),
-        "last lessons": batches(lesson_examples(seed + 4, wide=3), tokenizer, rows, SHORT_LENGTH),
-    }
+        "drills": cut(drill_examples(seed)), "cut": cut(examples(seed + 1)),
+        "whole": whole(0, 0), "lessons": lessons(0, 0), "wide": whole(2, 1), "wide lessons": lessons(2, 1),
+        "loose": whole(3, 2), "loose lessons": lessons(3, 2), "last": whole(4, 3), "last lessons": lessons(4, 3),
+    }  # fmt: skip
     # What the earlier steps read is drawn again and skipped, where it is still needed.
     skipped = Counter(islice(schedule(), first))
     for kind in islice(schedule(), first, None):

@@ -1,6 +1,7 @@
-"""Many more ways to ask, for the last stage of the training: people do not ask as a list of templates does.
+"""Many more ways to ask, for the last stages of the training: people do not ask as a list of templates does.
 
-None of these wordings is one of those in `held_out.py` or `skills_held_out.json`.
+None of the wordings of stories is one of `held_out.py`; `generate_text.py` leaves out the questions of
+`skills_held_out.json`.
 """
 
 # ruff: noqa: E501 - one template per line, however long it is
@@ -158,7 +159,8 @@ def loosened(rng: random.Random, slots: dict[str, str]) -> str:
     chance = rng.random()
     hero = expand(rng.choice(HEROES), rng, slots)
     if chance < 0.3:
-        return f"{expand(rng.choice(FIRST), rng, slots)}{rng.choice(('. ', '. ', ', ', '! ', ': '))}{expand(rng.choice(THEN), rng, slots)}{rng.choice(('', '?', '.', '!'))}"
+        parts = (FIRST, (". ", ". ", ", ", "! ", ": "), THEN, ("", "?", ".", "!"))
+        return "".join(expand(rng.choice(part), rng, slots) for part in parts)
     before = f"{rng.choice(VERBS)} {rng.choice(NOUNS)} {rng.choice(LINKS)}".split()
     if chance < 0.45:
         before = [rng.choice(COMMON) for _ in range(rng.randint(0, 6))]
