@@ -8,11 +8,11 @@ PROMPT ?= Write a story about a dog named Biscuit
 
 demo: .venv/run
 	@echo '> $(PROMPT)'
-	@$(BIN)/python demo.py "$(PROMPT)" --seed 1
+	@$(BIN)/python demo.py "$(PROMPT)" --seed 2
 	@echo
 	@echo 'The same again with one layer in memory at a time, each read anew for every token:'
 	@echo '> $(PROMPT)'
-	@$(BIN)/python demo.py "$(PROMPT)" --seed 1 --poolsize min
+	@$(BIN)/python demo.py "$(PROMPT)" --seed 2 --poolsize min
 
 test: .venv/dev
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"

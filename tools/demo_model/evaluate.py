@@ -15,6 +15,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 import bars  # noqa: E402
 
 import llama_onnx  # noqa: E402
+from llama_onnx.commands.terminal import guard  # noqa: E402
 
 SAMPLES = (
     "bonjour", "Write a story about a dog named Biscuit", "What colour is the sky?", "你好", "What is 8 + 5?",
@@ -69,14 +70,8 @@ def table(result: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Print the tables of the model card and sample answers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", default=HERE.parent.parent / "models" / "demo")
-    parser.add_argument("--examples", type=int, default=400, help="examples of each side for the loss")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--written", type=Path, help="write all stories to this file")
-    args = parser.parse_args()
     with llama_onnx.load(args.model) as lm:
         result, written = measure(lm, args.examples)
         print(table(result))
@@ -87,5 +82,16 @@ def main() -> None:
             path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def main() -> int:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", default=HERE.parent.parent / "models" / "demo")
+    parser.add_argument("--examples", type=int, default=400, help="examples of each side for the loss")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--written", type=Path, help="write all stories to this file")
+    args = parser.parse_args()
+    return guard(lambda: run(args))
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
