@@ -165,7 +165,16 @@ def test_a_mangled_name_is_told_from_other_words(bars: ModuleType) -> None:
     assert bars.mangled("Pepper", "Pevest met Pepperoni.") == ["Pepperoni"]
 
 
-@pytest.mark.parametrize("wide", range(4))
+def test_an_answer_is_found_as_whole_words(bars: ModuleType) -> None:
+    """One that ends with a quotation mark too: no word boundary follows it."""
+    assert bars.contains('In French, "one" is "un".', 'In French, "one" is "un".')
+    assert bars.contains("Four", "A dog has four legs.")
+    assert bars.contains("猫", 'In Chinese, "cat" is "猫".')
+    assert not bars.contains("four", "Fourteen")
+    assert not bars.contains("moo", "A cow says moon.")
+
+
+@pytest.mark.parametrize("wide", range(3))
 def test_no_held_out_name_or_sum_is_in_the_training_text(bars: ModuleType, wide: int) -> None:
     names, sums, text = (sys.modules[name] for name in ("names", "sums", "generate_text"))
     found = 0

@@ -164,7 +164,9 @@ def contains(answer: str, text: str) -> bool:
     """Whether a text has an answer as whole words, in any case."""
     answer, text = answer.casefold().rstrip("."), text.casefold()
     return (
-        answer in text if re.search(r"[^\x00-\u024f]", answer) else bool(re.search(rf"\b{re.escape(answer)}\b", text))
+        answer in text
+        if re.search(r"[^\x00-\u024f]", answer)
+        else bool(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text))
     )
 
 

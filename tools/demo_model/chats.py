@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from grammar import capitalize, expand, fix_articles
 from names import gender_of, make_name
-from stories import Story, make_story, story_request
+from stories import Story, make_story
 from vocabulary import COLOURS, FOODS, KINDS, OTHER_KINDS
 
 Turn = tuple[str, str]
@@ -60,15 +60,18 @@ def about_story(rng: random.Random, story: Story) -> Turn:
 
 
 def story_chat(
-    rng: random.Random, ask: Callable[[random.Random, Story], tuple[str, str, str | None]] = story_request
+    rng: random.Random, ask: Callable[[random.Random, Story], tuple[str, str, str | None]], other: Callable[[], Turn]
 ) -> tuple[tuple[Turn, ...], str]:
-    """Return a story, one or two things said afterwards, and the name of the hero."""
+    """Return a story, one to three things said afterwards, some of them by `other`, and the name of the hero."""
     story = make_story(rng)
     request, response, _ = ask(rng, story)
     turns = [(request, response)]
-    for _ in range(rng.choice((1, 1, 2))):
-        if rng.random() < 0.85:
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        chance = rng.random()
+        if chance < 0.6:
             turns.append(about_story(rng, story))
+        elif chance < 0.85:
+            turns.append(other())
         else:
             said, reply = rng.choice(THANKS)
             turns.append((expand(said, rng, {}), expand(reply, rng, {})))

@@ -236,7 +236,7 @@ MAKERS: tuple[tuple[Callable[[random.Random], Fact], int], ...] = (
                  "|What is the number of legs of {ak}?|Tell me how many legs {ak} has.|Does {ak} have legs?|{Ak} has how many legs?]", "{Ak} has {v} legs.", True), 6),
     (pairs(REASONS, "[Why {k}?|Can you tell me why {k}?|Tell me: why {k}?|I wonder: why {k}?|Do you know why? Why {k}?|What is the reason: why {k}?]"), 5),
     (pairs(TRUE_FALSE, "[{k}?|Tell me: {k}?|I want to know: {k}?|Yes or no: {k}?|{k}, or not?|What do you think: {k}?]"), 6),
-    (make_sum, 16), (make_difference, 6), (_count, 5), (_neighbour, 10), (_opposite, 9), (_group, 7), (_translate, 14), (_back, 8), (_lists, 4),
+    (make_sum, 20), (make_difference, 6), (_count, 5), (_neighbour, 10), (_opposite, 9), (_group, 7), (_translate, 14), (_back, 8), (_lists, 4),
 )  # fmt: skip
 
 

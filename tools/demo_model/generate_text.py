@@ -80,7 +80,7 @@ def other_pair(rng: random.Random, held_out: bool) -> tuple[str, str, str]:
 
 
 def _request(wide: int) -> Callable[[random.Random, Story], tuple[str, str, str | None]]:
-    return (story_request, wide_request, partial(wide_request, loose=True))[min(wide, 2)]
+    return (story_request, wide_request, partial(wide_request, loose=True))[wide]
 
 
 def _story(rng: random.Random, held_out: bool, wide: int) -> Example:
@@ -92,10 +92,10 @@ def _story(rng: random.Random, held_out: bool, wide: int) -> Example:
 
 
 def _foreign(rng: random.Random, held_out: bool, wide: int) -> Example:
-    language, make = rng.choice((("french", french_story), ("chinese", chinese_story)))
-    if wide > 1 and language == "chinese":
-        instruction, response, name = chinese_story(rng, requests=MORE_CHINESE, rare=0.25)
-    elif wide > 1:
+    language, make = (("chinese", chinese_story), ("french", french_story))[rng.random() < 0.4]
+    if wide and language == "chinese":
+        instruction, response, name = chinese_story(rng, requests=MORE_CHINESE, rare=rng.choice((0.0, 0.5, 1.0)))
+    elif wide:
         instruction, response, name = french_story(rng, requests=MORE_FRENCH)
     else:
         instruction, response, name = make(rng, held_out)
@@ -106,8 +106,8 @@ def _other(rng: random.Random, held_out: bool, wide: int) -> Example:
     while True:
         category, instruction, response = other_pair(rng, held_out)
         if wide and category == "fact" and rng.random() < 0.4:
-            instruction, response = (wide_fact if rng.random() < 0.75 else make_sum)(rng)
-        if not (wide and _normal(instruction) in held_out_questions()):
+            instruction, response = (wide_fact if rng.random() < 0.6 else make_sum)(rng)
+        if _normal(instruction) not in held_out_questions():
             break
     if wide and category in ("fact", "unknown"):
         instruction = wrap_question(rng, instruction)
@@ -123,7 +123,7 @@ def _chat(rng: random.Random, held_out: bool, wide: int) -> Example:
     if rng.random() < 0.2:
         turns, name = offered_story(rng)
     else:
-        turns, name = story_chat(rng, _request(wide))
+        turns, name = story_chat(rng, _request(wide), lambda: _other(rng, False, wide).turns[0])
     return Example("chat", turns, name)
 
 
@@ -137,14 +137,14 @@ def short_chat(rng: random.Random, wide: int) -> Example:
 
 
 # Stories, plain text, questions, French and Chinese stories, conversations; for each value of `wide`.
-_WEIGHTS = ((34, 4, 42, 6, 14), (34, 4, 42, 6, 14), (42, 3, 36, 8, 11), (34, 2, 30, 24, 10))
+_WEIGHTS = ((34, 4, 42, 6, 14), (42, 3, 28, 14, 13), (44, 2, 26, 16, 12))
 
 
 def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Example]:
     """Yield documents for ever, the same ones for the same seed; conversations belong to the training only.
 
-    With `wide` 1, training requests come in the many wordings of `wordings.py` too; with 2, also in loose ones; with 3,
-    there are more French and Chinese stories.
+    With `wide` 1, training requests come in the many wordings of `wordings.py` too, and there are more French and
+    Chinese stories; with 2, there are loose wordings as well.
     """
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
     makers: tuple[Callable[[random.Random, bool, int], Example], ...] = (_story, _plain, _other, _foreign, _chat)

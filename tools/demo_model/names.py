@@ -95,7 +95,7 @@ def gender_of(name: str) -> str:
 
 
 def _syllables(rng: random.Random) -> str:
-    count = rng.choices((1, 2, 3), (30, 58, 12))[0]
+    count = rng.choices((1, 2, 3), (34, 60, 6))[0]
     name = ""
     for _ in range(count):
         coda = rng.choice(_CODAS) if name == "" or rng.random() < 0.4 else ""
@@ -123,7 +123,8 @@ def _letters(rng: random.Random) -> str:
     return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
 
 
-def _known(rng: random.Random) -> str:
+def usual_name(rng: random.Random) -> str:
+    """Draw a name that people give to children."""
     return rng.choice(rng.choice((GIRLS, BOYS)))
 
 
@@ -135,7 +136,7 @@ def _compound(rng: random.Random) -> str:
 
 
 def _one(rng: random.Random, simple: bool) -> str:
-    makers = (_known, _syllables, _pinyin, lambda rng: rng.choice(WORDS), _letters, _compound)
+    makers = (usual_name, _syllables, _pinyin, lambda rng: rng.choice(WORDS), _letters, _compound)
     name = rng.choices(makers, (20, 48, 12, 10, 5, 0 if simple else 5))[0](rng)
     return name if name[0].isupper() else name[0].upper() + name[1:]
 
@@ -158,14 +159,16 @@ def make_name(rng: random.Random, held_out: bool = False, simple: bool = False) 
 
 
 def chinese_name(rng: random.Random, held_out: bool = False, rare: float = 0.0) -> str:
-    """Draw a name of one to three Chinese characters; `rare` is the share of characters from the whole of Unicode's."""
+    """Draw a name of two or three Chinese characters; `rare` is the share of characters from the whole of Unicode's."""
+
+    def character(among: str) -> str:
+        return chr(rng.randint(0x4E00, 0x9FA5)) if rng.random() < rare else rng.choice(among)
+
     while True:
-        second = rng.choice(_CHINESE_SECOND)
-        name = second * 2 if rng.random() < 0.3 else rng.choice(_CHINESE_FIRST) + second
+        second = character(_CHINESE_SECOND)
+        name = second * 2 if rng.random() < 0.3 else character(_CHINESE_FIRST) + second
         if rng.random() < 0.1:
-            name += rng.choice(_CHINESE_SECOND)
-        if rare:
-            name = "".join(chr(rng.randint(0x4E00, 0x9FA5)) if rng.random() < rare else letter for letter in name)
+            name += character(_CHINESE_SECOND)
         if is_held_out(name) == held_out:
             return name
 

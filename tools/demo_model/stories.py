@@ -1,14 +1,12 @@
 """Turns plots and word lists into English stories and the requests that ask for them."""
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import vocabulary as words
 from grammar import expand, expand_lines, fix_articles
-from names import gender_of, make_name, noun
+from names import gender_of, make_name, noun, usual_name
 from openings import ENDINGS, HABITS, OPENINGS
 from plots import PLOTS, Plot
 
@@ -83,21 +81,15 @@ class Story:
         return f"{self.opening} {self.body}"
 
 
-@lru_cache(maxsize=4096)
-def favourites(key: str, count: int, of: int) -> tuple[int, ...]:
-    """Return `count` of the numbers below `of`, always the same ones for a key.
+def pick_favourite(rng: random.Random, number: int, items: Sequence, habit: float = 0.75) -> object:
+    """Draw one of the three favourites that go with a number, mostly the first, or any item.
 
-    The model's best guess must not be the same plot, opening or animal for everybody. So the text has habits: a kind of
-    animal is mostly told the same three plots, a first letter goes with some openings and kinds.
+    The model's best guess must not be the same plot, opening or animal for everybody. So the text has habits: a first
+    letter goes with some openings and kinds, and an opening with some plots.
     """
-    return tuple(sorted(range(of), key=lambda index: hashlib.sha256(f"{key}|{index}".encode()).digest())[:count])
-
-
-def pick_favourite(rng: random.Random, key: str, items: Sequence, habit: float = 0.75) -> object:
-    """Draw one of the three favourites of a key, mostly the first, or any item."""
     if rng.random() > habit:
         return rng.choice(items)
-    return items[rng.choices(favourites(key, 3, len(items)), (5, 2, 1))[0]]
+    return items[(number + rng.choices((0, 7, 14), (5, 2, 1))[0]) % len(items)]
 
 
 def pick_kind(rng: random.Random, name: str, gender: str) -> str:
@@ -108,13 +100,16 @@ def pick_kind(rng: random.Random, name: str, gender: str) -> str:
     if chance < 0.25:
         return rng.choice(words.OTHER_KINDS)
     kinds = tuple(kind for kind in words.KINDS if words.GENDERS.get(kind, gender) == gender)
-    return str(pick_favourite(rng, f"kind {name[0]}", kinds, 0.5))
+    return str(pick_favourite(rng, ord(name[0]), kinds, 0.5))
 
 
 def pick_character(rng: random.Random, held_out: bool = False, other_than: Character | None = None) -> Character:
-    """Draw a character whose name is of one side of the split, with another name and kind than `other_than`."""
+    """Draw a character whose name is of one side of the split, with another name and kind than `other_than`.
+
+    Friends, whom the model mostly names itself, often have a usual name, so that it need not copy the hero's.
+    """
     while True:
-        name = make_name(rng, held_out)
+        name = make_name(rng, held_out) if other_than is None or rng.random() < 0.4 else usual_name(rng)
         gender = gender_of(name)
         kind = pick_kind(rng, name, gender)
         if other_than is None or (name[:2] != other_than.name[:2] and kind != other_than.kind):
@@ -166,10 +161,10 @@ def make_story(rng: random.Random, held_out: bool = False) -> Story:
 def tell(rng: random.Random, hero: Character, friend: Character) -> Story:
     """Write one story about two characters."""
     slots = story_slots(rng, hero, friend)
-    known = hero.kind in words.HOMES or hero.kind in words.OTHER_KINDS
-    plot = pick_favourite(rng, f"plot {hero.kind if known else hero.kind[0]}", PLOTS)
+    form = str(pick_favourite(rng, ord(hero.name[0]), OPENINGS))
+    plot = pick_favourite(rng, OPENINGS.index(form), PLOTS, 0.85)
     assert isinstance(plot, Plot)
-    opening = fix_articles(expand(str(pick_favourite(rng, f"opening {hero.name[0]}", OPENINGS)), rng, slots))
+    opening = fix_articles(expand(form, rng, slots))
     lines = (*plot.lines, rng.choice(ENDINGS)) if rng.random() < 0.5 else plot.lines
     if rng.random() < 0.4:
         opening += " " + fix_articles(expand(rng.choice(HABITS), rng, slots))

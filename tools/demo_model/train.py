@@ -24,7 +24,7 @@ from tokenizer import load_tokenizer, train_tokenizer
 from torch.nn import functional as F
 
 SHORT_LENGTH, SHORT_RESPONSE = 128, 60
-DRILLS, MIXED, NARROW, WIDE, LOOSE = 200, 200, 400, 300, 600  # steps of all stages but the last
+DRILLS, MIXED, WIDE = 150, 150, 800  # steps of all stages but the last
 NAME_WEIGHT = 2.0  # of the loss of a piece of a name; of any other piece 1
 
 
@@ -51,23 +51,20 @@ def token_losses(model: Llama, batch: Batch) -> torch.Tensor:
 
 
 def schedule() -> Iterator[str]:
-    """Yield which kind of text each step reads, for ever, in six stages.
+    """Yield which kind of text each step reads, for ever, in four stages.
 
     1. Short rows of drills and cut documents. A short row shows a new name, kind and theme far more often per token, so
        the model learns early to look them up in the request; before it can do that, long stories teach it little.
-    2. By turns cut and whole documents.
-    3. By turns two batches of whole documents and one of questions and short conversations, which are few tokens among
-       stories.
-    4. The same in many more wordings. They come late, because few wordings make it easier to learn what to copy.
-    5. The same with loose wordings too: words are missing or strange, as long as the creature and its name are there.
-    6. The same with more French and Chinese stories.
+    2. By turns cut and whole documents, in few wordings, which make it easier to learn what to copy.
+    3. The same in many more wordings, and in every third step questions and short conversations, which are few tokens
+       among stories.
+    4. Loose wordings too: words are missing or strange, as long as the creature and its name are there. Two of four
+       steps are whole documents.
     """
     yield from repeat("drills", DRILLS)
     yield from islice(cycle(("cut", "whole")), MIXED)
-    yield from islice(cycle(("whole", "whole", "lessons")), NARROW)
-    yield from islice(cycle(("wide", "wide", "wide lessons")), WIDE)
-    yield from islice(cycle(("loose", "loose", "loose lessons")), LOOSE)
-    yield from cycle(("last", "last", "last lessons"))
+    yield from islice(cycle(("wide", "wide cut", "wide lessons")), WIDE)
+    yield from cycle(("loose", "loose cut", "loose", "loose lessons"))
 
 
 def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, first: int) -> Iterator[Batch]:
@@ -77,17 +74,13 @@ def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, fir
     def cut(documents: Iterator[Example]) -> Iterator[Batch]:
         return batches(documents, tokenizer, short, SHORT_LENGTH, cut=SHORT_RESPONSE)
 
-    def whole(offset: int, wide: int) -> Iterator[Batch]:
-        return batches(examples(seed + offset, wide=wide), tokenizer, args.rows, args.length)
-
-    def lessons(offset: int, wide: int) -> Iterator[Batch]:
-        return batches(lesson_examples(seed + offset, wide=wide), tokenizer, short, SHORT_LENGTH)
-
-    streams = {
-        "drills": cut(drill_examples(seed)), "cut": cut(examples(seed + 1)),
-        "whole": whole(0, 0), "lessons": lessons(0, 0), "wide": whole(2, 1), "wide lessons": lessons(2, 1),
-        "loose": whole(3, 2), "loose lessons": lessons(3, 2), "last": whole(4, 3), "last lessons": lessons(4, 3),
-    }  # fmt: skip
+    streams = {"drills": cut(drill_examples(seed)), "cut": cut(examples(seed + 1)),
+               "whole": batches(examples(seed), tokenizer, args.rows, args.length)}  # fmt: skip
+    for wide, name in enumerate(("wide", "loose"), 1):
+        first_seed = seed + 2 * wide
+        streams[name] = batches(examples(first_seed, wide=wide), tokenizer, args.rows, args.length)
+        streams[f"{name} cut"] = cut(examples(first_seed + 1, wide=wide))
+        streams[f"{name} lessons"] = batches(lesson_examples(first_seed, wide=wide), tokenizer, short, SHORT_LENGTH)
     # What the earlier steps read is drawn again and skipped, where it is still needed.
     skipped = Counter(islice(schedule(), first))
     for kind in islice(schedule(), first, None):
@@ -181,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=5800)
     parser.add_argument("--rows", type=int, default=12, help="packed rows per step")
     parser.add_argument("--length", type=int, default=384, help="tokens per row")
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")

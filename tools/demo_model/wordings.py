@@ -47,6 +47,10 @@ STORY_REQUESTS = (
     "[Start|Begin] a story about a {kind}. [Its|The] name is {N}", "[The hero|The main character] is {N}, a {trait} {kind}. Write [the|a] story",
     "[Write|Tell] [something|anything] about a {trait} {kind} with the name {N}", "My [dog|cat|friend|sister|brother|child] is {N}. [Write|Tell me] a story",
     "I [have|had|saw|know] a {kind}, {N}. [Write about {him}|Tell me a story]", "[For|To] my little [girl|boy]: a story about {N}, the {kind}",
+    "What [can you tell|is there to tell|can one say|do people say] [me |us |]about {N}, [a|the] {kind}", "{N} was a {trait} {kind}. [What came next|What did {he} do then|And what did {he} do]",
+    "[What|Something] [became of|came of|befell|will become of] {N}, the {kind}", "[Where|How|When|Why] did {N} the {kind} [go|live|sleep|win|laugh]", "[Are you|Is this|Was that] {N} the {kind}",
+    "[tale|fable|Topic|Title|Subject|adventure|bedtime][:| -|,] [{kind} {N}|{N} the {kind}|{N} ({kind})|{N}, {kind}|a {kind}, {N}]", "[Which|What] [adventure|story] did {N}, the {trait} {kind}, have",
+    "Tomorrow {N}, our {trait} {kind}, will be {trait}. [What will happen|What then|Will it]", "[Can|Will|Did] {N} the {trait} {kind} [find a friend|be happy|come home|sleep]",
     "Characters: {N} the {kind} and {F} the {fkind}. Write a story", "[Name|Hero]: {N}. [Animal|Kind]: {kind}. [Story|Write a story]",
 )  # fmt: skip
 STORY_STARTS = (
@@ -164,7 +168,7 @@ def loosened(rng: random.Random, slots: dict[str, str]) -> str:
     before = f"{rng.choice(VERBS)} {rng.choice(NOUNS)} {rng.choice(LINKS)}".split()
     if chance < 0.45:
         before = [rng.choice(COMMON) for _ in range(rng.randint(0, 6))]
-    after = expand(rng.choice(STORY_ENDS), rng, slots).split() if rng.random() < 0.25 else []
+    after = expand(rng.choice(STORY_ENDS), rng, slots).split() if rng.random() < 0.4 else []
     if 0.3 < chance < 0.45 and rng.random() < 0.4:
         after = [rng.choice(COMMON) for _ in range(rng.randint(1, 5))]
     before = [word for word in before if rng.random() > 0.1]
@@ -189,6 +193,25 @@ def wide_fact(rng: random.Random) -> tuple[str, str]:
     return fix_articles(question), fix_articles(answer)
 
 
+_ASKING = {
+    "Do",
+    "Have",
+    "Is",
+    "How",
+    "Why",
+    "What",
+    "What's",
+    "Where",
+    "When",
+    "Which",
+    "Can",
+    "Will",
+    "Did",
+    "Are",
+    "Was",
+}
+
+
 def story_wording(rng: random.Random, slots: dict[str, str]) -> str:
     """Ask for a story in one of very many ways; `slots` are those of a story, with a `theme`."""
     request = rng.choice(STORY_REQUESTS)
@@ -201,7 +224,7 @@ def story_wording(rng: random.Random, slots: dict[str, str]) -> str:
         request = rng.choice(STORY_STARTS) + request[0].lower() + request[1:]
     elif rng.random() < 0.8 and request[0].isalpha():
         request = capitalize(request)
-    asks = request.split()[0].rstrip(",") in {"Do", "Have", "Is", "How", "Why", "What", "What's"}
+    asks = request.split()[0].rstrip(",") in _ASKING or request.split(". ")[-1].split()[0] in _ASKING
     return request + (
         "?" if asks and "?" not in request else rng.choice(("", "", ".", "!")) if request[-1] not in ".?!" else ""
     )
