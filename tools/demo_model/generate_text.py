@@ -80,7 +80,9 @@ def other_pair(rng: random.Random, held_out: bool) -> tuple[str, str, str]:
 
 
 def _request(wide: int) -> Callable[[random.Random, Story], tuple[str, str, str | None]]:
-    return (story_request, wide_request, partial(wide_request, loose=True))[wide]
+    if wide < 2:
+        return (story_request, wide_request)[wide]
+    return partial(wide_request, loose=True, strange=wide > 2)
 
 
 def _story(rng: random.Random, held_out: bool, wide: int) -> Example:
@@ -105,6 +107,8 @@ def _foreign(rng: random.Random, held_out: bool, wide: int) -> Example:
 def _other(rng: random.Random, held_out: bool, wide: int) -> Example:
     while True:
         category, instruction, response = other_pair(rng, held_out)
+        if wide > 2 and category == "unknown" and rng.random() < 0.5:
+            continue
         if wide and category == "fact" and rng.random() < 0.4:
             instruction, response = (wide_fact if rng.random() < 0.6 else make_sum)(rng)
         if _normal(instruction) not in held_out_questions():
@@ -137,14 +141,15 @@ def short_chat(rng: random.Random, wide: int) -> Example:
 
 
 # Stories, plain text, questions, French and Chinese stories, conversations; for each value of `wide`.
-_WEIGHTS = ((34, 4, 42, 6, 14), (42, 3, 28, 14, 13), (44, 2, 26, 16, 12))
+_WEIGHTS = ((34, 4, 42, 6, 14), (42, 3, 28, 14, 13), (44, 2, 26, 16, 12), (44, 2, 26, 16, 12))
 
 
 def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Example]:
     """Yield documents for ever, the same ones for the same seed; conversations belong to the training only.
 
     With `wide` 1, training requests come in the many wordings of `wordings.py` too, and there are more French and
-    Chinese stories; with 2, there are loose wordings as well.
+    Chinese stories; with 2, there are loose wordings as well; with 3, more of these are
+    strange, and fewer questions are from outside.
     """
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
     makers: tuple[Callable[[random.Random, bool, int], Example], ...] = (_story, _plain, _other, _foreign, _chat)

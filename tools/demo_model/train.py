@@ -24,7 +24,7 @@ from tokenizer import load_tokenizer, train_tokenizer
 from torch.nn import functional as F
 
 SHORT_LENGTH, SHORT_RESPONSE = 128, 60
-DRILLS, MIXED, WIDE = 150, 150, 800  # steps of all stages but the last
+DRILLS, MIXED, WIDE, LOOSE = 150, 150, 800, 1700  # steps of all stages but the last
 NAME_WEIGHT = 2.0  # of the loss of a piece of a name; of any other piece 1
 
 
@@ -51,7 +51,7 @@ def token_losses(model: Llama, batch: Batch) -> torch.Tensor:
 
 
 def schedule() -> Iterator[str]:
-    """Yield which kind of text each step reads, for ever, in four stages.
+    """Yield which kind of text each step reads, for ever, in five stages.
 
     1. Short rows of drills and cut documents. A short row shows a new name, kind and theme far more often per token, so
        the model learns early to look them up in the request; before it can do that, long stories teach it little.
@@ -60,11 +60,13 @@ def schedule() -> Iterator[str]:
        among stories.
     4. Loose wordings too: words are missing or strange, as long as the creature and its name are there. Two of four
        steps are whole documents.
+    5. More strange wordings, and fewer questions from outside.
     """
     yield from repeat("drills", DRILLS)
     yield from islice(cycle(("cut", "whole")), MIXED)
     yield from islice(cycle(("wide", "wide cut", "wide lessons")), WIDE)
-    yield from cycle(("loose", "loose cut", "loose", "loose lessons"))
+    yield from islice(cycle(("loose", "loose cut", "loose", "loose lessons")), LOOSE)
+    yield from cycle(("last", "last cut", "last", "last lessons"))
 
 
 def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, first: int) -> Iterator[Batch]:
@@ -76,7 +78,7 @@ def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, fir
 
     streams = {"drills": cut(drill_examples(seed)), "cut": cut(examples(seed + 1)),
                "whole": batches(examples(seed), tokenizer, args.rows, args.length)}  # fmt: skip
-    for wide, name in enumerate(("wide", "loose"), 1):
+    for wide, name in enumerate(("wide", "loose", "last"), 1):
         first_seed = seed + 2 * wide
         streams[name] = batches(examples(first_seed, wide=wide), tokenizer, args.rows, args.length)
         streams[f"{name} cut"] = cut(examples(first_seed + 1, wide=wide))
@@ -174,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--steps", type=int, default=5800)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--rows", type=int, default=12, help="packed rows per step")
     parser.add_argument("--length", type=int, default=384, help="tokens per row")
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")

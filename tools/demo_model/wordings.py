@@ -157,19 +157,24 @@ CHINESE_REQUESTS = (
 )  # fmt: skip
 
 
-def loosened(rng: random.Random, slots: dict[str, str]) -> str:
-    """Ask for a story in a composed wording, from which words may be missing or in which strange ones may stand."""
+def loosened(rng: random.Random, slots: dict[str, str], strange: bool = False) -> str:
+    """Ask for a story in a composed wording, from which words may be missing or in which strange ones may stand.
+
+    With `strange`, that happens more often, and what follows a sentence about the hero may be any words.
+    """
     slots = slots | {"Its": rng.choice(("Its", "His", "Her", "The"))}
     chance = rng.random()
     hero = expand(rng.choice(HEROES), rng, slots)
     if chance < 0.3:
-        parts = (FIRST, (". ", ". ", ", ", "! ", ": "), THEN, ("", "?", ".", "!"))
+        any_words = capitalize(" ".join(rng.choices(COMMON, k=rng.randint(2, 7)))) if strange else ""
+        then = (any_words,) if strange and rng.random() < 0.5 else THEN
+        parts = (FIRST, (". ", ". ", ", ", "! ", ": "), then, ("", "?", ".", "!"))
         return "".join(expand(rng.choice(part), rng, slots) for part in parts)
     before = f"{rng.choice(VERBS)} {rng.choice(NOUNS)} {rng.choice(LINKS)}".split()
-    if chance < 0.45:
+    if chance < (0.7 if strange else 0.45):
         before = [rng.choice(COMMON) for _ in range(rng.randint(0, 6))]
     after = expand(rng.choice(STORY_ENDS), rng, slots).split() if rng.random() < 0.4 else []
-    if 0.3 < chance < 0.45 and rng.random() < 0.4:
+    if 0.3 < chance < (0.7 if strange else 0.45) and rng.random() < 0.4:
         after = [rng.choice(COMMON) for _ in range(rng.randint(1, 5))]
     before = [word for word in before if rng.random() > 0.1]
     if before and rng.random() < 0.3:
@@ -178,13 +183,17 @@ def loosened(rng: random.Random, slots: dict[str, str]) -> str:
     return (capitalize(request) if rng.random() < 0.7 else request) + rng.choice(("", "", ".", "?", "!"))
 
 
-def wide_request(rng: random.Random, story: Story, loose: bool = False) -> tuple[str, str, str | None]:
+def wide_request(
+    rng: random.Random, story: Story, loose: bool = False, strange: bool = False
+) -> tuple[str, str, str | None]:
     """Ask for a story that was already written, in one of very many ways; see `story_request`."""
     if rng.random() < (0.25 if loose else 0.4):
         return story_request(rng, story)
     theme = expand(rng.choice(story.plot.themes), rng, story.slots)
-    wording = loosened if loose and rng.random() < 0.6 else story_wording
-    return fix_articles(wording(rng, story.slots | {"theme": theme})), story.text, story.hero.name
+    slots = story.slots | {"theme": theme}
+    if loose and rng.random() < 0.6:
+        return fix_articles(loosened(rng, slots, strange)), story.text, story.hero.name
+    return fix_articles(story_wording(rng, slots)), story.text, story.hero.name
 
 
 def wide_fact(rng: random.Random) -> tuple[str, str]:
