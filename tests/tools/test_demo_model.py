@@ -93,13 +93,10 @@ SKILL_BARS = {
 LOSS = "held-out bits a byte over those of training"
 # Bars that the model does not reach yet, and what it must keep until a longer training reaches them.
 NOT_YET: dict[str, tuple[float, float]] = {
-    "has the asked-for name": (0.86, 1.0),
-    "has no mangled form of it": (0.93, 1.0),
-    "most frequent plot": (0.0, 0.42),
-    "ends by itself": (0.985, 1.0),
-    "sums of pairs never trained": (0.88, 1.0),
-    "facts, a fifth of them paraphrased": (0.82, 1.0),
-    LOSS: (0.0, 1.15),
+    "has the asked-for name": (0.95, 1.0),
+    "sums of pairs never trained": (0.91, 1.0),
+    "second answer of a conversation has the name": (0.5, 1.0),
+    LOSS: (0.0, 1.19),
 }
 
 

@@ -141,7 +141,7 @@ def short_chat(rng: random.Random, wide: int) -> Example:
 
 
 # Stories, plain text, questions, French and Chinese stories, conversations; for each value of `wide`.
-_WEIGHTS = ((34, 4, 42, 6, 14), (42, 3, 28, 14, 13), (44, 2, 26, 16, 12), (44, 2, 26, 16, 12))
+_WEIGHTS = ((34, 4, 42, 6, 14), (42, 3, 28, 14, 13), (44, 2, 26, 16, 12), (44, 2, 26, 16, 12), (40, 2, 20, 18, 20))
 
 
 def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Example]:
@@ -149,7 +149,7 @@ def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Examp
 
     With `wide` 1, training requests come in the many wordings of `wordings.py` too, and there are more French and
     Chinese stories; with 2, there are loose wordings as well; with 3, more of these are
-    strange, and fewer questions are from outside.
+    strange, and fewer questions are from outside; with 4, there are more conversations.
     """
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
     makers: tuple[Callable[[random.Random, bool, int], Example], ...] = (_story, _plain, _other, _foreign, _chat)
@@ -172,6 +172,13 @@ def lesson_examples(seed: int, wide: int = 0) -> Iterator[Example]:
     rng = random.Random(f"{seed}-lessons")
     while True:
         yield short_chat(rng, wide) if rng.random() < 0.15 else _other(rng, False, wide)
+
+
+def talk_examples(seed: int) -> Iterator[Example]:
+    """Yield conversations only."""
+    rng = random.Random(f"{seed}-talk")
+    while True:
+        yield _chat(rng, False, 4) if rng.random() < 0.85 else short_chat(rng, 4)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ request, piece by piece, so most names of the training are made up: syllables, p
 
 import hashlib
 import random
+from collections.abc import Iterable
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -135,7 +136,26 @@ def _compound(rng: random.Random) -> str:
     return make_name(rng, simple=True) + rng.choice("- ") + second
 
 
+_pieces: tuple[list[str], list[str]] = ([], [])
+
+
+def use_pieces(vocabulary: Iterable[str]) -> None:
+    """From now on, put some names together from the pieces of a tokenizer.
+
+    Otherwise pieces that only held-out names have would never be copied in training.
+    """
+    vocabulary = [piece for piece in vocabulary if piece.isalpha() and len(piece) < 7]
+    _pieces[0][:] = [piece for piece in vocabulary if piece.istitle() and piece[0] < "\u0100"]
+    _pieces[1][:] = [piece for piece in vocabulary if piece.islower()]
+
+
+def _joined(rng: random.Random) -> str:
+    return rng.choice(_pieces[0]) + "".join(rng.choice(_pieces[1]) for _ in range(rng.choice((0, 1, 1, 2))))
+
+
 def _one(rng: random.Random, simple: bool) -> str:
+    if _pieces[0] and rng.random() < 0.6:
+        return _joined(rng)
     makers = (usual_name, _syllables, _pinyin, lambda rng: rng.choice(WORDS), _letters, _compound)
     name = rng.choices(makers, (20, 48, 12, 10, 5, 0 if simple else 5))[0](rng)
     return name if name[0].isupper() else name[0].upper() + name[1:]
