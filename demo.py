@@ -18,7 +18,7 @@ def answer(args: argparse.Namespace) -> None:
     params = llama_onnx.SamplingParams(args.temperature, args.topk, args.topp, **asked)
     with llama_onnx.load(args.onnx_dir, poolsize=args.poolsize, progress=show_progress) as lm:
         for step in lm.stream_generate(lm.format(args.prompt, args.template), params):
-            print(step.text, end="", flush=True)
+            print(step.text.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding), end="", flush=True)
         print(flush=True)
         stats = lm.stats()
     loaded, peak = stats["pool"]["loaded_bytes"] >> 20, stats["peak_memory"] >> 20
@@ -26,7 +26,7 @@ def answer(args: argparse.Namespace) -> None:
 
 
 def show_progress(doing: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():
         print("\r\x1b[K" + f"{doing}, {done} of {total}" * (done < total), end="", file=sys.stderr, flush=True)
 
 
@@ -47,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
     try:
         answer(parse_arguments())
     except llama_onnx.LlamaOnnxError as error:

@@ -206,7 +206,8 @@ GGUF_NAMES = {
 def write_gguf(path: Path, tensors: Tensors, config: dict[str, Any], kind: str, **extra: Any) -> Tensors:
     """Write a llama GGUF file with matrices of a type, and return the values that it represents.
 
-    `extra` may hold `family`, `names`, `tokens`, `scores`, `types`, `tokenizer`, `merges`, `pre`, `freqs` and `theta`.
+    `extra` may hold `family`, `names`, `tokens`, `scores`, `types`, `tokenizer`, `merges`, `pre`, `freqs`, `theta` and
+    other `keys` of the metadata with their values.
     """
     import gguf
 
@@ -231,6 +232,8 @@ def write_gguf(path: Path, tensors: Tensors, config: dict[str, Any], kind: str, 
         if "merges" in extra:
             writer.add_token_merges(extra["merges"])
             writer.add_tokenizer_pre(extra["pre"])
+    for key, value in extra.get("keys", {}).items():
+        {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)](key, value)
     if "freqs" in extra:
         writer.add_tensor("rope_freqs.weight", extra["freqs"].astype(np.float32))
     values = {}

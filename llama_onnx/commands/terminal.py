@@ -26,6 +26,7 @@ _bar = ""  # the progress bar that is shown now
 
 def guard(run: Callable[[], int | None]) -> int:
     """Run a command and return its exit code. Errors that a user may cause are one line on stderr, not a traceback."""
+    _open_streams()
     try:
         code = run()
         sys.stdout.flush()
@@ -40,6 +41,15 @@ def guard(run: Callable[[], int | None]) -> int:
     except OSError as error:  # a full disk, most likely
         return _fail(f"{error.filename or 'the output'}: {error.strerror}")
     return code or 0
+
+
+def _open_streams() -> None:
+    """Open /dev/null in place of closed standard streams, and let the terminal show "?" where it lacks a character."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _fail(message: str) -> int:

@@ -26,6 +26,7 @@ from .nbits import check_format
 from .progress import progress, report
 from .readers.json_files import auxiliary_json
 from .readers.open import open_checkpoint
+from .special_tokens import special_tokens
 from .writer import ModelWriter
 
 IGNORED = (".rotary_emb.inv_freq",)  # a buffer in old checkpoints; the tables are computed here
@@ -147,18 +148,10 @@ def manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
     Raises:
         ModelDirectoryError: a special token is not in the vocabulary.
     """
-    generation, tokenizer, fast = (
-        auxiliary_json(checkpoint, name)
-        for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json")
-    )
-    bos, eos = (
-        generation.get(name, checkpoint.config.get(name, default))
-        for name, default in (("bos_token_id", None), ("eos_token_id", []))
-    )
-    eos = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    for token in (*eos, *([] if bos is None else [bos])):
-        if not isinstance(token, int) or not 0 <= token < spec.vocab_size:
-            raise ModelDirectoryError(f"config.json: special token id {token!r} is not in the vocabulary")
+    tokenizer, fast = (auxiliary_json(checkpoint, name) for name in ("tokenizer_config.json", "tokenizer.json"))
+    bos, eos = special_tokens(checkpoint, spec.vocab_size)
+    if not eos:
+        report("no token ends a text here: answers end at their greatest length, or at a --stop text")
     sizes = "hidden_size num_layers num_heads num_kv_heads intermediate_size vocab_size context_length".split()
     return {
         **{name: getattr(spec, name) for name in sizes},

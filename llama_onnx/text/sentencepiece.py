@@ -43,7 +43,8 @@ class SentencePieceTokenizer(Tokenizer):
         for i in range(self._base_size):  # control pieces are special tokens even if no file lists them
             if self._processor.is_control(i) and i not in self._added:
                 self._added[i] = AddedToken(i, self._processor.id_to_piece(i), special=True)
-        added = self._added.values()
+        unknown = self._processor.unk_id()  # its name is the token itself in the output of a template, as in llama.cpp
+        added = [*self._added.values(), AddedToken(unknown, self._processor.id_to_piece(unknown), special=True)]
         self._splitters = {wanted: _Splitter(t for t in added if wanted or not t.special) for wanted in (False, True)}
         self._strip = _leading_spaces_stripped(self._processor)
         prefixes = "".join(self._processor.encode("a", out_type=str)).startswith(SPACE)

@@ -26,16 +26,23 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
         self._detokenizer = tokenizer.detokenizer(prompt)
         self._stop = stop
+        self._stop_tokens = {ids[0] for text in stop if len(ids := tokenizer.encode(text, False, special=True)) == 1}
         self._held_back = ""  # text that may be the beginning of a stop text
 
     def add(self, token: Token) -> Step:
-        """Return the text that this token completed. The text ends before the first stop text."""
+        """Return the text that this token completed. The text ends before the first stop text.
+
+        A special token has no text, but ends it too if its name is a stop text.
+        """
         text = self._held_back + self._detokenizer.add(token.token)
-        if token.finish_reason:
+        stopped = token.token in self._stop_tokens
+        if token.finish_reason or stopped:
             text += self._detokenizer.finish()
         found = min((place for place in map(text.find, self._stop) if place >= 0), default=-1)
         if found >= 0:
             return Step(token.token, token.logprob, "stop", text[:found])
+        if stopped:
+            return Step(token.token, token.logprob, "stop", text)
         keep = 0 if token.finish_reason else _partial_stop(text, self._stop)
         text, self._held_back = text[: len(text) - keep], text[len(text) - keep :]
         return Step(token.token, token.logprob, token.finish_reason, text)

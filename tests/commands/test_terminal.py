@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from llama_onnx.commands.terminal import guard, progress_bar, read_text, show_progress
 from llama_onnx.errors import RequestError
@@ -97,3 +101,26 @@ def test_error_names_the_text_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=f"{name}: {message}"):
             read_text(str(tmp_path / name))
     assert read_text(str(tmp_path / "bom")) == "é"
+
+
+@pytest.mark.parametrize("program", [["-m", "llama_onnx", "generate", "-p", "hello"], ["demo.py", "hello"]])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(program: list[str], closed: str) -> None:
+    command = shlex.join([sys.executable, *program, *(["-n", "3"] if "-m" in program else ["--max", "3"])])
+    done = subprocess.run(["bash", "-c", f"{command} {closed}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_prompt_from_closed_standard_input_is_one_line() -> None:
+    command = shlex.join([sys.executable, "-m", "llama_onnx", "generate", "-p", "-"])
+    done = subprocess.run(["bash", "-c", f"{command} <&-"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: stdin: is empty\n")
+
+
+@pytest.mark.parametrize("program", [["-m", "llama_onnx", "generate", "-p", "你好"], ["demo.py", "你好"]])
+def test_text_that_the_terminal_cannot_show_is_replaced(program: list[str]) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, *program], cwd=ROOT, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"?" in done.stdout

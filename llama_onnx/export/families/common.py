@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import ModelDirectoryError
 from .fields import check_keys, flag, not_implemented, number, require
-from .rope import Rope, read_rope
+from .rope import Rope, read_rope, usable_length
 from .spec import ACTIVATIONS, DecoderSpec, LayerSpec
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -68,7 +68,7 @@ def read_decoder(
         num_kv_heads=number(config, "num_key_value_heads", keys),
         head_dim=size,
         vocab_size=number(config, "vocab_size"),
-        context_length=context,
+        context_length=context if ropes else usable_length(config, context_length),
         norm_epsilon=number(config, norm_epsilon, default_epsilon, float),
         tied_embeddings=flag(config, "tie_word_embeddings", tied),
         activation=act or default_activation,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .common import read_decoder, uniform_layers
-from .fields import number, optional
+from .fields import optional
+from .rope import usable_length
 from .spec import DecoderSpec
 
 CONTEXT, WINDOW = 4096 * 32, 4096
@@ -13,7 +14,7 @@ CONTEXT, WINDOW = 4096 * 32, 4096
 
 def read_spec(config: dict[str, Any]) -> DecoderSpec:
     """Return the spec of a Mistral checkpoint."""
-    context = number(config, "max_position_embeddings", CONTEXT)
+    context = usable_length(config, CONTEXT)
     return read_decoder(
         config,
         "mistral",

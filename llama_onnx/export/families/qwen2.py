@@ -6,6 +6,7 @@ from typing import Any
 
 from .common import FULL, SLIDING, layer_types, mixed_layers, read_decoder
 from .fields import flag, number, optional
+from .rope import usable_length
 from .spec import DecoderSpec, LayerSpec
 
 CONTEXT = 32768
@@ -25,4 +26,4 @@ def read_layers(config: dict[str, Any]) -> tuple[LayerSpec, ...]:
     first = number({"max_window_layers": first}, "max_window_layers") if first != 0 else 0
     count = number(config, "num_hidden_layers")
     types = [SLIDING if window is not None and i >= first else FULL for i in range(count)]
-    return mixed_layers(layer_types(config, types), window, number(config, "max_position_embeddings", CONTEXT))
+    return mixed_layers(layer_types(config, types), window, usable_length(config, CONTEXT))

@@ -95,6 +95,20 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return parameters
 
 
+def usable_length(config: Mapping[str, Any], default: int) -> int:
+    """Return the positions of a model whose rope is scaled: linear and yarn lengthen those of the first training.
+
+    The checkpoints leave `max_position_embeddings` as it was (vicuna-7b-v1.5-16k, and Qwen2.5 as its card says to do
+    it), or write the new length (then the original one stands beside it).
+    """
+    length = number(config, "max_position_embeddings", default)
+    parameters = rope_parameters(config)
+    if _kind(parameters) not in ("linear", "yarn"):
+        return length
+    original = _original_length(config, parameters, length)
+    return max(length, int(original * number(parameters, "factor", length / original, float)))
+
+
 def read_rope(
     config: Mapping[str, Any],
     head_dim: int,

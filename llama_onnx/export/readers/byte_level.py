@@ -8,26 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import ModelDirectoryError
-from .json_files import json_bytes
+from .json_files import json_bytes, read_json
+from .pre_tokenizers import BYTE_LEVEL, WHOLE_WORDS, normalizer, pre_tokenizer
 
-# How a text is split before merging, by the name of the rule in GGUF.
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-CUTS = {
-    "gpt-2": GPT2,
-    "llama-bpe": LLAMA3,
-    "llama3": LLAMA3,
-    "llama-v3": LLAMA3,
-    "smaug-bpe": LLAMA3,
-    "qwen2": QWEN2,
-}
-
-
-WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a piece that is a token is not split further
+MOST_ADDED = 10_000  # tokens that are not in `vocab.json`
 LLAMA3_SPECIAL = {  # offsets from the end of the vocabulary; all others are reserved
     0: "begin_of_text",
     1: "end_of_text",
@@ -46,11 +30,9 @@ def byte_level_tokenizer(tokens: Sequence[str], merges: Sequence[str], cut: str,
     Args:
         tokens: in the order of their ids, with bytes written as GPT-2 characters.
         merges: pairs of tokens separated by a space, in order of priority.
-        cut: a key of `CUTS`.
+        cut: the rule by which a text is cut first, a key of `RULE_OF`.
         added: ids of the tokens that are matched before a text is split, and whether they are special.
     """
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": CUTS[cut]}, "behavior": "Isolated", "invert": False}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return json_bytes(
         {
@@ -60,10 +42,10 @@ def byte_level_tokenizer(tokens: Sequence[str], merges: Sequence[str], cut: str,
             "added_tokens": [
                 {"id": i, "content": tokens[i], **plain, "special": special} for i, special in added.items()
             ],
-            "normalizer": {"type": "NFC"} if cut == "qwen2" else None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
+            "normalizer": normalizer(cut),
+            "pre_tokenizer": pre_tokenizer(cut),
             "post_processor": None,
-            "decoder": level,
+            "decoder": BYTE_LEVEL,
             "model": {
                 "type": "BPE",
                 "dropout": None,
@@ -78,6 +60,33 @@ def byte_level_tokenizer(tokens: Sequence[str], merges: Sequence[str], cut: str,
             },
         }
     )
+
+
+def gpt2_tokenizer(vocabulary: Path, merges: Path, cut: str, added: Mapping[int, str]) -> bytes:
+    """Return a `tokenizer.json` for the files `vocab.json` and `merges.txt` of GPT-2's kind.
+
+    Args:
+        vocabulary: the tokens and their ids.
+        merges: a pair of tokens in each line, in order of priority.
+        cut: the rule by which a text is cut first, a key of `RULE_OF`.
+        added: tokens that other files list, by their ids.
+
+    Raises:
+        ModelDirectoryError: a file is damaged.
+    """
+    ids = read_json(vocabulary)
+    text_of = {i: text for text, i in ids.items() if isinstance(i, int)} | dict(added)
+    if len(text_of) < len(ids) or not text_of or min(text_of) < 0 or max(text_of) >= len(ids) + MOST_ADDED:
+        raise ModelDirectoryError(f"{vocabulary}: its ids are not those of {len(ids)} tokens; download it again")
+    tokens = [text_of.get(i, f"<unused-{i}>") for i in range(max(text_of) + 1)]
+    try:
+        lines = merges.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
+        raise ModelDirectoryError(f"{merges}: cannot be read; download it again") from None
+    pairs = [line for line in lines if line and not line.startswith("#version")]
+    if any(len(line.split(" ")) != 2 for line in pairs):
+        raise ModelDirectoryError(f"{merges}: a line is not a pair of tokens; download it again")
+    return byte_level_tokenizer(tokens, pairs, cut, dict.fromkeys(added, True))
 
 
 def llama3_tokenizer(path: Path, vocab_size: int) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import ModelDirectoryError
 from ..nbits import NBits, pack_bits, unpack_bits
 from .gguf_config import FAMILIES, make_config
-from .gguf_file import GgufFile
+from .gguf_parts import open_gguf
 from .gguf_tokenizer import tokenizer_files
 from .json_files import json_bytes
 from .raw import read_array
@@ -49,22 +49,20 @@ class GgufCheckpoint:
     """See `Checkpoint`."""
 
     def __init__(self, path: Path) -> None:
-        self._file = GgufFile(path)
+        self._file = open_gguf(path)
         metadata = self._file.metadata
         self._family = str(metadata.get("general.architecture"))
         if self._family not in FAMILIES:
             raise ModelDirectoryError(
                 f"{path}: architecture {self._family!r} is not supported, only {', '.join(sorted(FAMILIES))}"
             )
-        if metadata.get("split.count", 1) not in (0, 1):
-            raise ModelDirectoryError(f"{path}: one of several parts; merge them with llama-gguf-split --merge")
         self._name_of = {self._known_name(name): name for name in self._file.tensors if name not in COMPUTED}
         self.config: dict[str, Any] = make_config(self._file)
         self.files: dict[str, Path | bytes] = {
             "config.json": json_bytes(self.config),
             **tokenizer_files(path, metadata, self.config),
         }
-        self.source = [path]
+        self.source = self._file.paths
 
     def names(self) -> frozenset[str]:
         """Return the names of all tensors."""
@@ -86,7 +84,7 @@ class GgufCheckpoint:
         bits = 4 if entry.type == Q4_0 else 8
         width = 2 + BLOCK * bits // 8
         count = rows * columns // BLOCK
-        data = read_array(self._file.path, entry.offset, count * width, np.uint8).reshape(count, width)
+        data = read_array(entry.path, entry.offset, count * width, np.uint8).reshape(count, width)
         scales = data[:, :2].copy().view("<f2").astype(np.float32).reshape(rows, -1)
         packed = data[:, 2:] ^ np.uint8(128)  # int8 + 128
         if bits == 4:  # the low halves of the bytes are the first 16 values, the high halves the last 16

@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import ModelDirectoryError
 from ..families.rope import llama3_frequencies
 from .gguf_file import GgufFile
+from .gguf_special import end_ids, token_id
 from .rotary import LLAMA3_ROPE
 
 # GGUF architecture: (model_type, activation)
@@ -74,11 +75,8 @@ class _Metadata:
         self._add_window(config)
         if self._family.startswith("gemma"):
             self._add_gemma(config)
-        for name in ("bos_token_id", "eos_token_id"):
-            config[name] = self._file.metadata.get(f"tokenizer.ggml.{name}")
-        turn = self._file.metadata.get("tokenizer.ggml.eot_token_id")  # ends a message of a chat
-        if turn is not None and config["eos_token_id"] not in (None, turn):
-            config["eos_token_id"] = [config["eos_token_id"], turn]
+        config["bos_token_id"] = token_id(self._file.metadata, "bos")
+        config["eos_token_id"] = end_ids(self._file.metadata)
         return config
 
     def _optional(self, name: str, default: Any = None) -> Any:
@@ -106,14 +104,20 @@ class _Metadata:
             config["original_max_position_embeddings"] = self._number("rope.scaling.original_context_length")
             factors = {f"{n}_factor": self._file.tensor(f"rope_factors_{n}.weight").tolist() for n in ("short", "long")}
             return {"type": "longrope", **factors}
-        kind, factor = self._optional("rope.scaling.type", "none"), self._optional("rope.scaling.factor", 1.0)
+        # A factor without a type is linear; in 2023 its key was another one.
+        kind = self._optional("rope.scaling.type", "linear")
+        factor = self._number("rope.scaling.factor", self._number("rope.scale_linear", 1.0))
         if kind == "none" or factor in (0, 1):
             return None
         if kind == "linear":
             return {"rope_type": "linear", "factor": factor}
         if kind == "yarn":
-            length = self._number("rope.scaling.original_context_length")
-            return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
+            length = self._number("rope.scaling.original_context_length", config["max_position_embeddings"])
+            scaling = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
+            share = self._number("rope.scaling.attn_factor", 1.0)
+            if share != 1:  # in units of what the factor alone gives
+                scaling["attention_factor"] = share * (1 + 0.1 * math.log(factor))
+            return scaling
         raise ModelDirectoryError(f"{self._file.path}: rope scaling {kind!r} is not supported")
 
     def _llama3(self, theta: float, rotary: int) -> dict[str, Any]:
@@ -144,8 +148,9 @@ class _Metadata:
         # Scores are divided by the root of this. GGUF lacks it: it is the head size except in the 27B models.
         large = layers == (46 if self._family == "gemma2" else 62)
         config["query_pre_attn_scalar"] = config["hidden_size"] // heads if large else config["head_dim"]
-        config["attn_logit_softcapping"] = self._optional("attn_logit_softcapping")
-        config["final_logit_softcapping"] = self._optional("final_logit_softcapping")
+        # The first Gemma 2 files (June 2024) lack the caps.
+        for name, cap in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
+            config[name] = self._optional(name, cap if self._family == "gemma2" else None)
         config["layer_types"] = [
             "sliding_attention" if slides else "full_attention" for slides in self._sliding_layers(layers)
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +24,9 @@ LIMIT = 1 << 26  # of counts and lengths, far above any real one
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in the file: byte offset, shape in numpy's order, number of its type."""
+    """A tensor: its file, byte offset in it, shape in numpy's order, number of its type."""
 
+    path: Path
     offset: int
     shape: tuple[int, ...]
     type: int
@@ -35,6 +36,7 @@ class GgufFile:
     """Metadata and tensors of a file.
 
     Attributes:
+        paths: the file, and its other parts if it has any.
         metadata: values by key; arrays are lists.
         tensors: entries by name.
     """
@@ -46,6 +48,7 @@ class GgufFile:
             ModelDirectoryError: the file is missing, damaged, or of an unknown version.
         """
         self.path = path
+        self.paths = [path]
         self.metadata: dict[str, Any] = {}
         self.tensors: dict[str, Entry] = {}
         try:
@@ -66,7 +69,7 @@ class GgufFile:
         """
         entry = self.tensors[name]
         if entry.type in PLAIN:
-            return read_array(self.path, entry.offset, math.prod(entry.shape), PLAIN[entry.type]).reshape(entry.shape)
+            return read_array(entry.path, entry.offset, math.prod(entry.shape), PLAIN[entry.type]).reshape(entry.shape)
         gguf = import_gguf(self.path)
         try:
             kind = gguf.GGMLQuantizationType(entry.type)
@@ -74,7 +77,7 @@ class GgufFile:
             if not entry.shape or entry.shape[-1] % block_size:
                 raise ModelDirectoryError(f"{self.path}: rows of {name} are not blocks of {block_size}: {DAMAGED}")
             row = entry.shape[-1] // block_size * block_bytes
-            data = read_array(self.path, entry.offset, math.prod(entry.shape[:-1]) * row, np.uint8)
+            data = read_array(entry.path, entry.offset, math.prod(entry.shape[:-1]) * row, np.uint8)
             with np.errstate(all="ignore"):
                 return np.asarray(gguf.quants.dequantize(data.reshape(*entry.shape[:-1], row), kind), np.float32)
         except (ValueError, KeyError, NotImplementedError):
@@ -97,7 +100,7 @@ class GgufFile:
         for _ in range(fields):
             key, (kind,) = _string(file), _unpack(file, "I")
             self.metadata[key] = self._value(file, kind)
-        entries = {}
+        entries: dict[str, Entry] = {}
         for _ in range(tensors):
             name, (dimensions,) = _string(file), _unpack(file, "I")
             if dimensions > 4 or not name.isprintable():
@@ -106,12 +109,12 @@ class GgufFile:
             kind, offset = _unpack(file, "IQ")
             if max(shape, default=1) > 1 << 40 or offset > self._bytes:
                 raise ModelDirectoryError(f"{self.path}: ends before the end of {name}: {DAMAGED}")
-            entries[name] = Entry(offset, shape[::-1], kind)
+            entries[name] = Entry(self.path, offset, shape[::-1], kind)
         alignment = self.metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 0 < alignment < LIMIT:
             raise ValueError
         start = -(-file.tell() // alignment) * alignment
-        self.tensors = {name: Entry(start + e.offset, e.shape, e.type) for name, e in entries.items()}
+        self.tensors = {n: replace(e, offset=start + e.offset) for n, e in entries.items()}
 
     def _value(self, file: IO[bytes], kind: int) -> Any:
         if kind == STRING:

@@ -7,9 +7,13 @@ from typing import Any
 
 from ...errors import ModelDirectoryError
 from ..progress import report
-from .byte_level import CUTS, byte_level_tokenizer
+from .byte_level import byte_level_tokenizer
+from .gguf_special import adds_bos, end_ids, token_id
 from .json_files import json_bytes
-from .sentencepiece_model import CONTROL, NORMAL, USER_DEFINED, Piece, sentencepiece_model
+from .pre_tokenizers import RULE_OF, rule_name
+from .sentencepiece_model import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece, sentencepiece_model
+
+KEEP_BREAKS = ("<unk>", "<s>", "<|endoftext|>")  # the special tokens of Phi-3 that leave the white space after them
 
 
 def tokenizer_files(path: Path, metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, Path | bytes]:
@@ -39,12 +43,22 @@ def tokenizer_files(path: Path, metadata: dict[str, Any], config: dict[str, Any]
 
 def _tokenizer_config(metadata: dict[str, Any], config: dict[str, Any]) -> bytes:
     tokens = metadata.get("tokenizer.ggml.tokens", [])
-    add_bos = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
-    fields: dict[str, Any] = {"add_bos_token": bool(add_bos) and config["bos_token_id"] is not None}
-    for name in ("bos_token", "eos_token"):
-        token = metadata.get(f"tokenizer.ggml.{name}_id")
-        if isinstance(token, int) and 0 <= token < len(tokens):
-            fields[name] = tokens[token]
+    fields: dict[str, Any] = {"add_bos_token": adds_bos(metadata)}
+    for name in ("bos", "eos"):
+        token = token_id(metadata, name)
+        if token is not None and token < len(tokens):
+            fields[f"{name}_token"] = tokens[token]
+    if metadata.get("tokenizer.ggml.model") == "llama":
+        # llama.cpp puts a space before the text after a special token too, as transformers does where this is set.
+        fields["legacy"] = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+    if metadata.get("general.architecture") == "phi3" and metadata.get("tokenizer.ggml.model") == "llama":
+        # Phi-3's own file says so; GGUF cannot.
+        types = metadata.get("tokenizer.ggml.token_type", [])
+        fields["added_tokens_decoder"] = {
+            str(i): {"content": text, "special": True, "rstrip": text not in KEEP_BREAKS}
+            for i, (text, kind) in enumerate(zip(tokens, types, strict=False))
+            if kind == CONTROL or text == "</s>"
+        }
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         fields["chat_template"] = template
@@ -63,11 +77,21 @@ def _vocabulary(path: Path, metadata: dict[str, Any]) -> tuple[list[str], list[f
 
 
 def _sentencepiece(path: Path, metadata: dict[str, Any]) -> bytes:
-    pieces = [Piece(*fields) for fields in zip(*_vocabulary(path, metadata), strict=True)]
+    unknown, ends = token_id(metadata, "unknown"), set(end_ids(metadata))
+
+    def piece(i: int, text: str, score: float, kind: int) -> Piece:
+        if i == unknown:
+            kind = UNKNOWN
+        elif kind == UNKNOWN or (i in ends and kind in (NORMAL, USER_DEFINED)):
+            kind = CONTROL  # an end token decodes to nothing, whatever its type
+        # A run of spaces is written with plain spaces in some files (Gemma), but found in a text of U+2581.
+        return Piece(text.replace(" ", "\u2581") if kind == USER_DEFINED else text, score, kind)
+
+    pieces = [piece(i, *fields) for i, fields in enumerate(zip(*_vocabulary(path, metadata), strict=True))]
 
     def token(name: str) -> int:
-        value = metadata.get(f"tokenizer.ggml.{name}_token_id", -1)
-        return value if value in range(len(pieces)) and pieces[value].type == CONTROL else -1
+        value = token_id(metadata, name)
+        return value if value is not None and pieces[value].type == CONTROL else -1
 
     return sentencepiece_model(
         pieces,
@@ -82,10 +106,18 @@ def _sentencepiece(path: Path, metadata: dict[str, Any]) -> bytes:
 
 def _byte_level_bpe(path: Path, metadata: dict[str, Any]) -> bytes:
     tokens, _, types = _vocabulary(path, metadata)
-    merges, cut = metadata.get("tokenizer.ggml.merges"), metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if not isinstance(merges, list) or cut not in CUTS:
+    merges, (cut, said) = metadata.get("tokenizer.ggml.merges"), rule_name(metadata)
+    if not isinstance(merges, list) or cut not in RULE_OF:
         raise ModelDirectoryError(
             f"{path}: its byte-level tokenizer ({cut!r}) is not supported; put the model's tokenizer.json beside it"
         )
-    added = {i: kind == CONTROL for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED)}
+    if not said:
+        report(
+            f"{path}: does not say how a text is cut (tokenizer.ggml.pre); GPT-2's rule is taken. If the model learned "
+            "another one, put its tokenizer.json beside the file"
+        )
+    ends = set(end_ids(metadata))
+    added = {
+        i: kind == CONTROL or i in ends for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED) or i in ends
+    }
     return byte_level_tokenizer(tokens, merges, cut, added)

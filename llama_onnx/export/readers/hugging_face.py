@@ -9,8 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import ModelDirectoryError
+from ...text.added_tokens import read_tokenizer_files
 from ..nbits import NBits
+from ..progress import report
+from .byte_level import gpt2_tokenizer
 from .json_files import read_json
+from .sentencepiece_model import lacks_tokens
 
 # Files that are copied beside the shards, for the runtime and its users.
 AUXILIARY = (
@@ -53,9 +57,27 @@ class HuggingFaceCheckpoint:
         self.files: dict[str, Path | bytes] = {
             name: directory / name for name in AUXILIARY if (directory / name).is_file()
         }
+        if not self.config.get("quantization_config") and (directory / "quantize_config.json").is_file():
+            # The first GPTQ checkpoints have their settings there only.
+            settings = read_json(directory / "quantize_config.json")
+            self.config["quantization_config"] = {"quant_method": "gptq", **settings}
+        self._add_tokenizer(directory)
         self._directory = directory
         self._file_of = _open_files(directory, weights, open_file)
         self.source = [directory / "config.json", *sorted({path for path, _ in self._file_of.values()})]
+
+    def _add_tokenizer(self, directory: Path) -> None:
+        """Leave out a `tokenizer.model` older than the `tokenizer.json` beside it; make the latter where it lacks."""
+        if {"tokenizer.model", "tokenizer.json"} <= self.files.keys():
+            if lacks_tokens(directory / "tokenizer.model", read_json(directory / "tokenizer.json")):
+                report(f"{directory / 'tokenizer.model'}: lacks tokens of tokenizer.json, which is used in its place")
+                del self.files["tokenizer.model"]
+        elif not {"tokenizer.model", "tokenizer.json"} & self.files.keys():
+            vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+            if vocabulary.is_file() and merges.is_file():
+                added = {token.id: token.text for token in read_tokenizer_files(directory).added}
+                cut = "qwen2" if str(self.config.get("model_type")).startswith("qwen") else "gpt-2"
+                self.files["tokenizer.json"] = gpt2_tokenizer(vocabulary, merges, cut, added)
 
     def names(self) -> frozenset[str]:
         """Return the names of all tensors."""
@@ -75,10 +97,9 @@ class HuggingFaceCheckpoint:
 def _open_files(
     directory: Path, weights: str, open_file: Callable[[Path], TensorFile]
 ) -> dict[str, tuple[Path, TensorFile]]:
-    """Return the path and the opened file for each tensor."""
-    index = directory / f"{weights}.index.json"
-    if not index.is_file():
-        path = directory / weights
+    """Return the path and the opened file for each tensor. A single file counts before an index, which may be old."""
+    index, path = directory / f"{weights}.index.json", directory / weights
+    if path.is_file() or not index.is_file():
         file = open_file(path)
         return dict.fromkeys(file.names(), (path, file))
     file_of = read_json(index).get("weight_map")

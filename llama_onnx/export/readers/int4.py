@@ -94,9 +94,12 @@ class PackedCheckpoint:
     def _read_settings(self, settings: dict[str, Any]) -> None:
         method, bits, group = settings.get("quant_method"), settings.get("bits"), settings.get("group_size")
         awq = method == "awq"
-        layout = settings.get("version", "gemm") if awq else settings.get("checkpoint_format", "gptq")
+        if isinstance(bits, str) and bits.isdecimal():
+            bits = int(bits)
+        layout = str(settings.get("version") or "gemm") if awq else str(settings.get("checkpoint_format") or "gptq")
+        layout = layout.lower()
         known = ("gemm",) if awq else ("gptq", "gptq_v2")
-        if str(layout).lower() not in known or bits not in ((4,) if awq else (2, 4, 8)):
+        if layout not in known or bits not in ((4,) if awq else (2, 4, 8)):
             raise ModelDirectoryError(
                 f"config.json: {method} in layout {layout!r} with {bits} bits is not supported; use "
                 "gptq and gptq_v2 with 2, 4 or 8 bits, and awq gemm with 4"

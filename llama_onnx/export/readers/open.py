@@ -8,6 +8,7 @@ from ...errors import ModelDirectoryError
 from ...model_directory import MANIFEST
 from ..checkpoint import Checkpoint
 from .gguf import GgufCheckpoint
+from .gguf_parts import is_later_part
 from .hub import download, is_hub_id
 from .hugging_face import HuggingFaceCheckpoint
 from .int4 import PackedCheckpoint, is_packed
@@ -56,7 +57,7 @@ def _open_directory(directory: Path) -> Checkpoint:
             )
     if (directory / "params.json").is_file():
         return MetaCheckpoint(directory)
-    files = sorted(directory.glob("*.gguf"))
+    files = sorted(path for path in directory.glob("*.gguf") if not is_later_part(path))
     if len(files) == 1:
         return _open_file(files[0])
     if files:

@@ -6,6 +6,8 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ...errors import ModelDirectoryError
 
@@ -67,6 +69,25 @@ def sentencepiece_model(
     normalizer = _text(1, "identity" if not charsmap else "user_defined") + (_message(2, charsmap) if charsmap else b"")
     normalizer += _number(3, space_prefix) + _number(4, not extra_spaces) + _number(5, True)
     return bytes(proto + _message(2, trainer) + _message(3, normalizer))
+
+
+def lacks_tokens(path: Path, fast: dict[str, Any]) -> bool:
+    """Return whether a `tokenizer.json` has words of its own, not added ones, beyond those of a `tokenizer.model`."""
+    from sentencepiece import SentencePieceProcessor
+
+    model = fast.get("model")
+    words = model.get("vocab") if isinstance(model, dict) else None
+    entries = fast.get("added_tokens")
+    added = (
+        {entry.get("content") for entry in entries if isinstance(entry, dict)} if isinstance(entries, list) else set()
+    )
+    try:
+        size = SentencePieceProcessor(model_proto=path.read_bytes() or b"?").get_piece_size()
+    except (RuntimeError, OSError):  # another kind of file, which the runtime does not use
+        return False
+    if isinstance(words, list):
+        return len(words) > size
+    return isinstance(words, dict) and any(i not in range(size) and text not in added for text, i in words.items())
 
 
 # Wire format of protocol buffers: the number and kind of a field, then its value.

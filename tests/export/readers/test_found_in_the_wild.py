@@ -1,0 +1,294 @@
+"""Checkpoints whose files contradict each other or lack something, as people download and convert them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoint_files import Tensors, write_gguf
+from helpers import FIXTURES, decoder_of
+from safetensors.numpy import load_file, save_file
+from tokenizer_files import train_sentencepiece
+
+import llama_onnx
+from llama_onnx.errors import ModelDirectoryError
+from llama_onnx.export.exporter import export
+from llama_onnx.export.families.registry import read_spec
+from llama_onnx.export.readers.open import open_checkpoint
+from llama_onnx.export.special_tokens import special_tokens
+from llama_onnx.text.stream import TextStream
+from llama_onnx.tokens import Token
+
+GQA = FIXTURES / "llama-gqa"
+CONFIG: dict[str, Any] = json.loads((GQA / "config.json").read_text())
+
+
+@pytest.fixture
+def tensors() -> Tensors:
+    """The weights of the fixture, float16."""
+    return load_file(GQA / "model.safetensors")
+
+
+@pytest.fixture
+def folder(tensors: Tensors, tmp_path: Path) -> Path:
+    """A Hugging Face directory with the fixture's weights and a sentencepiece tokenizer of its size."""
+    directory = tmp_path / "hf"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({**CONFIG, "bos_token_id": 1, "eos_token_id": 2}))
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+def write(path: Path, **fields: Any) -> None:
+    """Write a JSON object, over the fields that the file has."""
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**before, **fields}))
+
+
+def ends_of(folder: Path) -> tuple[int | None, list[int]]:
+    return special_tokens(open_checkpoint(folder), CONFIG["vocab_size"])
+
+
+# -- special tokens ---------------------------------------------------------------------------------------------------
+
+
+def test_end_tokens_are_those_of_all_files_together(folder: Path) -> None:
+    write(folder / "generation_config.json", eos_token_id=[7, 2])
+    write(
+        folder / "tokenizer_config.json", eos_token="<|im_end|>", added_tokens_decoder={"9": {"content": "<|im_end|>"}}
+    )
+    assert ends_of(folder) == (1, [7, 2, 9])
+
+
+@pytest.mark.parametrize("where", ["added_tokens.json", "tokenizer.json, added", "tokenizer.json, vocabulary"])
+def test_the_tokenizers_own_end_token_is_found_in_any_file(where: str, folder: Path) -> None:
+    write(folder / "special_tokens_map.json", eos_token={"content": "<end>"}, bos_token="<begin>")
+    ids = {"<end>": 5, "<begin>": 6}
+    if where == "added_tokens.json":
+        write(folder / where, **ids)
+    elif "added" in where:
+        write(folder / "tokenizer.json", added_tokens=[{"content": text, "id": i} for text, i in ids.items()])
+    else:
+        write(folder / "tokenizer.json", model={"vocab": ids})
+    assert ends_of(folder) == (6, [2, 5])
+
+
+def test_bos_is_the_piece_that_the_tokenizer_names(folder: Path) -> None:
+    train_sentencepiece(folder / "tokenizer.model", vocab_size=330)
+    write(folder / "config.json", bos_token_id=0)
+    write(folder / "tokenizer_config.json", bos_token="<s>", eos_token="</s>")
+    assert ends_of(folder) == (1, [2])
+
+
+def test_ids_that_are_one_too_low_are_overruled_by_the_sentencepiece_model(folder: Path) -> None:
+    train_sentencepiece(folder / "tokenizer.model", vocab_size=330)
+    write(folder / "config.json", bos_token_id=0, eos_token_id=1)
+    write(folder / "tokenizer_config.json", bos_token="", eos_token="")
+    assert ends_of(folder) == (1, [2])
+
+
+def test_a_model_without_an_end_token_says_so(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(folder / "config.json", eos_token_id=None)
+    export(folder, tmp_path / "out")
+    assert "no token ends a text" in capsys.readouterr().err
+
+
+def test_a_stop_text_that_is_a_special_token_ends_the_text() -> None:
+    tokenizer = llama_onnx.load(FIXTURES.parent.parent / "models" / "demo").tokenizer
+    text = TextStream(tokenizer, [], ["</s>"])
+    (hello,) = tokenizer.encode("a", add_bos=False)[-1:]
+    assert text.add(Token(hello, 0.0, None)).finish_reason is None
+    last = text.add(Token(2, 0.0, None))
+    assert (last.finish_reason, last.text) == ("stop", "")
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_single_file_counts_before_a_stale_index(weights: str, folder: Path, tensors: Tensors) -> None:
+    if weights == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+        shutil.copy(FIXTURES / "torch-files" / "zip" / weights, folder / weights)
+    write(folder / f"{weights}.index.json", weight_map={"model.norm.weight": "gone-00001-of-00002"})
+    assert "model.norm.weight" in open_checkpoint(folder).names()
+
+
+def gptq(folder: Path, tensors: Tensors, settings: dict[str, Any]) -> None:
+    """Replace a matrix by zeros in GPTQ's first format: integers 8, zero points stored as 7, scales of 0.01."""
+    module = "model.layers.0.self_attn.q_proj"
+    rows, columns = tensors.pop(f"{module}.weight").shape
+    tensors[f"{module}.qweight"] = np.full((columns // 8, rows), 0x88888888, np.uint32).view(np.int32)
+    tensors[f"{module}.qzeros"] = np.full((columns // 32, rows // 8), 0x77777777, np.uint32).view(np.int32)
+    tensors[f"{module}.scales"] = np.full((columns // 32, rows), 0.01, np.float16)
+    save_file(tensors, folder / "model.safetensors")
+    write(folder / "config.json", quantization_config=settings)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"checkpoint_format": "GPTQ"}, {"checkpoint_format": None}, {"bits": "4"}, {}, {"alone": True}]
+)
+def test_gptq_settings_are_read_as_people_write_them(changes: dict[str, Any], folder: Path, tensors: Tensors) -> None:
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, **changes}
+    if settings.pop("alone", False):
+        del settings["quant_method"]
+        gptq(folder, tensors, {})
+        write(folder / "quantize_config.json", **settings)
+    else:
+        gptq(folder, tensors, settings)
+    assert not open_checkpoint(folder).tensor("model.layers.0.self_attn.q_proj.weight").any()
+
+
+# -- context ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scaling", "length"),
+    [
+        (None, 128),
+        ({"type": "linear", "factor": 4.0}, 512),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}, 128),
+        ({"rope_type": "dynamic", "factor": 4.0}, 128),
+    ],
+)
+def test_scaled_rope_lengthens_the_context(scaling: dict[str, Any] | None, length: int) -> None:
+    spec = read_spec({**CONFIG, "max_position_embeddings": 128, "rope_scaling": scaling, "rope_parameters": None})
+    assert spec.context_length == length
+
+
+# -- tokenizers -------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_sentencepiece_model_gives_way_to_tokenizer_json(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_sentencepiece(folder / "tokenizer.model", vocab_size=330)
+    pieces = {f"p{i}": i for i in range(330)}
+    write(folder / "tokenizer.json", model={"vocab": pieces}, added_tokens=[{"content": "<x>", "id": 330}])
+    assert "tokenizer.model" in open_checkpoint(folder).files
+    write(folder / "tokenizer.json", model={"vocab": {**pieces, "new": 330}}, added_tokens=[])
+    assert "tokenizer.model" not in open_checkpoint(folder).files
+    assert "lacks tokens of tokenizer.json" in capsys.readouterr().err
+
+
+def test_vocab_json_and_merges_become_a_tokenizer_json(folder: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizer.json is read by the tokenizers package")
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    write(folder / "vocab.json", **{text: i for i, text in enumerate([*alphabet, "he"])})
+    write(folder / "tokenizer_config.json", added_tokens_decoder={"258": {"content": "<|end|>", "special": True}})
+    (folder / "merges.txt").write_text("#version: 0.2\nh e\n", encoding="utf-8")
+    made = open_checkpoint(folder).files["tokenizer.json"]
+    assert isinstance(made, bytes)
+    assert tokenizers.Tokenizer.from_buffer(made).encode("hey<|end|>").tokens == ["he", "y", "<|end|>"]
+    write(folder / "vocab.json", far=10**9)
+    with pytest.raises(ModelDirectoryError, match=r"vocab\.json"):
+        open_checkpoint(folder)
+
+
+# -- GGUF -------------------------------------------------------------------------------------------------------------
+
+
+def gguf_config(path: Path, tensors: Tensors, keys: dict[str, Any], family: str = "llama") -> dict[str, Any]:
+    pytest.importorskip("gguf", reason="GGUF files are written by the gguf package")
+    write_gguf(path, tensors, CONFIG, "F16", family=family, keys=keys)
+    return open_checkpoint(path).config
+
+
+@pytest.mark.parametrize(
+    ("keys", "scaling"),
+    [
+        ({}, None),
+        ({"llama.rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"llama.rope.scale_linear": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
+        (
+            {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0},
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+        ),
+    ],
+)
+def test_gguf_rope_scaling_has_the_defaults_of_llama_cpp(
+    keys: dict[str, Any], scaling: Any, tensors: Tensors, tmp_path: Path
+) -> None:
+    assert gguf_config(tmp_path / "m.gguf", tensors, keys).get("rope_scaling") == scaling
+
+
+def test_gguf_yarn_scales_its_attention(tensors: Tensors, tmp_path: Path) -> None:
+    keys = {"type": "yarn", "factor": 4.0, "attn_factor": 0.5}
+    config = gguf_config(tmp_path / "m.gguf", tensors, {f"llama.rope.scaling.{key}": v for key, v in keys.items()})
+    assert config["rope_scaling"]["attention_factor"] == pytest.approx(0.5 * (1 + 0.1 * np.log(4)))
+
+
+def test_gemma_2_files_without_soft_caps_have_those_of_the_published_models(tensors: Tensors, tmp_path: Path) -> None:
+    config = gguf_config(tmp_path / "m.gguf", tensors, {"gemma2.attention.sliding_window": 4096}, "gemma2")
+    assert (config["attn_logit_softcapping"], config["final_logit_softcapping"]) == (50.0, 30.0)
+    keys = {"gemma2.attn_logit_softcapping": 20.0, "gemma2.final_logit_softcapping": 10.0}
+    config = gguf_config(tmp_path / "n.gguf", tensors, keys, "gemma2")
+    assert (config["attn_logit_softcapping"], config["final_logit_softcapping"]) == (20.0, 10.0)
+
+
+def split_gguf(folder: Path, tensors: Tensors, count: int = 3) -> list[Path]:
+    """Write a GGUF file in parts as llama-gguf-split does; the first has the metadata and no tensor."""
+    gguf = pytest.importorskip("gguf", reason="GGUF files are written by the gguf package")
+    write_gguf(folder / "whole.gguf", tensors, CONFIG, "F16")
+    whole = gguf.GGUFReader(folder / "whole.gguf")
+    paths = [folder / f"m-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+    for number, path in enumerate(paths):
+        writer = gguf.GGUFWriter(path, "llama")
+        for key, field in whole.fields.items() if number == 0 else ():
+            if not key.startswith(("GGUF.", "general.architecture")):
+                writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if field.types[1:] else None)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(whole.tensors))
+        for tensor in whole.tensors[number - 1 :: count - 1] if number else ():
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    (folder / "whole.gguf").unlink()
+    return paths
+
+
+def test_split_gguf_is_one_model_whichever_part_is_named(tensors: Tensors, tmp_path: Path) -> None:
+    paths = split_gguf(tmp_path, tensors)
+    for source in (*paths, tmp_path):
+        checkpoint = open_checkpoint(source)
+        assert checkpoint.names() == set(tensors)
+        assert checkpoint.source == paths
+        for name, array in tensors.items():
+            np.testing.assert_array_equal(checkpoint.tensor(name), array)
+    expected = np.load(GQA / "expected.npz")
+    export(paths[0], tmp_path / "out")
+    assert np.abs(decoder_of(tmp_path / "out").logits(expected["ids"]) - expected["logits"]).max() <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda paths: paths[1].unlink(), "download m-00002-of-00003.gguf beside it"),
+        (lambda paths: shutil.copy(paths[2], paths[1]), "not part 2 of 3"),
+        (lambda paths: paths[1].rename(paths[1].with_name("part.gguf")), "m-00002-of-00003.gguf"),
+    ],
+)
+def test_split_gguf_with_a_wrong_part_is_refused(
+    damage: Callable[[list[Path]], Any], message: str, tensors: Tensors, tmp_path: Path
+) -> None:
+    paths = split_gguf(tmp_path, tensors)
+    damage(paths)
+    with pytest.raises(ModelDirectoryError, match=message):
+        open_checkpoint(paths[0])
+
+
+def test_a_renamed_part_of_a_gguf_file_is_refused(tensors: Tensors, tmp_path: Path) -> None:
+    (first, *_) = split_gguf(tmp_path, tensors)
+    first.rename(tmp_path / "model.gguf")
+    with pytest.raises(ModelDirectoryError, match="one of 3 parts; keep their names"):
+        open_checkpoint(tmp_path / "model.gguf")
