@@ -26,7 +26,7 @@ def answer(args: argparse.Namespace) -> None:
 
 
 def show_progress(doing: str, done: int, total: int) -> None:
-    if sys.stderr and sys.stderr.isatty():
+    if sys.stderr.isatty():
         print("\r\x1b[K" + f"{doing}, {done} of {total}" * (done < total), end="", file=sys.stderr, flush=True)
 
 

@@ -9,7 +9,7 @@ an ordinary word with its own id. Over the years, different files have listed th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,18 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
     Raises:
         ModelDirectoryError: a file is damaged, or lists a token in an unknown form.
     """
-    config = read_object(directory / CONFIG)
-    named = {**read_object(directory / SPECIAL_MAP), **{k: v for k, v in config.items() if v is not None}}
+    return parse_tokenizer_files(lambda name: read_object(directory / name), directory)
+
+
+def parse_tokenizer_files(read: Callable[[str], dict[str, Any]], directory: Path) -> TokenizerFiles:
+    """Do what `read_tokenizer_files` does with files that `read` returns, {} for a missing one.
+
+    Args:
+        read: given a file's name, returns its JSON object.
+        directory: where the files are, as far as messages are concerned.
+    """
+    config = read(CONFIG)
+    named = {**read(SPECIAL_MAP), **{k: v for k, v in config.items() if v is not None}}
     special_texts = {
         name: text for name, value in named.items() if name.endswith("_token") and (text := _text(value)) is not None
     }
@@ -94,8 +104,8 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
         values = list(values.values()) if isinstance(values, dict) else _list(values)
         special |= {text for value in values if (text := _text(value))}
     tokens: dict[int, AddedToken] = {}
-    for path, entry in _entries(directory, config):
-        token = _added_token(path, entry)
+    for name, entry in _entries(read, config):
+        token = _added_token(directory / name, entry)
         tokens.setdefault(token.id, replace(token, special=token.special or token.text in special))
     return TokenizerFiles(config, tuple(tokens[i] for i in sorted(tokens)), special_texts)
 
@@ -144,18 +154,18 @@ def _begins_with_token(post_processor: Any) -> bool:
     return isinstance(single, list) and bool(single) and isinstance(single[0], dict) and "SpecialToken" in single[0]
 
 
-def _entries(directory: Path, config: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (file, {'id', 'content', …}) for each added token. If files define an id twice, the first one counts."""
+def _entries(read: Callable[[str], dict[str, Any]], config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file name, {'id', 'content', …}) for each added token. If files define an id twice, the first counts."""
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict) and decoder:  # then there is no need to parse tokenizer.json, which can have 30 MB
         for token_id, entry in decoder.items():
             known = isinstance(entry, dict) and token_id.isdecimal()
-            yield directory / CONFIG, {**entry, "id": int(token_id)} if known else {}
+            yield CONFIG, {**entry, "id": int(token_id)} if known else {}
     else:
-        for entry in _list(read_object(directory / FAST).get("added_tokens")):
-            yield directory / FAST, entry if isinstance(entry, dict) else {}
-    for text, token_id in read_object(directory / ADDED).items():
-        yield directory / ADDED, {"content": text, "id": token_id}
+        for entry in _list(read(FAST).get("added_tokens")):
+            yield FAST, entry if isinstance(entry, dict) else {}
+    for text, token_id in read(ADDED).items():
+        yield ADDED, {"content": text, "id": token_id}
 
 
 def _added_token(path: Path, entry: dict[str, Any]) -> AddedToken:

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import math
+import random
 import re
 import sys
 from collections.abc import Iterator
@@ -171,11 +172,12 @@ def test_an_answer_is_found_as_whole_words(bars: ModuleType) -> None:
     assert not bars.contains("moo", "A cow says moon.")
 
 
-@pytest.mark.parametrize("wide", range(3))
+@pytest.mark.parametrize("wide", range(5))
 def test_no_held_out_name_or_sum_is_in_the_training_text(bars: ModuleType, wide: int) -> None:
     names, sums, text = (sys.modules[name] for name in ("names", "sums", "generate_text"))
     found = 0
-    for stream in (text.examples(text.DEFAULT_SEED, wide=wide), text.lesson_examples(text.DEFAULT_SEED, wide=wide)):
+    seed = text.DEFAULT_SEED
+    for stream in (text.examples(seed, wide=wide), text.lesson_examples(seed, wide=wide), text.recall_examples(seed)):
         for turn in itertools.chain.from_iterable(next(stream).turns for _ in range(300)):
             words = set(re.findall(r"[\w-]+", " ".join(turn)))
             assert not words & set(names.HELD_OUT_NAMES), turn
@@ -185,6 +187,24 @@ def test_no_held_out_name_or_sum_is_in_the_training_text(bars: ModuleType, wide:
     assert found
     assert len(sums.HELD_OUT) >= len(sums.PAIRS) // 6
     assert len(set(names.HELD_OUT_NAMES)) == 200
+
+
+def test_names_made_from_pieces_are_no_held_out_names(bars: ModuleType) -> None:
+    names = sys.modules["names"]
+    names.use_pieces(("Jul", "Bis", "iette", "cuit", "ia", "▁the", "no"))
+    made = {names.make_name(random.Random(seed)) for seed in range(500)}
+    names.use_pieces(())
+    assert {"Juliano", "Bisia"} & made
+    assert not {"Juliette", "Biscuit"} & made
+    assert not {names.make_name(random.Random(seed)) for seed in range(500)} & {"Juliano", "Bisia"}
+
+
+def test_only_the_answer_is_learned_where_the_story_is_given(bars: ModuleType) -> None:
+    text = sys.modules["generate_text"]
+    for example in itertools.islice(text.recall_examples(1), 50):
+        learned = [part for part, counts in example.segments if counts]
+        assert learned == [answer for _, answer in example.turns[example.given :]]
+        assert example.name is None or example.given == 0 or example.turns[0][1] not in learned
 
 
 def test_chat_template_writes_what_the_built_in_template_writes(lm: LanguageModel) -> None:

@@ -78,6 +78,19 @@ def story_chat(
     return tuple(turns), story.hero.name
 
 
+def recall_chat(
+    rng: random.Random, ask: Callable[[random.Random, Story], tuple[str, str, str | None]]
+) -> tuple[tuple[Turn, ...], str]:
+    """Return a story, or only its opening, a question about it that it answers, and the name of the hero."""
+    story = make_story(rng)
+    request, response, _ = ask(rng, story)
+    whole = rng.random() < 0.4 or not response.startswith(story.opening)
+    known = ABOUT_STORY if whole else tuple(row for row in ABOUT_STORY if "{F}" not in "".join(row))
+    question, answer = rng.choice((known[0], rng.choice(known)))
+    asked = tuple(fix_articles(expand(text, rng, story.slots)) for text in (question, answer))
+    return ((request, response if whole else story.opening), (asked[0], asked[1])), story.hero.name
+
+
 def offered_story(rng: random.Random) -> tuple[tuple[Turn, ...], str]:
     """Return a greeting that offers a story, and the story."""
     story = make_story(rng)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from chats import Turn, introduction, offered_story, story_chat
+from chats import Turn, introduction, offered_story, recall_chat, story_chat
 from drills import drill
 from held_out import held_out_request
 from instructions import INSTRUCTION, RESPONSE, SYSTEM, make_pair
@@ -32,11 +32,13 @@ class Example:
         category: what it is.
         turns: instructions and responses by turns.
         name: the name that the last response must keep, if any.
+        given: how many responses, from the first, are there to be read only; the model learns the others.
     """
 
     category: str
     turns: tuple[Turn, ...]
     name: str | None = None
+    given: int = 0
 
     @property
     def segments(self) -> list[tuple[str, bool]]:
@@ -44,10 +46,10 @@ class Example:
         if not self.turns[0][0]:
             return [("", False), (self.turns[0][1], True)]
         parts: list[tuple[str, bool]] = []
-        for instruction, response in self.turns:
+        for index, (instruction, response) in enumerate(self.turns):
             before = "" if parts else SYSTEM
             parts.append((f"{before}\n\n{INSTRUCTION}\n{instruction}\n\n{RESPONSE}\n", False))
-            parts.append((response, True))
+            parts.append((response, index >= self.given))
         return parts
 
 
@@ -174,11 +176,18 @@ def lesson_examples(seed: int, wide: int = 0) -> Iterator[Example]:
         yield short_chat(rng, wide) if rng.random() < 0.15 else _other(rng, False, wide)
 
 
-def talk_examples(seed: int) -> Iterator[Example]:
-    """Yield conversations only."""
-    rng = random.Random(f"{seed}-talk")
+def recall_examples(seed: int) -> Iterator[Example]:
+    """Yield conversations in which the story, often only its opening, is given, and what is asked about it is learned.
+
+    A story fills most of a row, so that a batch of whole conversations has few questions.
+    """
+    rng = random.Random(f"{seed}-recall")
     while True:
-        yield _chat(rng, False, 4) if rng.random() < 0.85 else short_chat(rng, 4)
+        if rng.random() < 0.15:
+            yield short_chat(rng, 4)
+            continue
+        turns, name = recall_chat(rng, _request(4))
+        yield Example("recall", turns, name, given=1)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from batches import Batch, batches
 from checkpoint import save_checkpoint
-from generate_text import DEFAULT_SEED, Example, drill_examples, examples, lesson_examples, talk_examples
+from generate_text import DEFAULT_SEED, Example, drill_examples, examples, lesson_examples, recall_examples
 from model import Llama, ModelConfig
 from muon import Muon
 from names import use_pieces
@@ -25,20 +25,20 @@ from tokenizer import load_tokenizer, train_tokenizer
 from torch.nn import functional as F
 
 SHORT_LENGTH, SHORT_RESPONSE = 128, 60
-DRILLS, MIXED, WIDE, LOOSE, STRANGE, FINISH, TALK = 150, 150, 800, 1700, 2200, 450, 150  # steps of the stages
+DRILLS, MIXED, WIDE, LOOSE, STRANGE, FINISH, RECALL = 150, 150, 800, 1700, 2200, 450, 1000  # steps of the stages
 NAME_WEIGHT = 2.0  # of the loss of a piece of a name; of any other piece 1
 
 
 def learning_rate(step: int, args: argparse.Namespace, decay: float = 0.5) -> float:
     """Warm up, stay, and go down linearly over the last `decay` part of the steps; again in the last two stages."""
-    talk = args.steps - TALK
-    main = talk - FINISH
+    recall = args.steps - RECALL
+    main = recall - FINISH
     if step < args.warmup:
         return args.rate * (step + 1) / args.warmup
-    if step >= talk:
-        return 0.2 * args.rate * (args.steps - step) / TALK
+    if step >= recall:
+        return 0.3 * args.rate * (args.steps - step) / RECALL
     if step >= main:
-        return 0.25 * args.rate * (talk - step) / FINISH
+        return 0.25 * args.rate * (recall - step) / FINISH
     return args.rate * max(0.01, min(1.0, (main - step) / (decay * main)))
 
 
@@ -69,7 +69,7 @@ def schedule() -> Iterator[str]:
        steps are whole documents.
     5. More strange wordings, and fewer questions from outside.
     6. Names made from the pieces of the tokenizer, and more conversations.
-    7. By turns conversations, in rows that hold the longest, and the same as before.
+    7. By turns questions about a story that is given, the same as before, and questions.
     """
     yield from repeat("drills", DRILLS)
     yield from islice(cycle(("cut", "whole")), MIXED)
@@ -77,7 +77,7 @@ def schedule() -> Iterator[str]:
     yield from islice(cycle(("loose", "loose cut", "loose", "loose lessons")), LOOSE)
     yield from islice(cycle(("last", "last cut", "last", "last lessons")), STRANGE)
     yield from islice(cycle(("finish", "finish cut")), FINISH)
-    yield from cycle(("talk", "finish"))
+    yield from cycle(("recall", "finish", "finish cut", "finish lessons"))
 
 
 def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, first: int) -> Iterator[Batch]:
@@ -94,12 +94,11 @@ def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, fir
         streams[name] = batches(examples(first_seed, wide=wide), tokenizer, args.rows, args.length)
         streams[f"{name} cut"] = cut(examples(first_seed + 1, wide=wide))
         streams[f"{name} lessons"] = batches(lesson_examples(first_seed, wide=wide), tokenizer, short, SHORT_LENGTH)
-    long = ModelConfig().max_position_embeddings
-    streams["talk"] = batches(talk_examples(seed), tokenizer, args.rows * args.length // long, long)
+    streams["recall"] = batches(recall_examples(seed), tokenizer, args.rows, args.length)
     # What the earlier steps read is drawn again and skipped, where it is still needed.
     skipped = Counter(islice(schedule(), first))
     for kind in islice(schedule(), first, None):
-        if kind in ("finish", "talk"):
+        if kind in ("finish", "recall"):
             use_pieces(tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size()))
         yield next(islice(streams[kind], skipped.pop(kind, 0), None))
 
@@ -191,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--steps", type=int, default=5600)
+    parser.add_argument("--steps", type=int, default=6450)
     parser.add_argument("--rows", type=int, default=12, help="packed rows per step")
     parser.add_argument("--length", type=int, default=384, help="tokens per row")
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")

@@ -202,23 +202,7 @@ def wide_fact(rng: random.Random) -> tuple[str, str]:
     return fix_articles(question), fix_articles(answer)
 
 
-_ASKING = {
-    "Do",
-    "Have",
-    "Is",
-    "How",
-    "Why",
-    "What",
-    "What's",
-    "Where",
-    "When",
-    "Which",
-    "Can",
-    "Will",
-    "Did",
-    "Are",
-    "Was",
-}
+_ASKING = frozenset("Do Have Is How Why What What's Where When Which Can Will Did Are Was".split())
 
 
 def story_wording(rng: random.Random, slots: dict[str, str]) -> str:

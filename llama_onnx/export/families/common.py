@@ -68,6 +68,7 @@ def read_decoder(
         num_kv_heads=number(config, "num_key_value_heads", keys),
         head_dim=size,
         vocab_size=number(config, "vocab_size"),
+        # Families with a rope of their own write the lengthened context (Gemma 3, Phi-3).
         context_length=context if ropes else usable_length(config, context_length),
         norm_epsilon=number(config, norm_epsilon, default_epsilon, float),
         tied_embeddings=flag(config, "tie_word_embeddings", tied),

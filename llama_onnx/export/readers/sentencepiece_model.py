@@ -7,9 +7,12 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelDirectoryError
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
 
 # SentencePiece.Type of sentencepiece_model.proto; GGUF uses the same numbers.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -71,20 +74,29 @@ def sentencepiece_model(
     return bytes(proto + _message(2, trainer) + _message(3, normalizer))
 
 
-def lacks_tokens(path: Path, fast: dict[str, Any]) -> bool:
-    """Return whether a `tokenizer.json` has words of its own, not added ones, beyond those of a `tokenizer.model`."""
+def open_sentencepiece(content: Path | bytes) -> SentencePieceProcessor | None:
+    """Open a `tokenizer.model`; None if it is something else, which the runtime does not use either."""
     from sentencepiece import SentencePieceProcessor
 
+    try:
+        data = content.read_bytes() if isinstance(content, Path) else content
+        return SentencePieceProcessor(model_proto=data) if data else None
+    except (RuntimeError, OSError):
+        return None
+
+
+def lacks_tokens(path: Path, fast: dict[str, Any]) -> bool:
+    """Return whether a `tokenizer.json` has words of its own, not added ones, beyond those of a `tokenizer.model`."""
     model = fast.get("model")
     words = model.get("vocab") if isinstance(model, dict) else None
     entries = fast.get("added_tokens")
     added = (
         {entry.get("content") for entry in entries if isinstance(entry, dict)} if isinstance(entries, list) else set()
     )
-    try:
-        size = SentencePieceProcessor(model_proto=path.read_bytes() or b"?").get_piece_size()
-    except (RuntimeError, OSError):  # another kind of file, which the runtime does not use
+    processor = open_sentencepiece(path)
+    if processor is None:
         return False
+    size = processor.get_piece_size()
     if isinstance(words, list):
         return len(words) > size
     return isinstance(words, dict) and any(i not in range(size) and text not in added for text, i in words.items())
