@@ -93,6 +93,8 @@ def write_shards(
         title: of the progress bar.
     """
     model = manifest_model(checkpoint, spec)
+    if not model["eos_token_ids"]:
+        report("no token ends a text here: answers end at their greatest length, or at a --stop text")
     writer.copy(checkpoint.files)
     _check_tokenizer(writer.folder, model)
     rope = writer.data_file(ROPE_FILE, lambda file: write_rope(file, spec))
@@ -150,8 +152,6 @@ def manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
     """
     tokenizer, fast = (auxiliary_json(checkpoint, name) for name in ("tokenizer_config.json", "tokenizer.json"))
     bos, eos = special_tokens(checkpoint, spec.vocab_size)
-    if not eos:
-        report("no token ends a text here: answers end at their greatest length, or at a --stop text")
     sizes = "hidden_size num_layers num_heads num_kv_heads intermediate_size vocab_size context_length".split()
     return {
         **{name: getattr(spec, name) for name in sizes},
