@@ -172,12 +172,13 @@ def test_an_answer_is_found_as_whole_words(bars: ModuleType) -> None:
     assert not bars.contains("moo", "A cow says moon.")
 
 
-@pytest.mark.parametrize("wide", range(5))
+@pytest.mark.parametrize("wide", range(6))
 def test_no_held_out_name_or_sum_is_in_the_training_text(bars: ModuleType, wide: int) -> None:
     names, sums, text = (sys.modules[name] for name in ("names", "sums", "generate_text"))
     found = 0
     seed = text.DEFAULT_SEED
-    for stream in (text.examples(seed, wide=wide), text.lesson_examples(seed, wide=wide), text.recall_examples(seed)):
+    makers = (text.examples, text.lesson_examples, text.recall_examples)
+    for stream in (make(seed, wide=wide) for make in makers):
         for turn in itertools.chain.from_iterable(next(stream).turns for _ in range(300)):
             words = set(re.findall(r"[\w-]+", " ".join(turn)))
             assert not words & set(names.HELD_OUT_NAMES), turn
@@ -197,6 +198,26 @@ def test_names_made_from_pieces_are_no_held_out_names(bars: ModuleType) -> None:
     assert {"Juliano", "Bisia"} & made
     assert not {"Juliette", "Biscuit"} & made
     assert not {names.make_name(random.Random(seed)) for seed in range(500)} & {"Juliano", "Bisia"}
+
+
+def test_every_fact_that_is_asked_is_taught_in_other_words(bars: ModuleType) -> None:
+    text, facts, free = (sys.modules[name] for name in ("generate_text", "facts", "free_wordings"))
+    rng = random.Random(1)
+    drawn = [facts.make_fact(rng, one_answer=True) for _ in range(30_000)]
+    taught = {answer for question, answer in drawn if not text.is_held_out(question)}
+    taught |= {free.free_fact(rng)[1] for _ in range(1_000)}
+    assert taught >= {answer for _, answer in drawn}
+    assert taught >= {fact["answer"] for fact in bars.prompts()["facts"]}
+
+
+def test_free_requests_have_the_name_of_the_hero(bars: ModuleType) -> None:
+    free, stories = sys.modules["free_wordings"], sys.modules["stories"]
+    rng = random.Random(1)
+    for _ in range(300):
+        asked = [free.free_request(rng, stories.make_story(rng)), free.free_french(rng), free.free_chinese(rng)]
+        for request, story, name in asked:
+            assert name is None or (name in request and name in story)
+            assert not set("[]|{}") & set(request), request
 
 
 def test_only_the_answer_is_learned_where_the_story_is_given(bars: ModuleType) -> None:

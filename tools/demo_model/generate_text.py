@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chats import Turn, introduction, offered_story, recall_chat, story_chat
 from drills import drill
+from free_wordings import free_chinese, free_fact, free_french, free_request
 from held_out import held_out_request
 from instructions import INSTRUCTION, RESPONSE, SYSTEM, make_pair
 from other_languages import chinese_story, french_story
@@ -82,6 +83,8 @@ def other_pair(rng: random.Random, held_out: bool) -> tuple[str, str, str]:
 
 
 def _request(wide: int) -> Callable[[random.Random, Story], tuple[str, str, str | None]]:
+    if wide > 4:
+        return free_request
     if wide < 2:
         return (story_request, wide_request)[wide]
     return partial(wide_request, loose=True, strange=wide > 2)
@@ -97,7 +100,9 @@ def _story(rng: random.Random, held_out: bool, wide: int) -> Example:
 
 def _foreign(rng: random.Random, held_out: bool, wide: int) -> Example:
     language, make = (("chinese", chinese_story), ("french", french_story))[rng.random() < 0.4]
-    if wide and language == "chinese":
+    if wide > 4:
+        instruction, response, name = (free_chinese if language == "chinese" else free_french)(rng)
+    elif wide and language == "chinese":
         instruction, response, name = chinese_story(rng, requests=MORE_CHINESE, rare=rng.choice((0.0, 0.5, 1.0)))
     elif wide:
         instruction, response, name = french_story(rng, requests=MORE_FRENCH)
@@ -113,6 +118,8 @@ def _other(rng: random.Random, held_out: bool, wide: int) -> Example:
             continue
         if wide and category == "fact" and rng.random() < 0.4:
             instruction, response = (wide_fact if rng.random() < 0.6 else make_sum)(rng)
+        if wide > 4 and category == "fact" and rng.random() < 0.3:
+            instruction, response = free_fact(rng)
         if _normal(instruction) not in held_out_questions():
             break
     if wide and category in ("fact", "unknown"):
@@ -143,7 +150,14 @@ def short_chat(rng: random.Random, wide: int) -> Example:
 
 
 # Stories, plain text, questions, French and Chinese stories, conversations; for each value of `wide`.
-_WEIGHTS = ((34, 4, 42, 6, 14), (42, 3, 28, 14, 13), (44, 2, 26, 16, 12), (44, 2, 26, 16, 12), (40, 2, 20, 18, 20))
+_WEIGHTS = (
+    (34, 4, 42, 6, 14),
+    (42, 3, 28, 14, 13),
+    (44, 2, 26, 16, 12),
+    (44, 2, 26, 16, 12),
+    (40, 2, 20, 18, 20),
+    (40, 2, 20, 18, 20),
+)
 
 
 def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Example]:
@@ -151,7 +165,7 @@ def examples(seed: int, held_out: bool = False, wide: int = 0) -> Iterator[Examp
 
     With `wide` 1, training requests come in the many wordings of `wordings.py` too, and there are more French and
     Chinese stories; with 2, there are loose wordings as well; with 3, more of these are
-    strange, and fewer questions are from outside; with 4, there are more conversations.
+    strange, and fewer questions are from outside; with 4, there are more conversations; with 5, wordings are free.
     """
     rng = random.Random(f"{seed}-{'held-out' if held_out else 'train'}")
     makers: tuple[Callable[[random.Random, bool, int], Example], ...] = (_story, _plain, _other, _foreign, _chat)
@@ -176,7 +190,7 @@ def lesson_examples(seed: int, wide: int = 0) -> Iterator[Example]:
         yield short_chat(rng, wide) if rng.random() < 0.15 else _other(rng, False, wide)
 
 
-def recall_examples(seed: int) -> Iterator[Example]:
+def recall_examples(seed: int, wide: int = 4) -> Iterator[Example]:
     """Yield conversations in which the story, often only its opening, is given, and what is asked about it is learned.
 
     A story fills most of a row, so that a batch of whole conversations has few questions.
@@ -184,9 +198,9 @@ def recall_examples(seed: int) -> Iterator[Example]:
     rng = random.Random(f"{seed}-recall")
     while True:
         if rng.random() < 0.15:
-            yield short_chat(rng, 4)
+            yield short_chat(rng, wide)
             continue
-        turns, name = recall_chat(rng, _request(4))
+        turns, name = recall_chat(rng, _request(wide))
         yield Example("recall", turns, name, given=1)
 
 

@@ -25,21 +25,33 @@ from tokenizer import load_tokenizer, train_tokenizer
 from torch.nn import functional as F
 
 SHORT_LENGTH, SHORT_RESPONSE = 128, 60
-DRILLS, MIXED, WIDE, LOOSE, STRANGE, FINISH, RECALL = 150, 150, 800, 1700, 2200, 450, 1000  # steps of the stages
+DRILLS, MIXED, WIDE, LOOSE, STRANGE, FINISH, RECALL, FREE = (
+    150,
+    150,
+    800,
+    1700,
+    2200,
+    450,
+    1000,
+    1500,
+)  # steps of stages
+LAST_STAGES = ((FINISH, 0.25), (RECALL, 0.3), (FREE, 0.4))  # steps, and the rate that each begins with, of the peak
 NAME_WEIGHT = 2.0  # of the loss of a piece of a name; of any other piece 1
 
 
 def learning_rate(step: int, args: argparse.Namespace, decay: float = 0.5) -> float:
-    """Warm up, stay, and go down linearly over the last `decay` part of the steps; again in the last two stages."""
-    recall = args.steps - RECALL
-    main = recall - FINISH
+    """Warm up, stay, and go down linearly over the last `decay` part of the steps; again in each of the last stages."""
+    main = args.steps - sum(steps for steps, _ in LAST_STAGES)
     if step < args.warmup:
         return args.rate * (step + 1) / args.warmup
-    if step >= recall:
-        return 0.3 * args.rate * (args.steps - step) / RECALL
-    if step >= main:
-        return 0.25 * args.rate * (recall - step) / FINISH
-    return args.rate * max(0.01, min(1.0, (main - step) / (decay * main)))
+    if step < main:
+        return args.rate * max(0.01, min(1.0, (main - step) / (decay * main)))
+    step -= main
+    for steps, share in LAST_STAGES:
+        if step < steps:
+            return share * args.rate * (steps - step) / steps
+        step -= steps
+    return 0.0
 
 
 def make_optimizers(model: Llama, rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
@@ -58,7 +70,7 @@ def token_losses(model: Llama, batch: Batch) -> torch.Tensor:
 
 
 def schedule() -> Iterator[str]:
-    """Yield which kind of text each step reads, in seven stages.
+    """Yield which kind of text each step reads, in eight stages.
 
     1. Short rows of drills and cut documents. A short row shows a new name, kind and theme far more often per token, so
        the model learns early to look them up in the request; before it can do that, long stories teach it little.
@@ -70,6 +82,7 @@ def schedule() -> Iterator[str]:
     5. More strange wordings, and fewer questions from outside.
     6. Names made from the pieces of the tokenizer, and more conversations.
     7. By turns questions about a story that is given, the same as before, and questions.
+    8. The same, in requests and sums among any words.
     """
     yield from repeat("drills", DRILLS)
     yield from islice(cycle(("cut", "whole")), MIXED)
@@ -77,7 +90,8 @@ def schedule() -> Iterator[str]:
     yield from islice(cycle(("loose", "loose cut", "loose", "loose lessons")), LOOSE)
     yield from islice(cycle(("last", "last cut", "last", "last lessons")), STRANGE)
     yield from islice(cycle(("finish", "finish cut")), FINISH)
-    yield from cycle(("recall", "finish", "finish cut", "finish lessons"))
+    yield from islice(cycle(("recall", "finish", "finish cut", "finish lessons")), RECALL)
+    yield from cycle(("free recall", "free", "free cut", "free lessons"))
 
 
 def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, first: int) -> Iterator[Batch]:
@@ -89,16 +103,17 @@ def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, fir
 
     streams = {"drills": cut(drill_examples(seed)), "cut": cut(examples(seed + 1)),
                "whole": batches(examples(seed), tokenizer, args.rows, args.length)}  # fmt: skip
-    for wide, name in enumerate(("wide", "loose", "last", "finish"), 1):
+    for wide, name in enumerate(("wide", "loose", "last", "finish", "free"), 1):
         first_seed = seed + 2 * wide
         streams[name] = batches(examples(first_seed, wide=wide), tokenizer, args.rows, args.length)
         streams[f"{name} cut"] = cut(examples(first_seed + 1, wide=wide))
         streams[f"{name} lessons"] = batches(lesson_examples(first_seed, wide=wide), tokenizer, short, SHORT_LENGTH)
     streams["recall"] = batches(recall_examples(seed), tokenizer, args.rows, args.length)
+    streams["free recall"] = batches(recall_examples(seed + 1, wide=5), tokenizer, args.rows, args.length)
     # What the earlier steps read is drawn again and skipped, where it is still needed.
     skipped = Counter(islice(schedule(), first))
     for kind in islice(schedule(), first, None):
-        if kind in ("finish", "recall"):
+        if kind in ("finish", "recall", "free recall"):
             use_pieces(tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size()))
         yield next(islice(streams[kind], skipped.pop(kind, 0), None))
 
@@ -190,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--steps", type=int, default=6450)
+    parser.add_argument("--steps", type=int, default=7950)
     parser.add_argument("--rows", type=int, default=12, help="packed rows per step")
     parser.add_argument("--length", type=int, default=384, help="tokens per row")
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")

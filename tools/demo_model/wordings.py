@@ -128,6 +128,8 @@ HEROES = (
     "|a {kind}, {N}|a certain {kind} {N}|a {kind}; its name is {N}|a {kind} that we call {N}|the {trait} {kind} {N}|a {trait} {kind} named {N}|{N}, the {trait} {kind}|{kind} {N}"
     "|a {kind}. {Its} name is {N}|a {kind}. {Its} name: {N}|a {kind} who is called {N}|a {kind} known as {N}|{N}. {N} is a {kind}|{N} the {trait} {kind}|our old {kind} {N}|{N}, my {kind}"
 ).split("|")  # fmt: skip
+# The choice in the first of these is torn apart at its bars, which gave a few odd requests. It stays, because the shipped
+# weights have read them; `free_wordings.py`, for the last stage, has it whole.
 FIRST = (
     "{N} is [a|my|our|the] {kind}|{N} is a {trait} {kind}|I have a {kind} named {N}|We have a {kind}, {N}|{N} was a {kind}|Here is {N}, a {kind}|This is {N} the {kind}|Meet {N}, my {trait} {kind}|My {kind} is {N}"
     "|A {kind} is called {N}|The {kind} is {trait} and its name is {N}|{N} lives here, a {trait} {kind}|I know a {trait} {kind}. {Its} name is {N}|Think of a {kind}: {N}"
