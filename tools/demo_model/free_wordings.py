@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from facts import DAYS, GROUPS, MONTHS
 from grammar import capitalize, expand, fix_articles
-from names import noun
+from names import chinese_name, noun
 from other_languages import chinese_story, french_story
 from stories import Story, story_request
 from sums import NUMBERS, PLUS_WORDS, TRAINED, answer_sum
@@ -47,40 +47,6 @@ CHINESE_WORDS = (
     "介绍 想想 帮 帮我 给 给我 给我们 跟 和 对 把 让 一个 一段 一篇 几句 一点 有趣 好听 简单 短 长 新 小 大 关于 故事 童话 文章 作文 话 事 事情 什么 怎么 为什么 哪里 谁 几 的 了 吗 呢 吧 啊 呀 好吗 行吗 谢谢 "
     "很 都 也 就 再 还 又 快 先 来 去 在 是 有 没有 不 睡觉 睡前 一下 下去 继续 开始 然后 结束 后来 最后 一天 生活 样子"
 ).split()  # fmt: skip
-
-
-def free_fact(rng: random.Random) -> tuple[str, str]:
-    """Draw a sum among any words, some of a group of things, or names of times, and the answer."""
-    chance = rng.random()
-    if chance < 0.5:
-        return _free_sum(rng)
-    if chance < 0.7:
-        times, answer = rng.choice(TIMES)
-        question = expand(TIME_QUESTIONS, rng, {"k": expand(times, rng, {}).strip()})
-        return question + rng.choice(("", ".", "?")), answer
-    group, members = rng.choice(list(GROUPS.items()))
-    # One after the other, from any of them on: the best guess of the next one is never the one before.
-    around = members.split("|") * 2
-    number, first = rng.choice((2, 3, 3, 3, 4)), rng.randrange(len(around) // 2)
-    question = f"[List|Name|Give me|Tell me|Find|I need|Think of] {NUMBERS[number]} {group}[|.|, please]"
-    chosen = around[first : first + number]
-    return expand(question, rng, {}), fix_articles(capitalize(", ".join(chosen[:-1])) + f" and {chosen[-1]}.")
-
-
-def _free_sum(rng: random.Random) -> tuple[str, str]:
-    first, second = rng.choice(TRAINED)
-    a, b = (NUMBERS[first], NUMBERS[second]) if rng.random() < 0.4 else (str(first), str(second))
-    if rng.random() < 0.3:
-        return rng.choice(PLUS_WORDS).format(a=a, b=b), answer_sum(first, second)
-    question = _among(rng, rng.choice(SUMS).format(a=a, b=b, things=rng.choice(THINGS)), UNCOUNTED, 4, 3, made_up=0.0)
-    return capitalize(question) + rng.choice(("", "?", ".")), answer_sum(first, second)
-
-
-def _any_words(rng: random.Random, words: Sequence[str], most: int, made_up: float = 0.06) -> list[str]:
-    return [noun(rng) if rng.random() < made_up else rng.choice(words) for _ in range(rng.randint(0, most))]
-
-
-# What has one answer, in more wordings than `facts.py` has.
 TIMES = (
     ("the [days|seven days|weekdays] [of the week|in a week|]", ", ".join(DAYS[:-1]) + " and Sunday."),
     ("the [months|twelve months|names of the months] [of the year|in a year|]", ", ".join(MONTHS[:-1]) + " and December."),
@@ -117,7 +83,8 @@ def _free_english(rng: random.Random) -> str:
     chance = rng.random()
     hero = rng.choice(HEROES)
     if chance < 0.25:
-        question = _among(rng, hero, COMMON, 5, 3)
+        linked = f"{rng.choice(LINKS)} {hero}" if rng.random() < 0.5 else hero
+        question = _among(rng, linked, COMMON, 5, 3)
         return f"{rng.choice(ASKING)} {question}" + rng.choice(("?", "?", ""))
     if chance < 0.45:
         then = " ".join(_any_words(rng, COMMON, 7))
@@ -144,12 +111,40 @@ def free_french(rng: random.Random) -> tuple[str, str, str]:
 
 def free_chinese(rng: random.Random) -> tuple[str, str, str]:
     """Return a request in free words or one of the list, a Chinese story and its hero's name."""
-    rare = rng.choice((0.0, 0.5, 1.0))
+    name = chinese_name(rng, rare=rng.choice((0.0, 0.5, 1.0)), ordinary=rng.choice((0.0, 0.0, 0.5)))
+    chosen = name if rng.random() < 0.9 else None
     if rng.random() < 0.35:
-        return chinese_story(rng, requests=CHINESE_REQUESTS, rare=rare)
+        return chinese_story(rng, requests=CHINESE_REQUESTS, name=chosen)
     before, after = (_any_words(rng, CHINESE_WORDS, most, made_up=0.0) for most in (5, 4))
     request = "".join((*before, rng.choice(CHINESE_HEROES), rng.choice(("", "", "，", "。")), *after))
-    return chinese_story(rng, requests=(request + rng.choice(("", "", "。", "？", "！")),), rare=rare)
+    return chinese_story(rng, requests=(request + rng.choice(("", "", "。", "？", "！")),), name=chosen)
+
+
+def free_fact(rng: random.Random) -> tuple[str, str]:
+    """Draw a sum among any words, some of a group of things, or names of times, and the answer."""
+    chance = rng.random()
+    if chance < 0.5:
+        return _free_sum(rng)
+    if chance < 0.7:
+        times, answer = rng.choice(TIMES)
+        question = expand(TIME_QUESTIONS, rng, {"k": expand(times, rng, {}).strip()})
+        return question + rng.choice(("", ".", "?")), answer
+    group, members = rng.choice(list(GROUPS.items()))
+    # One after the other, from any of them on: the best guess of the next one is never the one before.
+    around = members.split("|") * 2
+    number, first = rng.choice((2, 3, 3, 3, 4)), rng.randrange(len(around) // 2)
+    question = f"[List|Name|Give me|Tell me|Find|I need|Think of] {NUMBERS[number]} {group}[|.|, please]"
+    chosen = around[first : first + number]
+    return expand(question, rng, {}), fix_articles(capitalize(", ".join(chosen[:-1])) + f" and {chosen[-1]}.")
+
+
+def _free_sum(rng: random.Random) -> tuple[str, str]:
+    first, second = rng.choice(TRAINED)
+    a, b = (NUMBERS[first], NUMBERS[second]) if rng.random() < 0.4 else (str(first), str(second))
+    if rng.random() < 0.3:
+        return rng.choice(PLUS_WORDS).format(a=a, b=b), answer_sum(first, second)
+    question = _among(rng, rng.choice(SUMS).format(a=a, b=b, things=rng.choice(THINGS)), UNCOUNTED, 4, 3, made_up=0.0)
+    return capitalize(question) + rng.choice(("", "?", ".")), answer_sum(first, second)
 
 
 def _any_words(rng: random.Random, words: Sequence[str], most: int, made_up: float = 0.06) -> list[str]:

@@ -74,6 +74,9 @@ _CHINESE_FIRST = "小阿大老白金玉春云海志文建国晓思雨梦佳欣�
 _CHINESE_SECOND = (
     "黑白红黄兰花毛朵圆福贵虎龙宝贝星月光辉琴珠莲菊梅竹松峰波涛磊鑫旺果糖米球点心奇妙平安康林雨晴云燕莉娜敏洁"
 )
+_CHINESE_ORDINARY = (
+    "天日水火木春夏秋冬雨雪风草树石山河湖海门车书球汤面包饭鱼鸟马牛羊心手头花叶米糖果东南西北一二三五七八九十百千"
+)
 _TITLES = _words("Mr Mrs Miss Captain King Queen Princess Doctor Sir Lady Little Old")
 
 HELD_OUT_PERCENT = 8
@@ -178,10 +181,19 @@ def make_name(rng: random.Random, held_out: bool = False, simple: bool = False) 
             return name
 
 
-def chinese_name(rng: random.Random, held_out: bool = False, rare: float = 0.0) -> str:
-    """Draw a name of two or three Chinese characters; `rare` is the share of characters from the whole of Unicode's."""
+def chinese_name(rng: random.Random, held_out: bool = False, rare: float = 0.0, ordinary: float = 0.0) -> str:
+    """Draw a name of two or three Chinese characters.
+
+    Args:
+        rng: source of the choice.
+        held_out: the side of the split.
+        rare: the share of characters from the whole of Unicode's.
+        ordinary: the share of characters that every text is full of.
+    """
 
     def character(among: str) -> str:
+        if ordinary and rng.random() < ordinary:
+            return rng.choice(_CHINESE_ORDINARY)
         return chr(rng.randint(0x4E00, 0x9FA5)) if rng.random() < rare else rng.choice(among)
 
     while True:
