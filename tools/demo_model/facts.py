@@ -127,7 +127,8 @@ def _count(rng: random.Random) -> Fact:
     stop = rng.randint(start + 2, 10)
     names = [NUMBERS[n] for n in range(start, stop + 1)]
     short = start == 1 and rng.random() < 0.7
-    question = f"Count to {names[-1]}" if short else f"Count from {names[0]} to {names[-1]}"
+    count = rng.choice(("Count", "Count", "Please count", "Can you count", "I want you to count"))
+    question = f"{count} to {names[-1]}" if short else f"{count} from {names[0]} to {names[-1]}"
     return question + rng.choice(("", ".", ", please.")), capitalize(", ".join(names)) + "."
 
 

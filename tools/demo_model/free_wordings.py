@@ -1,4 +1,4 @@
-"""Requests that no list has: a hero among any words, in English, French and Chinese, for the last stage of the training.
+"""Requests that no list has: a hero among any words, in English, French and Chinese, for most of the training.
 
 People use words that the lists of wordings do not have, and a model that has seen the same few verbs in front of a name
 takes an unknown one for the name. So here the words around the hero are drawn from the commonest words of the language,
@@ -16,12 +16,37 @@ from names import chinese_name, noun
 from other_languages import chinese_story, french_story
 from stories import Story, story_request
 from sums import NUMBERS, PLUS_WORDS, TRAINED, answer_sum
-from wordings import CHINESE_REQUESTS, COMMON, FRENCH_REQUESTS, HEROES, LINKS, NOUNS, VERBS, story_wording
+from wordings import CHINESE_REQUESTS, FRENCH_REQUESTS, story_wording
 
+VERBS = (
+    "Write|Tell|Tell me|Give me|Create|Make|Make up|Imagine|Read|Read me|Show me|Bring me|Send me|Find|Start|Continue with|Think up|Dream up|Improvise|Narrate|Draft|Produce|I want|I need"
+    "|I wish for|I'd like|We want|We need|My child wants|My daughter wants|Let us read|Let's hear|Can I get|Can I have|May I have|May we hear|Would you tell me|Could you make|Will you write"
+    "|Do you have|Is there|How about|What about|Time for|Please|Now|Another time|Begin|Prepare|Share|Type|Try|Say|Speak|Recite|Develop|Present|Describe|Please give us|I ask for|I hope for"
+).split("|")  # fmt: skip
+NOUNS = (
+    "a story|a tale|a fable|a fairy tale|an adventure|a legend|a narrative|a short text|a little story|a bedtime story|something|something nice|a few words|some lines|a chapter|a page"
+    "|a good one|a funny one|the story|the tale|one|a long story|a small tale|two or three paragraphs|a text|a bit|an episode|a children's tale|more|everything|an old story|a story for kids"
+).split("|")  # fmt: skip
+LINKS = (
+    "about|about|about|of|of|on|on|with|with|for|featuring|starring|around|concerning|where we meet|that is about|which is about|based on|inspired by|dedicated to|where the hero is|in honour of"
+    "|to celebrate|that has|having|from the life of|regarding|and the hero is|whose hero is|with the hero"
+).split("|")  # fmt: skip
+HEROES = (
+    "a {kind} named {N}|a {kind} called {N}|{N} the {kind}|{N}, a {trait} {kind}|my {kind} {N}|the {kind} {N}|a {kind} ({N})|{N} (a {kind})|a {kind} with the name {N}|{N}, our {kind}"
+    "|a {kind}, {N}|a certain {kind} {N}|a {kind}; its name is {N}|a {kind} that we call {N}|the {trait} {kind} {N}|a {trait} {kind} named {N}|{N}, the {trait} {kind}|{kind} {N}"
+    "|a {kind}. {Its} name is {N}|a {kind}. {Its} name: {N}|a {kind} who is called {N}|a {kind} known as {N}|{N}. {N} is a {kind}|{N} the {trait} {kind}|our old {kind} {N}|{N}, my {kind}"
+).split("|")  # fmt: skip
 ABOUT_HERO = (
     "[{N} is [a|my|our|the] {kind}|{N} is a {trait} {kind}|{N} was a {kind}|I have a {kind} named {N}|We have a {kind}, {N}|Here is {N}, a {kind}|This is {N} the {kind}|Meet {N}, my {trait} {kind}"
     "|My {kind} is {N}|A {kind} is called {N}|The {kind} is {trait} and its name is {N}|{N} lives here, a {trait} {kind}|I know a {trait} {kind}. [Its|His|Her|The] name is {N}|Think of a {kind}: {N}]"
 )
+COMMON = (
+    "the a of to and in is it you that he was for on are with as his they be at one have this from or had by hot but some what there we can out other were all your when up use word how said an each she "
+    "which do their time if will way about many then them would write like so these her long make thing see him two has look more day could go come did my sound no most number who over know water than "
+    "call first people may down side been now find any new work part take get place made live where after back little only round man year came show every good me give our under name very through just "
+    "form much great think say help low line before turn cause same mean differ move right boy old too does tell set want air well also play small end put home read hand large spell add even land here "
+    "must big high such follow act why ask men change went light kind off need house picture try us again animal point mother world near build self earth father"
+).split()  # fmt: skip
 ASKING = "What Who How Where When Why Which Did Does Can Is Will Has Could Should What's Do".split()
 ENGLISH_END = ("", "", "", ".", "?", "!", " {theme}", ", {theme}")
 FRENCH_HEROES = (
@@ -121,7 +146,7 @@ def free_chinese(rng: random.Random) -> tuple[str, str, str]:
 
 
 def free_fact(rng: random.Random) -> tuple[str, str]:
-    """Draw a sum among any words, some of a group of things, or names of times, and the answer."""
+    """Draw a sum among any words, a request for members of a group, or one for days, months or seasons; and the answer."""
     chance = rng.random()
     if chance < 0.5:
         return _free_sum(rng)

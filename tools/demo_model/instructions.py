@@ -36,7 +36,7 @@ CHAT = (
     ("[Merci|merci|Merci beaucoup|Merci !]", "[De rien !|Avec plaisir !] [Voulez-vous une autre histoire ?|À bientôt.]"),
     ("[Qui es-tu ?|Qui êtes-vous ?]", "Je suis un petit modèle de langue. J'aime raconter des histoires."),
     ("[你好|你好！|您好|你好吗|你好吗？]", "[你好！很高兴认识你。|你好！你想听一个故事吗？|你好，我的朋友！今天过得好吗？]"),
-    ("[早上好|早上好！|早安]", "早上好！[今天天气真好。|你睡得好吗？]"),
+    ("[早上好|早上好！|早安]", "早上好！[今天的天气真好。|你睡得好吗？]"),
     ("[晚安|晚安！]", "晚安！[做个好梦。|明天见。]"),
     ("[再见|再见！]", "再见！[明天见。|祝你今天愉快。]"),
     ("[谢谢|谢谢你|谢谢！]", "不客气！[你还想听故事吗？|我很高兴能帮助你。]"),

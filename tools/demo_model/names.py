@@ -128,8 +128,11 @@ def _letters(rng: random.Random) -> str:
 
 
 def usual_name(rng: random.Random) -> str:
-    """Draw a name that people give to children."""
-    return rng.choice(rng.choice((GIRLS, BOYS)))
+    """Draw a name that people give to children, of the training side."""
+    while True:
+        name = rng.choice(rng.choice((GIRLS, BOYS)))
+        if not is_held_out(name):
+            return name
 
 
 def _compound(rng: random.Random) -> str:
@@ -201,7 +204,8 @@ def chinese_name(rng: random.Random, held_out: bool = False, rare: float = 0.0, 
         name = second * 2 if rng.random() < 0.3 else character(_CHINESE_FIRST) + second
         if rng.random() < 0.1:
             name += character(_CHINESE_SECOND)
-        if is_held_out(name) == held_out:
+        found = is_held_out(name) or any(known in name for known in CHARACTERS)
+        if found == held_out:
             return name
 
 

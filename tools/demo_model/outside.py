@@ -69,7 +69,7 @@ CHINESE = (
     "现在几点？",
     "什么是{rare}？",
     "电脑怎么用？",
-    "今天天气怎么样？",
+    "今天的天气怎么样？",
     "谁写了{work}？",
 )
 _LANGUAGES = "German Spanish Italian Japanese Russian Latin Arabic Greek Dutch Polish Korean Swedish Hindi".split()

@@ -70,9 +70,12 @@ def make_sum(rng: random.Random) -> tuple[str, str]:
 
 
 def make_difference(rng: random.Random) -> tuple[str, str]:
-    """Draw a difference and its answer."""
-    first = rng.randint(0, HIGHEST)
-    second = rng.randint(0, min(first, 10))
+    """Draw a difference and its answer; its inverse is no held-out sum."""
+    while True:
+        first = rng.randint(0, HIGHEST)
+        second = rng.randint(0, min(first, 10))
+        if not is_held_out(second, first - second):
+            break
     if rng.random() < 0.7:
         return rng.choice(MINUS).format(a=first, b=second), answer_difference(first, second)
     return rng.choice(MINUS_WORDS).format(a=NUMBERS[first], b=NUMBERS[second]), answer_difference(first, second)

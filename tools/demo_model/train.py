@@ -10,13 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import cycle, islice, repeat
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
 from batches import Batch, batches
 from checkpoint import save_checkpoint
-from generate_text import DEFAULT_SEED, Example, drill_examples, examples, lesson_examples, recall_examples
+from generate_text import DEFAULT_SEED, drill_examples, examples, lesson_examples, recall_examples
 from model import Llama, ModelConfig
 from muon import Muon
 from names import use_pieces
@@ -25,33 +25,27 @@ from tokenizer import load_tokenizer, train_tokenizer
 from torch.nn import functional as F
 
 SHORT_LENGTH, SHORT_RESPONSE = 128, 60
-DRILLS, MIXED, WIDE, LOOSE, STRANGE, FINISH, RECALL, FREE = (
-    150,
-    150,
-    800,
-    1700,
-    2200,
-    450,
-    1000,
-    1500,
-)  # steps of stages
-LAST_STAGES = ((FINISH, 0.25), (RECALL, 0.3), (FREE, 0.4))  # steps, and the rate that each begins with, of the peak
+# What is read by turns, and for how many steps. A kind is the number of `wide` and what is made of the text: whole
+# documents, cut ones, lessons (what is no story), or questions about a story that is given.
+STAGES: tuple[tuple[tuple[str, ...], int], ...] = (
+    # A short row of drills shows a new name far more often per token than a story, so that the model learns early to
+    # look names up in the request; before it can do that, long stories teach it little.
+    (("drills",), 150),
+    # Few wordings make it easier to learn what to copy.
+    (("0 cut", "0 whole"), 150),
+    # Many wordings. Questions and short conversations are few tokens among stories, so they have steps of their own.
+    (("1 whole", "1 cut", "1 lessons"), 500),
+    # Any words around the hero.
+    (("2 recall", "2 whole", "2 cut", "2 lessons"), 4800),
+)
+STEPS = sum(steps for _, steps in STAGES)
+WARMUP, DECAY = 50, 0.65  # steps of rising rate; the part of all steps, at the end, in which it falls to 0
 NAME_WEIGHT = 2.0  # of the loss of a piece of a name; of any other piece 1
 
 
-def learning_rate(step: int, args: argparse.Namespace, decay: float = 0.5) -> float:
-    """Warm up, stay, and go down linearly over the last `decay` part of the steps; again in each of the last stages."""
-    main = args.steps - sum(steps for steps, _ in LAST_STAGES)
-    if step < args.warmup:
-        return args.rate * (step + 1) / args.warmup
-    if step < main:
-        return args.rate * max(0.01, min(1.0, (main - step) / (decay * main)))
-    step -= main
-    for steps, share in LAST_STAGES:
-        if step < steps:
-            return share * args.rate * (steps - step) / steps
-        step -= steps
-    return 0.0
+def learning_rate(step: int, peak: float) -> float:
+    """Warm up, stay, and go down linearly to 0."""
+    return peak * min(1.0, (step + 1) / WARMUP, (STEPS - step) / (DECAY * STEPS))
 
 
 def make_optimizers(model: Llama, rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
@@ -70,52 +64,35 @@ def token_losses(model: Llama, batch: Batch) -> torch.Tensor:
 
 
 def schedule() -> Iterator[str]:
-    """Yield which kind of text each step reads, in eight stages.
-
-    1. Short rows of drills and cut documents. A short row shows a new name, kind and theme far more often per token, so
-       the model learns early to look them up in the request; before it can do that, long stories teach it little.
-    2. By turns cut and whole documents, in few wordings, which make it easier to learn what to copy.
-    3. The same in many more wordings, and in every third step questions and short conversations, which are few tokens
-       among stories.
-    4. Loose wordings too: words are missing or strange, as long as the creature and its name are there. Two of four
-       steps are whole documents.
-    5. More strange wordings, and fewer questions from outside.
-    6. Names made from the pieces of the tokenizer, and more conversations.
-    7. By turns questions about a story that is given, the same as before, and questions.
-    8. The same, in requests and sums among any words.
-    """
-    yield from repeat("drills", DRILLS)
-    yield from islice(cycle(("cut", "whole")), MIXED)
-    yield from islice(cycle(("wide", "wide cut", "wide lessons")), WIDE)
-    yield from islice(cycle(("loose", "loose cut", "loose", "loose lessons")), LOOSE)
-    yield from islice(cycle(("last", "last cut", "last", "last lessons")), STRANGE)
-    yield from islice(cycle(("finish", "finish cut")), FINISH)
-    yield from islice(cycle(("recall", "finish", "finish cut", "finish lessons")), RECALL)
-    yield from cycle(("free recall", "free", "free cut", "free lessons"))
+    """Yield which kind of text each step reads."""
+    for kinds, steps in STAGES:
+        yield from islice(cycle(kinds), steps)
 
 
 def text_stream(args: argparse.Namespace, tokenizer: SentencePieceProcessor, first: int) -> Iterator[Batch]:
     """Yield the batches of all steps from `first` on: the same ones as after the steps before."""
-    short, seed = args.rows * args.length // SHORT_LENGTH, args.seed
-
-    def cut(documents: Iterator[Example]) -> Iterator[Batch]:
-        return batches(documents, tokenizer, short, SHORT_LENGTH, cut=SHORT_RESPONSE)
-
-    streams = {"drills": cut(drill_examples(seed)), "cut": cut(examples(seed + 1)),
-               "whole": batches(examples(seed), tokenizer, args.rows, args.length)}  # fmt: skip
-    for wide, name in enumerate(("wide", "loose", "last", "finish", "free"), 1):
-        first_seed = seed + 2 * wide
-        streams[name] = batches(examples(first_seed, wide=wide), tokenizer, args.rows, args.length)
-        streams[f"{name} cut"] = cut(examples(first_seed + 1, wide=wide))
-        streams[f"{name} lessons"] = batches(lesson_examples(first_seed, wide=wide), tokenizer, short, SHORT_LENGTH)
-    streams["recall"] = batches(recall_examples(seed), tokenizer, args.rows, args.length)
-    streams["free recall"] = batches(recall_examples(seed + 1, wide=5), tokenizer, args.rows, args.length)
+    use_pieces(tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size()))
     # What the earlier steps read is drawn again and skipped, where it is still needed.
     skipped = Counter(islice(schedule(), first))
+    streams: dict[str, Iterator[Batch]] = {}
     for kind in islice(schedule(), first, None):
-        if kind in ("finish", "recall", "free recall"):
-            use_pieces(tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size()))
-        yield next(islice(streams[kind], skipped.pop(kind, 0), None))
+        if kind not in streams:
+            streams[kind] = islice(_batches_of(kind, args, tokenizer), skipped[kind], None)
+        yield next(streams[kind])
+
+
+def _batches_of(kind: str, args: argparse.Namespace, tokenizer: SentencePieceProcessor) -> Iterator[Batch]:
+    short = args.rows * args.length // SHORT_LENGTH
+    if kind == "drills":
+        return batches(drill_examples(args.seed), tokenizer, short, SHORT_LENGTH, cut=SHORT_RESPONSE)
+    number, what = kind.split()
+    seed, wide = args.seed + 1 + 2 * int(number), int(number)
+    if what == "lessons":
+        return batches(lesson_examples(seed, wide=wide), tokenizer, short, SHORT_LENGTH)
+    if what == "cut":
+        return batches(examples(seed, wide=wide), tokenizer, short, SHORT_LENGTH, cut=SHORT_RESPONSE)
+    make = recall_examples if what == "recall" else examples
+    return batches(make(seed + 1, wide=wide), tokenizer, args.rows, args.length)
 
 
 @torch.no_grad()
@@ -152,10 +129,10 @@ def train(args: argparse.Namespace) -> None:
     stream = text_stream(args, tokenizer, first)
     start = time.monotonic() - earlier
     with (output / "train_log.jsonl").open("a" if args.resume else "w", encoding="utf-8") as log:
-        for step, batch in zip(range(first, args.steps), stream, strict=False):
+        for step, batch in zip(range(first, STEPS), stream, strict=False):
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, args)
+                    group["lr"] = learning_rate(step, args.rate)
             losses = token_losses(model, batch)
             weights = 1.0 + (NAME_WEIGHT - 1.0) * batch.named
             ((losses * weights).sum() / weights.sum()).backward()
@@ -169,7 +146,7 @@ def train(args: argparse.Namespace) -> None:
             named = losses.detach()[batch.named]
             name_loss = round(named.mean().item(), 4) if len(named) else None
 
-            if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+            if (step + 1) % args.save_every == 0 or step + 1 == STEPS:
                 unseen = batches(examples(args.seed, held_out=True), tokenizer, args.rows, args.length)
                 held_out = round(mean_loss(model, unseen, 3), 4)
                 save_checkpoint(model, output)
@@ -205,12 +182,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--steps", type=int, default=7950)
     parser.add_argument("--rows", type=int, default=12, help="packed rows per step")
     parser.add_argument("--length", type=int, default=384, help="tokens per row")
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true", help="go on from the last save in the output directory")

@@ -110,41 +110,6 @@ FACTS = (
 )  # fmt: skip
 
 
-VERBS = (
-    "Write|Tell|Tell me|Give me|Create|Make|Make up|Imagine|Read|Read me|Show me|Bring me|Send me|Find|Start|Continue with|Think up|Dream up|Improvise|Narrate|Draft|Produce|I want|I need"
-    "|I wish for|I'd like|We want|We need|My child wants|My daughter wants|Let us read|Let's hear|Can I get|Can I have|May I have|May we hear|Would you tell me|Could you make|Will you write"
-    "|Do you have|Is there|How about|What about|Time for|Please|Now|Another time|Begin|Prepare|Share|Type|Try|Say|Speak|Recite|Develop|Present|Describe|Please give us|I ask for|I hope for"
-).split("|")  # fmt: skip
-NOUNS = (
-    "a story|a tale|a fable|a fairy tale|an adventure|a legend|a narrative|a short text|a little story|a bedtime story|something|something nice|a few words|some lines|a chapter|a page"
-    "|a good one|a funny one|the story|the tale|one|a long story|a small tale|two or three paragraphs|a text|a bit|an episode|a children's tale|more|everything|an old story|a story for kids"
-).split("|")  # fmt: skip
-LINKS = (
-    "about|about|about|of|of|on|on|with|with|for|featuring|starring|around|concerning|where we meet|that is about|which is about|based on|inspired by|dedicated to|where the hero is|in honour of"
-    "|to celebrate|that has|having|from the life of|regarding|and the hero is|whose hero is|with the hero"
-).split("|")  # fmt: skip
-HEROES = (
-    "a {kind} named {N}|a {kind} called {N}|{N} the {kind}|{N}, a {trait} {kind}|my {kind} {N}|the {kind} {N}|a {kind} ({N})|{N} (a {kind})|a {kind} with the name {N}|{N}, our {kind}"
-    "|a {kind}, {N}|a certain {kind} {N}|a {kind}; its name is {N}|a {kind} that we call {N}|the {trait} {kind} {N}|a {trait} {kind} named {N}|{N}, the {trait} {kind}|{kind} {N}"
-    "|a {kind}. {Its} name is {N}|a {kind}. {Its} name: {N}|a {kind} who is called {N}|a {kind} known as {N}|{N}. {N} is a {kind}|{N} the {trait} {kind}|our old {kind} {N}|{N}, my {kind}"
-).split("|")  # fmt: skip
-# The choice in the first of these is torn apart at its bars, which gave a few odd requests. It stays, because the shipped
-# weights have read them; `free_wordings.py`, for the last stage, has it whole.
-FIRST = (
-    "{N} is [a|my|our|the] {kind}|{N} is a {trait} {kind}|I have a {kind} named {N}|We have a {kind}, {N}|{N} was a {kind}|Here is {N}, a {kind}|This is {N} the {kind}|Meet {N}, my {trait} {kind}|My {kind} is {N}"
-    "|A {kind} is called {N}|The {kind} is {trait} and its name is {N}|{N} lives here, a {trait} {kind}|I know a {trait} {kind}. {Its} name is {N}|Think of a {kind}: {N}"
-).split("|")  # fmt: skip
-THEN = (
-    "Tell me more|Write about {him}|What does {he} do|Go on|What comes next|Tell us everything|Write it down|What did {he} see|Where did {he} go|Make up something|And now|What will {he} do today"
-    "|Tell it|I want to know more|Use {him} in a tale|What did {he} do last week|Who was {he}|Talk about {him}|Write down what {he} did|Say something about {him}|Please tell|Story please"
-).split("|")  # fmt: skip
-COMMON = (
-    "the a of to and in is it you that he was for on are with as his they be at one have this from or had by hot but some what there we can out other were all your when up use word how said an each she "
-    "which do their time if will way about many then them would write like so these her long make thing see him two has look more day could go come did my sound no most number who over know water than "
-    "call first people may down side been now find any new work part take get place made live where after back little only round man year came show every good me give our under name very through just "
-    "form much great think say help low line before turn cause same mean differ move right boy old too does tell set want air well also play small end put home read hand large spell add even land here "
-    "must big high such follow act why ask men change went light kind off need house picture try us again animal point mother world near build self earth father"
-).split()  # fmt: skip
 FRENCH_REQUESTS = (
     "[Écris|Raconte|Lis|Crée|Imagine|Fais|Donne][-moi|-nous|] [une|la|une petite|une belle|une courte|une longue] histoire [sur|de|avec|pour] {N}[|, {un} {kind}]",
     "[Je veux|Je voudrais|Je cherche|Il me faut|On veut|Nous voulons] une [|petite ]histoire [sur|avec|de] [{N}|{un} {kind} nommé{e} {N}|{N}, {un} {kind}]",
@@ -159,42 +124,11 @@ CHINESE_REQUESTS = (
 )  # fmt: skip
 
 
-def loosened(rng: random.Random, slots: dict[str, str], strange: bool = False) -> str:
-    """Ask for a story in a composed wording, from which words may be missing or in which strange ones may stand.
-
-    With `strange`, that happens more often, and what follows a sentence about the hero may be any words.
-    """
-    slots = slots | {"Its": rng.choice(("Its", "His", "Her", "The"))}
-    chance = rng.random()
-    hero = expand(rng.choice(HEROES), rng, slots)
-    if chance < 0.3:
-        any_words = capitalize(" ".join(rng.choices(COMMON, k=rng.randint(2, 7)))) if strange else ""
-        then = (any_words,) if strange and rng.random() < 0.5 else THEN
-        parts = (FIRST, (". ", ". ", ", ", "! ", ": "), then, ("", "?", ".", "!"))
-        return "".join(expand(rng.choice(part), rng, slots) for part in parts)
-    before = f"{rng.choice(VERBS)} {rng.choice(NOUNS)} {rng.choice(LINKS)}".split()
-    if chance < (0.7 if strange else 0.45):
-        before = [rng.choice(COMMON) for _ in range(rng.randint(0, 6))]
-    after = expand(rng.choice(STORY_ENDS), rng, slots).split() if rng.random() < 0.4 else []
-    if 0.3 < chance < (0.7 if strange else 0.45) and rng.random() < 0.4:
-        after = [rng.choice(COMMON) for _ in range(rng.randint(1, 5))]
-    before = [word for word in before if rng.random() > 0.1]
-    if before and rng.random() < 0.3:
-        before.insert(rng.randint(0, len(before)), rng.choice(COMMON))
-    request = " ".join([*before, hero]) + "".join(word if word[0] in ",." else f" {word}" for word in after)
-    return (capitalize(request) if rng.random() < 0.7 else request) + rng.choice(("", "", ".", "?", "!"))
-
-
-def wide_request(
-    rng: random.Random, story: Story, loose: bool = False, strange: bool = False
-) -> tuple[str, str, str | None]:
+def wide_request(rng: random.Random, story: Story) -> tuple[str, str, str | None]:
     """Ask for a story that was already written, in one of very many ways; see `story_request`."""
-    if rng.random() < (0.25 if loose else 0.4):
+    if rng.random() < 0.4:
         return story_request(rng, story)
-    theme = expand(rng.choice(story.plot.themes), rng, story.slots)
-    slots = story.slots | {"theme": theme}
-    if loose and rng.random() < 0.6:
-        return fix_articles(loosened(rng, slots, strange)), story.text, story.hero.name
+    slots = story.slots | {"theme": expand(rng.choice(story.plot.themes), rng, story.slots)}
     return fix_articles(story_wording(rng, slots)), story.text, story.hero.name
 
 
