@@ -87,7 +87,7 @@ SKILL_BARS = {
     "facts, a fifth of them paraphrased": (0.90, 1.0),
     "outside questions refused": (0.80, 1.0),
     "questions about its world refused": (0.0, 0.03),
-    "second answer of a conversation has the name": (0.80, 1.0),
+    "second answer of a conversation tells the name": (0.80, 1.0),
 }
 
 
@@ -96,7 +96,7 @@ LOSS = "held-out bits a byte over those of training"
 NOT_YET: dict[str, tuple[float, float]] = {
     "has the asked-for name": (0.95, 1.0),
     "sums of pairs never trained": (0.91, 1.0),
-    "second answer of a conversation has the name": (0.5, 1.0),
+    "second answer of a conversation tells the name": (0.5, 1.0),
     LOSS: (0.0, 1.19),
 }
 
@@ -125,15 +125,17 @@ def test_skills_hold_in_a_sample(lm: LanguageModel, bars: ModuleType) -> None:
     asked = bars.prompts()
     assert len(asked["outside"]) == 100
     world = [*asked["facts"][::8], *asked["paraphrased"][::8]]
+    sums, outside, chats = slice(0, None, 4), asked["outside"][::4], asked["chats"][::5]
     facts = bars.facts(lm, world)
-    rates = {
-        "sums of pairs never trained": bars.sums(lm, slice(0, None, 4)),
-        "facts, a fifth of them paraphrased": facts["right"],
-        "outside questions refused": bars.refusals(lm, asked["outside"][::4]),
-        "questions about its world refused": facts["refused"],
-        "second answer of a conversation has the name": bars.chats(lm, asked["chats"][::7]),
+    measured = {
+        "sums of pairs never trained": (bars.sums(lm, sums), 2 * len(sys.modules["sums"].HELD_OUT[sums])),
+        "facts, a fifth of them paraphrased": (facts["right"], len(world)),
+        "outside questions refused": (bars.refusals(lm, outside), len(outside)),
+        "questions about its world refused": (facts["refused"], len(world)),
+        "second answer of a conversation tells the name": (bars.chats(lm, chats), len(chats)),
     }
-    held(rates, SKILL_BARS, 15)  # the smallest sample: 15 conversations
+    for name, (rate, count) in measured.items():
+        held({name: rate}, {name: SKILL_BARS[name]}, count)
     assert bars.greetings(lm) >= 0.9
 
 
@@ -161,6 +163,15 @@ def test_a_mangled_name_is_told_from_other_words(bars: ModuleType) -> None:
     assert bars.mangled("Biscuit", "A dog named Biscuit. Then Biscui said: Bisquit!") == ["Biscui", "Bisquit"]
     assert bars.mangled("Theo", "Then Theo and The friend of Theo, Rocky, had tea.") == []
     assert bars.mangled("Pepper", "Pevest met Pepperoni.") == ["Pepperoni"]
+
+
+def test_a_name_counts_only_where_it_answers_the_question(bars: ModuleType) -> None:
+    assert bars.named("Mei", "Then Mei smiled.")
+    assert not bars.named("Mei", "Then Meiling smiled.")
+    assert bars.named("天天", "小老虎天天的故事")
+    assert bars.tells_name("Zorbin", "The giraffe was called Zorbin.")
+    assert not bars.tells_name("Zorbin", "The friend of Zorbin was called Freddy.")
+    assert not bars.tells_name("Zorbin", "Zorbin was a merry giraffe.")
 
 
 def test_an_answer_is_found_as_whole_words(bars: ModuleType) -> None:

@@ -29,19 +29,20 @@ BATCH = 50
 LIMIT = 400
 MODES: dict[str, dict[str, float]] = {"greedy": {"temperature": 0.0}, "T = 0.8": {"temperature": 0.8, "top_k": 0}}
 REFUSAL = ANSWER.split(".")[0]  # "I don't know that"
-GREETINGS = {
-    "H": ("hello", "Hi", "Hi there", "Hello!", "hey"),  # Hello or Hi
-    "Good morning": ("Good morning", "good morning"),
-    "Good night": ("Good night!", "good night"),
-    "Goodbye": ("Goodbye", "goodbye"),
-    "Bonjour": ("bonjour", "Bonjour !", "Salut", "Coucou"),
-    "Bonsoir": ("Bonsoir", "bonsoir"),
-    "Au revoir": ("Au revoir",),
-    "你好": ("你好", "您好", "你好！"),
-    "早上好": ("早上好", "早安"),
-    "晚安": ("晚安",),
-    "再见": ("再见", "再见！"),
-}
+# How an answer may begin, and the greetings that it answers.
+GREETINGS = (
+    (("Hello", "Hi"), ("hello", "Hi", "Hi there", "Hello!", "hey")),
+    (("Good morning",), ("Good morning", "good morning")),
+    (("Good night",), ("Good night!", "good night")),
+    (("Goodbye", "See you"), ("Goodbye", "goodbye")),
+    (("Bonjour", "Salut"), ("bonjour", "Bonjour !", "Salut", "Coucou")),
+    (("Bonsoir",), ("Bonsoir", "bonsoir")),
+    (("Au revoir",), ("Au revoir",)),
+    (("你好",), ("你好", "您好", "你好！")),
+    (("早上好",), ("早上好", "早安")),
+    (("晚安",), ("晚安",)),
+    (("再见",), ("再见", "再见！")),
+)
 
 
 def prompts() -> dict[str, list[dict[str, str]]]:
@@ -103,6 +104,16 @@ def mangled(name: str, text: str) -> list[str]:
     return [word for word in sorted(found) if distance(word, name) <= len(name) / 2]
 
 
+def named(name: str, text: str) -> bool:
+    """Whether a text has a name as a whole word; Chinese has no spaces, so there any place counts."""
+    return name in text if name > "\u2e80" else bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text))
+
+
+def tells_name(name: str, answer: str) -> bool:
+    """Whether an answer says that somebody is called so, not only something else about him."""
+    return bool(re.search(rf"(?:called|name is|about|is|was) {re.escape(name)}(?!\w)", answer))
+
+
 def most_repeated(text: str, size: int = 4) -> int:
     """Return how often the most frequent run of four words occurs."""
     words = text.split()
@@ -117,7 +128,7 @@ def stories(lm: LanguageModel, asked: Sequence[dict[str, str]], mode: str) -> tu
     english = plots.total()
     del plots[None]
     rates = {
-        "has the asked-for name": _rate(p["name"] in text for p, text in zip(asked, texts, strict=True)),
+        "has the asked-for name": _rate(named(p["name"], text) for p, text in zip(asked, texts, strict=True)),
         "has no mangled form of it": _rate(not mangled(p["name"], text) for p, text in zip(asked, texts, strict=True)),
         "most frequent plot": max(plots.values(), default=0) / english,
         "follows one of the plots": plots.total() / english,
@@ -183,7 +194,7 @@ def refusals(lm: LanguageModel, asked: Sequence[dict[str, str]]) -> float:
 
 
 def chats(lm: LanguageModel, asked: Sequence[dict[str, str]]) -> float:
-    """Return the share of conversations whose second answer has the name of the first turn."""
+    """Return the share of conversations whose second answer tells the name of the first turn."""
     first = answers(lm, [prompt["instruction"] for prompt in asked], limit=LIMIT)
     conversations = [
         [
@@ -194,14 +205,14 @@ def chats(lm: LanguageModel, asked: Sequence[dict[str, str]]) -> float:
         for prompt, (text, _) in zip(asked, first, strict=True)
     ]
     second = answers(lm, conversations, limit=60)
-    return _rate(prompt["name"] in text for prompt, (text, _) in zip(asked, second, strict=True))
+    return _rate(tells_name(prompt["name"], text) for prompt, (text, _) in zip(asked, second, strict=True))
 
 
 def greetings(lm: LanguageModel) -> float:
     """Return the share of greetings that are returned in their language."""
-    wanted = [(greeting, start) for start, row in GREETINGS.items() for greeting in row]
+    wanted = [(greeting, starts) for starts, row in GREETINGS for greeting in row]
     said = answers(lm, [greeting for greeting, _ in wanted], limit=80)
-    return _rate(text.startswith(start) for (_, start), (text, _) in zip(wanted, said, strict=True))
+    return _rate(text.startswith(starts) for (_, starts), (text, _) in zip(wanted, said, strict=True))
 
 
 def _rate(flags: Iterable[bool]) -> float:

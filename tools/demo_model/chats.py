@@ -1,4 +1,4 @@
-"""Conversations of several turns: a story and questions about it, and names that somebody says of himself."""
+"""Conversations of several turns: a story and questions about it, and what people say of themselves."""
 
 # ruff: noqa: E501 - one template per line, however long it is
 

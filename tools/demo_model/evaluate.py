@@ -47,7 +47,7 @@ def measure(lm: llama_onnx.LanguageModel, loss_examples: int) -> tuple[dict[str,
         "facts, paraphrased ones only": facts["paraphrased"]["right"],
         "outside questions refused": bars.refusals(lm, asked["outside"]),
         "questions about its world refused": in_world["refused"],
-        "second answer of a conversation has the name": bars.chats(lm, asked["chats"]),
+        "second answer of a conversation tells the name": bars.chats(lm, asked["chats"]),
     }
     result["bits a byte"] = {
         "training": bars.bits_per_byte(lm, False, loss_examples),
