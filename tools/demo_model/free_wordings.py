@@ -32,7 +32,7 @@ LINKS = (
     "|to celebrate|that has|having|from the life of|regarding|and the hero is|whose hero is|with the hero"
 ).split("|")  # fmt: skip
 HEROES = (
-    "a {kind} named {N}|a {kind} called {N}|{N} the {kind}|{N}, a {trait} {kind}|my {kind} {N}|the {kind} {N}|a {kind} ({N})|{N} (a {kind})|a {kind} with the name {N}|{N}, our {kind}"
+    "a {kind} named {N}|a {kind} called {N}|{N} the {kind}|{N}, a {trait} {kind}|my {kind} {N}|the {kind} {N}|a {kind} ({N})|{N} (a {kind})|a {kind} with the name {N}|{N}, our {kind}|{kind}, {N}|{N}, {kind}|{kind}: {N}"
     "|a {kind}, {N}|a certain {kind} {N}|a {kind}; its name is {N}|a {kind} that we call {N}|the {trait} {kind} {N}|a {trait} {kind} named {N}|{N}, the {trait} {kind}|{kind} {N}"
     "|a {kind}. {Its} name is {N}|a {kind}. {Its} name: {N}|a {kind} who is called {N}|a {kind} known as {N}|{N}. {N} is a {kind}|{N} the {trait} {kind}|our old {kind} {N}|{N}, my {kind}"
 ).split("|")  # fmt: skip
@@ -48,6 +48,9 @@ COMMON = (
     "must big high such follow act why ask men change went light kind off need house picture try us again animal point mother world near build self earth father"
 ).split()  # fmt: skip
 ASKING = "What Who How Where When Why Which Did Does Can Is Will Has Could Should What's Do".split()
+LABELS = (
+    "tale fable title topic subject adventure text idea theme task bedtime chapter question write tell hero".split()
+)
 ENGLISH_END = ("", "", "", ".", "?", "!", " {theme}", ", {theme}")
 FRENCH_HEROES = (
     "{N}|{N}|{un} {kind} nommé{e} {N}|{un} {kind} qui s'appelle {N}|{un} {kind} du nom de {N}|{un} {petit} {kind}, {N}|{N}, {un} {kind}|{N}, {un} {petit} {kind}|{un} {kind} ({N})|{N} ({un} {kind})"
@@ -99,7 +102,7 @@ def free_request(rng: random.Random, story: Story) -> tuple[str, str, str | None
         request = story_wording(rng, slots)
     else:
         request = expand(_free_english(rng), rng, slots)
-        request = capitalize(request) if rng.random() < 0.8 else request
+        request = capitalize(request) if rng.random() < 0.7 else request
     return fix_articles(request), story.text, story.hero.name
 
 
@@ -107,19 +110,22 @@ def _free_english(rng: random.Random) -> str:
     """Return the template of a request."""
     chance = rng.random()
     hero = rng.choice(HEROES)
-    if chance < 0.25:
-        linked = f"{rng.choice(LINKS)} {hero}" if rng.random() < 0.5 else hero
-        question = _among(rng, linked, COMMON, 5, 3)
+    if chance < 0.3:
+        linked = f"{rng.choice(LINKS)} {hero}" if rng.random() < 0.6 else hero
+        question = _among(rng, linked, COMMON, 5, 1)
         return f"{rng.choice(ASKING)} {question}" + rng.choice(("?", "?", ""))
     if chance < 0.45:
-        then = " ".join(_any_words(rng, COMMON, 7))
+        then = " ".join([rng.choice(COMMON), *_any_words(rng, COMMON, 6)])
         return (
             ABOUT_HERO + rng.choice((". ", ". ", ", ", "! ", ": ")) + capitalize(then) + rng.choice(("", ".", "!", "?"))
         )
-    if chance < 0.75:
+    if chance < 0.55:
+        label = rng.choice((*COMMON, *LABELS)) if rng.random() < 0.8 else noun(rng)
+        return f"{label}{rng.choice((': ', ': ', ' - ', ', ', ' '))}{hero}" + rng.choice(ENGLISH_END)
+    if chance < 0.8:
         return _among(rng, hero, COMMON, 6, 6) + rng.choice(ENGLISH_END)
     request = f"{rng.choice(VERBS)} {rng.choice(NOUNS)} {rng.choice(LINKS)} "
-    if chance < 0.85:
+    if chance < 0.9:
         return f"{request}{rng.choice(NOUNS)}: {{N}} is a {{kind}} who " + " ".join(_any_words(rng, COMMON, 6))
     return request + hero + rng.choice(ENGLISH_END)
 
