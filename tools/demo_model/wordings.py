@@ -150,7 +150,8 @@ def story_wording(rng: random.Random, slots: dict[str, str]) -> str:
         request += " {theme}"
     request = expand(request, rng, slots)
     if rng.random() < 0.15:
-        request = rng.choice(STORY_STARTS) + request[0].lower() + request[1:]
+        first = request[0] if request.startswith(slots["N"]) else request[0].lower()
+        request = rng.choice(STORY_STARTS) + first + request[1:]
     elif rng.random() < 0.8 and request[0].isalpha():
         request = capitalize(request)
     asks = request.split()[0].rstrip(",") in _ASKING or request.split(". ")[-1].split()[0] in _ASKING
