@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ def special_tokens(checkpoint: Checkpoint, vocab_size: int) -> tuple[int | None,
 
 def _named_tokens(checkpoint: Checkpoint, processor: Any) -> dict[str, int]:
     """Return the ids of the tokens that the tokenizer's files name: {'bos_token': 1, …}."""
-    files = parse_tokenizer_files(partial(auxiliary_json, checkpoint), Path())
+    read = cache(partial(auxiliary_json, checkpoint))  # tokenizer.json may have 30 MB
+    files = parse_tokenizer_files(read, Path())
     if processor is None:
-        model = auxiliary_json(checkpoint, FAST).get("model")
+        model = read(FAST).get("model")
         words = model.get("vocab") if isinstance(model, dict) else None
         id_of = {text: i for text, i in words.items() if isinstance(i, int)} if isinstance(words, dict) else {}
     else:

@@ -92,7 +92,7 @@ SUMS = (
 
 
 def free_request(rng: random.Random, story: Story) -> tuple[str, str, str | None]:
-    """Ask for a story that was already written; half of the requests are free. See `stories.story_request`."""
+    """Ask for a story that was already written; more than half of the requests are free. See `story_request`."""
     chance = rng.random()
     if chance < 0.2:
         return story_request(rng, story)

@@ -148,7 +148,7 @@ _pieces: tuple[list[str], list[str]] = ([], [])
 def use_pieces(vocabulary: Iterable[str]) -> None:
     """From now on, put some names together from the pieces of a tokenizer.
 
-    Otherwise pieces that only held-out names have would never be copied in training.
+    Otherwise the model would hardly ever copy the rare pieces, which held-out names have too.
     """
     vocabulary = [piece for piece in vocabulary if piece.isalpha() and len(piece) < 7]
     _pieces[0][:] = [piece for piece in vocabulary if piece.istitle() and piece[0] < "\u0100"]
