@@ -7,6 +7,7 @@ run can be continued, and a file of other results is refused and left unchanged.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import sys
@@ -69,7 +70,7 @@ def read_prompts(file: str, defaults: SamplingParams) -> list[Prompt]:
     except OSError as error:
         raise RequestError(f"{file}: cannot be read ({error.strerror}); give a file with a prompt per line") from None
     prompts: list[Prompt] = []
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if line.strip():
             prompts.append(_read_line(f"{name}:{number}", line, defaults.of_prompt(len(prompts))))
     if not prompts:

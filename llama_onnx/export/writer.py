@@ -52,6 +52,8 @@ class ModelWriter:
             ModelDirectoryError: `out` holds other files or the input, another process is writing it, or the disk is too
                 full.
         """
+        if out.is_symlink():
+            out = out.resolve()  # the link stays, and what it points to is written
         if out.name in ("", ".."):
             out = Path(os.path.abspath(out))
         if not out.name:

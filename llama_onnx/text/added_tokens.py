@@ -22,6 +22,11 @@ CONFIG, FAST, ADDED, SPECIAL_MAP = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
+# What transformers' classes take where no file names the tokens.
+CLASS_TOKENS = {
+    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>"},
+    "GemmaTokenizer": {"bos_token": "<bos>", "eos_token": "<eos>"},
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,10 @@ def parse_tokenizer_files(read: Callable[[str], dict[str, Any]], directory: Path
         directory: where the files are, as far as messages are concerned.
     """
     config = read(CONFIG)
-    named = {**read(SPECIAL_MAP), **{k: v for k, v in config.items() if v is not None}}
+    listed = read(SPECIAL_MAP)
+    known = CLASS_TOKENS.get(str(config.get("tokenizer_class")).removesuffix("Fast"), {})
+    defaults = {name: text for name, text in known.items() if name not in listed and name not in config}
+    named = {**defaults, **listed, **{k: v for k, v in config.items() if v is not None}}
     special_texts = {
         name: text for name, value in named.items() if name.endswith("_token") and (text := _text(value)) is not None
     }

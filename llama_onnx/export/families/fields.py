@@ -25,6 +25,7 @@ HARMLESS = frozenset(
     experts_implementation _experts_implementation _flash_attn_2_enabled use_flash_attn use_flash_attention
     use_flash_attention_2 flash_attn use_flash_attn_2 output_attentions num_logits_to_keep logits_to_keep
     router_aux_loss_coef gradient_checkpointing use_fused_rms_norm use_fused_rope use_fused_mlp fused_mlp
+    mask_token_id masked_softmax_fusion ffn_dim_multiplier position_embedding_type
     """.split()
 )
 NEUTRAL_AT_ONE = ("multiplier", "factor", "scale", "scaling", "_mod")
@@ -88,8 +89,10 @@ def check_keys(config: Mapping[str, Any], read: frozenset[str]) -> None:
         read: the names that this family reads in addition to those that every family reads.
     """
     require(config, "quantization_config")
+    require(config, "position_embedding_type", "rope", "rotary")
+    unused = {"sliding_window", "max_window_layers"} if config.get("use_sliding_window") is False else set()
     for name, value in config.items():
-        if name in HARMLESS or name in read or not MATHS.search(name):
+        if name in HARMLESS or name in read or name in unused or not MATHS.search(name):
             continue
         neutral = value == 1 and name.endswith(NEUTRAL_AT_ONE)
         if value in (None, False, 0, "", [], {}) or neutral:

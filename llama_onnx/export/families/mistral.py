@@ -15,11 +15,12 @@ CONTEXT, WINDOW = 4096 * 32, 4096
 def read_spec(config: dict[str, Any]) -> DecoderSpec:
     """Return the spec of a Mistral checkpoint."""
     context = usable_length(config, CONTEXT)
+    window = None if config.get("use_sliding_window") is False else optional(config, "sliding_window", WINDOW)
     return read_decoder(
         config,
         "mistral",
-        read="sliding_window layer_types",
+        read="sliding_window use_sliding_window layer_types",
         context_length=CONTEXT,
         kv_heads=8,
-        layers=uniform_layers(config, optional(config, "sliding_window", WINDOW), context),
+        layers=uniform_layers(config, window, context),
     )

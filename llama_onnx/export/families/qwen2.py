@@ -10,7 +10,7 @@ from .rope import usable_length
 from .spec import DecoderSpec, LayerSpec
 
 CONTEXT = 32768
-READ = "layer_types sliding_window use_sliding_window max_window_layers"
+READ = "attention_bias layer_types sliding_window use_sliding_window max_window_layers"
 
 
 def read_spec(config: dict[str, Any]) -> DecoderSpec:

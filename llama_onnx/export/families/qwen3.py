@@ -16,7 +16,7 @@ def read_spec(config: dict[str, Any]) -> DecoderSpec:
     return read_decoder(
         config,
         "qwen3",
-        read=f"{READ} attention_bias",
+        read=READ,
         context_length=CONTEXT,
         kv_heads=32,
         head_dim=128,

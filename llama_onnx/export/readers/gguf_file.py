@@ -81,9 +81,10 @@ class GgufFile:
             with np.errstate(all="ignore"):
                 return np.asarray(gguf.quants.dequantize(data.reshape(*entry.shape[:-1], row), kind), np.float32)
         except (ValueError, KeyError, NotImplementedError):
+            known = {member.value: member.name for member in gguf.GGMLQuantizationType}
             raise ModelDirectoryError(
-                f"{self.path}: {name} is stored in GGML type {entry.type}, which is not supported; "
-                "give a file in F32, F16, BF16, Q8_0, Q4_0 to Q5_1 or Q2_K to Q6_K"
+                f"{self.path}: {name} is stored in GGML type {known.get(entry.type, entry.type)}, which is not "
+                "supported; give a file in F32, F16, BF16, Q8_0, Q4_0 to Q5_1, Q2_K to Q6_K or IQ1_S to IQ4_XS"
             ) from None
 
     def _read(self, file: IO[bytes]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from ...text.added_tokens import read_tokenizer_files
 from ..nbits import NBits
 from ..progress import report
 from .byte_level import gpt2_tokenizer
-from .json_files import read_json
+from .json_files import read_json, read_text_config
 from .sentencepiece_model import lacks_tokens
+from .tensor_names import usual_names
 
 # Files that are copied beside the shards, for the runtime and its users.
 AUXILIARY = (
@@ -53,7 +54,7 @@ class HuggingFaceCheckpoint:
         Raises:
             ModelDirectoryError: a file is missing or damaged, or index and files disagree.
         """
-        self.config: dict[str, Any] = read_json(directory / "config.json")
+        self.config = read_text_config(directory / "config.json")
         self.files: dict[str, Path | bytes] = {
             name: directory / name for name in AUXILIARY if (directory / name).is_file()
         }
@@ -63,8 +64,9 @@ class HuggingFaceCheckpoint:
             self.config["quantization_config"] = {"quant_method": "gptq", **settings}
         self._add_tokenizer(directory)
         self._directory = directory
-        self._file_of = _open_files(directory, weights, open_file)
-        self.source = [directory / "config.json", *sorted({path for path, _ in self._file_of.values()})]
+        files = _open_files(directory, weights, open_file)
+        self._file_of = {usual: (name, *files[name]) for name, usual in usual_names(files).items()}
+        self.source = [directory / "config.json", *sorted({path for path, _ in files.values()})]
 
     def _add_tokenizer(self, directory: Path) -> None:
         """Leave out a `tokenizer.model` older than the `tokenizer.json` beside it; make the latter where it lacks."""
@@ -87,7 +89,8 @@ class HuggingFaceCheckpoint:
         """Return a tensor in its stored type."""
         if name not in self._file_of:
             raise ModelDirectoryError(f"{self._directory}: the checkpoint has no tensor {name}")
-        return self._file_of[name][1].tensor(name)
+        stored, _, file = self._file_of[name]
+        return file.tensor(stored)
 
     def quantized(self, name: str) -> NBits | None:
         """Return None: these files hold floats."""

@@ -49,3 +49,17 @@ def _parse(content: bytes, where: str | Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ModelDirectoryError(f"{where}: not a JSON object; download it again")
     return fields
+
+
+def read_text_config(path: Path) -> dict[str, Any]:
+    """Return `config.json`; of a model with several parts, what it says of the language model in `text_config`.
+
+    Raises:
+        ModelDirectoryError: see `read_json`.
+    """
+    config = read_json(path)
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        return config
+    outer = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "quantization_config")
+    return {name: config[name] for name in outer if name in config} | text

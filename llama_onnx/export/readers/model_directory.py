@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from ..graphs.stored import read_graph, read_tensor
 from ..nbits import NBits
 from ..packages import onnx
 from .hugging_face import AUXILIARY
-from .json_files import read_json
+from .json_files import read_json, read_text_config
 
 
 class ModelDirectoryCheckpoint:
@@ -37,7 +36,7 @@ class ModelDirectoryCheckpoint:
             )
         if not (directory / "config.json").is_file():
             raise ModelDirectoryError(f"{directory}: has no config.json beside the shards; give the checkpoint instead")
-        self.config: dict[str, Any] = read_json(directory / "config.json")
+        self.config = read_text_config(directory / "config.json")
         listed = read_json(directory / MANIFEST)["files"]
         own = {f"{shard.name}{end}" for shard in model.shards for end in (".onnx", ".bin")} | {ROPE_FILE}
         self.files: dict[str, Path | bytes] = {
