@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import llama_onnx
 from llama_onnx.errors import ModelDirectoryError
 from llama_onnx.export.exporter import export
 from llama_onnx.export.families.registry import read_spec
+from llama_onnx.export.readers.gguf_file import GgufFile
 from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.export.special_tokens import special_tokens
+from llama_onnx.text.added_tokens import read_tokenizer_files
 from llama_onnx.text.stream import TextStream
 from llama_onnx.tokens import Token
 
@@ -292,3 +295,98 @@ def test_a_renamed_part_of_a_gguf_file_is_refused(tensors: Tensors, tmp_path: Pa
     first.rename(tmp_path / "model.gguf")
     with pytest.raises(ModelDirectoryError, match="one of 3 parts; keep their names"):
         open_checkpoint(tmp_path / "model.gguf")
+
+
+# -- names and settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [
+        ("_orig_mod.model.", "_orig_mod.lm_head.weight"),
+        ("module.model.", "module.lm_head.weight"),
+        ("module._orig_mod.model.", "module._orig_mod.lm_head.weight"),
+        ("language_model.model.", "language_model.lm_head.weight"),
+        ("model.language_model.", "lm_head.weight"),
+        ("", "lm_head.weight"),
+    ],
+)
+def test_tensors_are_found_behind_the_prefix_of_another_program(
+    body: str, head: str, folder: Path, tensors: Tensors
+) -> None:
+    renamed = {
+        head if name == "lm_head.weight" else body + name.removeprefix("model."): array
+        for name, array in tensors.items()
+    }
+    tower = {"vision_tower.encoder.weight": np.zeros(3, np.float32)} if "language_model" in body else {}
+    save_file({**renamed, **tower}, folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.names() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(checkpoint.tensor(name), array)
+
+
+def test_the_text_part_of_a_larger_model_is_read_and_can_be_read_again(folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").write_text(
+        json.dumps(
+            {"model_type": "sees", "vision_config": {"window_size": 3}, "eos_token_id": 9, "text_config": CONFIG}
+        )
+    )
+    checkpoint = open_checkpoint(folder)
+    assert read_spec(checkpoint.config) == read_spec(CONFIG)
+    assert ends_of(folder)[1] == [CONFIG["eos_token_id"]]
+    export(folder, tmp_path / "out")
+    export(tmp_path / "out", tmp_path / "again")
+    assert decoder_of(tmp_path / "again").config.num_layers == CONFIG["num_hidden_layers"]
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"sliding_window": 64, "use_sliding_window": False, "max_window_layers": 3},
+        {"mask_token_id": 5},
+        {"masked_softmax_fusion": True},
+        {"position_embedding_type": "rope"},
+        {"ffn_dim_multiplier": 1.3},
+    ],
+)
+def test_settings_that_change_nothing_are_no_obstacle(harmless: dict[str, Any]) -> None:
+    assert read_spec({**CONFIG, **harmless}) == read_spec(CONFIG)
+
+
+def test_an_unused_window_of_mistral_is_no_window() -> None:
+    config = {**CONFIG, "model_type": "mistral", "sliding_window": 16}
+    assert {layer.window for layer in read_spec(config).layers} == {16}
+    assert {layer.window for layer in read_spec({**config, "use_sliding_window": False}).layers} == {None}
+
+
+def test_positions_that_are_not_rotary_are_refused() -> None:
+    with pytest.raises(ModelDirectoryError, match="position_embedding_type"):
+        read_spec({**CONFIG, "position_embedding_type": "alibi"})
+
+
+def test_the_class_of_a_tokenizer_names_its_tokens_where_no_file_does(folder: Path) -> None:
+    train_sentencepiece(folder / "tokenizer.model", vocab_size=330)
+    write(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizerFast")
+    assert read_tokenizer_files(folder).special_texts["bos_token"] == "<s>"
+    write(folder / "tokenizer_config.json", bos_token=None)  # null says that there is none
+    assert "bos_token" not in read_tokenizer_files(folder).special_texts
+
+
+def test_an_output_that_is_a_link_stays_one(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "model")
+    for _ in range(2):
+        export(folder, tmp_path / "out")
+        assert (tmp_path / "out").is_symlink()
+        assert (tmp_path / "disk" / "model" / "manifest.json").is_file()
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name != "hf") == ["disk", "out"]
+
+
+def test_an_unknown_block_type_is_refused_by_name(tensors: Tensors, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    write_gguf(tmp_path / "model.gguf", tensors, CONFIG, "F16")
+    file, name = GgufFile(tmp_path / "model.gguf"), "token_embd.weight"
+    file.tensors[name] = replace(file.tensors[name], type=gguf.GGMLQuantizationType.Q8_1)
+    with pytest.raises(ModelDirectoryError, match=r"token_embd\.weight is stored in GGML type Q8_1"):
+        file.tensor(name)
