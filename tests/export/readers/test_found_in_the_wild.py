@@ -333,7 +333,7 @@ def test_the_text_part_of_a_larger_model_is_read_and_can_be_read_again(folder: P
         )
     )
     checkpoint = open_checkpoint(folder)
-    assert read_spec(checkpoint.config) == read_spec(CONFIG)
+    assert checkpoint.config == CONFIG
     assert ends_of(folder)[1] == [CONFIG["eos_token_id"]]
     export(folder, tmp_path / "out")
     export(tmp_path / "out", tmp_path / "again")
@@ -351,7 +351,9 @@ def test_the_text_part_of_a_larger_model_is_read_and_can_be_read_again(folder: P
     ],
 )
 def test_settings_that_change_nothing_are_no_obstacle(harmless: dict[str, Any]) -> None:
-    assert read_spec({**CONFIG, **harmless}) == read_spec(CONFIG)
+    changed, plain = read_spec({**CONFIG, **harmless}), read_spec(CONFIG)
+    assert replace(changed, ropes={}) == replace(plain, ropes={})
+    np.testing.assert_array_equal(changed.ropes[""].frequencies, plain.ropes[""].frequencies)
 
 
 def test_an_unused_window_of_mistral_is_no_window() -> None:
