@@ -13,7 +13,7 @@ EXAMPLES = """examples:
   %(prog)s checkpoints/alpaca models/alpaca-int4 --dtype int4 --block-size 32
   %(prog)s model.gguf models/mine --dtype int8
 """
-DTYPES = ("fp32", "fp16", "int8", "int4")
+DTYPES = ("auto", "fp32", "fp16", "int8", "int4")
 OPS = ("ort", "onnx")
 
 

@@ -42,3 +42,10 @@ class Checkpoint(Protocol):
         Raises:
             ModelDirectoryError: there is no such tensor, or its file is damaged.
         """
+
+    def stored_bits(self, name: str) -> int | None:
+        """Return the bits of an integer of a quantised tensor; None if it is stored in floats.
+
+        Raises:
+            ModelDirectoryError: there is no such tensor.
+        """

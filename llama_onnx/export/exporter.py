@@ -54,7 +54,7 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
     weights = Weights(checkpoint, precision, report)
     key = {"source": fingerprint(checkpoint), "precision": vars(precision), "ops": ops}
     with ModelWriter(out, key, checkpoint.source, least_bytes(spec, precision)) as writer:
-        share = spec.tied_embeddings and not precision.bits  # a quantised head has values of its own
+        share = spec.tied_embeddings and not precision.bits  # a head that is quantised here has values of its own
         model = write_shards(writer, checkpoint, spec, weights, style, share, f"exporting {out.name}")
         writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})
 
@@ -104,7 +104,7 @@ def write_shards(
         if step == "embed":
             build_embed(g, spec, weights, style)
         elif step == "head":
-            build_head(g, spec, weights, stored_table(writer.graph("embed")) if share else None, style)
+            build_head(g, spec, weights, stored_table(writer.graph("embed"), spec.hidden_size) if share else None, style)
         else:
             build_layer(g, spec, weights, int(step), rope, style)
         weights.end(step)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,22 +20,52 @@ ACCURACY_LEVEL = 4  # int8 activations; otherwise 8-bit products dequantise the 
 
 
 @dataclass(frozen=True)
-class NBits:
-    """A matrix [out, in] in blocks along `in`: w = (q - zero point) · scale.
+class Levels:
+    """Numbers of blocks in two levels: those of a group share a base.
 
     Attributes:
-        packed: uint8 [out, blocks, block_size · bits / 8]; unsigned values, the first in the lowest bits.
-        scales: float32 [out, blocks].
-        zero_points: uint8 [out, ceil(blocks · bits / 8)], packed like the values; None means 2^(bits - 1).
+        base: float16 [out, groups].
+        factors: int8 or uint8 [out, blocks]; as many blocks in each group.
+    """
+
+    base: np.ndarray
+    factors: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and blocks."""
+        return self.factors.shape
+
+    def widened(self) -> np.ndarray:
+        """Return base · factor, float32 [out, blocks]."""
+        factors = self.factors.astype(np.float32).reshape(*self.base.shape, -1)
+        return (self.base.astype(np.float32)[..., None] * factors).reshape(self.factors.shape)
+
+
+Numbers = np.ndarray | Levels  # of blocks: float32 or float16 [out, blocks], or in two levels
+
+
+@dataclass(frozen=True)
+class NBits:
+    """A matrix [out, in] in blocks along `in`: w = (q - zero point) · scale, or q · scale - minimum.
+
+    Attributes:
+        packed: uint8 [out, blocks, block_size · bits / 8]; unsigned values q + first, the first in the lowest bits.
+        scales: one for each block.
+        zero_points: uint8 [out, ceil(blocks · bits / 8)], packed like the values; None means the middle of the range.
         bits: 2, 4 or 8.
         columns: the size of `in` before padding to whole blocks.
+        minima: one for each block, if there are any. There are no zero points then.
+        kept_bits: how many bits the values q have, and take on disk, if fewer than `bits`.
     """
 
     packed: np.ndarray
-    scales: np.ndarray
+    scales: Numbers
     zero_points: np.ndarray | None
     bits: int
     columns: int
+    minima: Numbers | None = None
+    kept_bits: int | None = None
 
     @property
     def block_size(self) -> int:
@@ -42,9 +73,41 @@ class NBits:
         return self.packed.shape[2] * 8 // self.bits
 
     @property
+    def middle(self) -> int:
+        """The middle of the range of q, which stands for 0 where there are neither zero points nor minima."""
+        return 1 << ((self.kept_bits or self.bits) - 1)
+
+    @property
+    def first(self) -> int:
+        """What is added to q, so that its middle is that of the packed bits, where the kernels expect it."""
+        return (1 << (self.bits - 1)) - self.middle
+
+    @property
     def loaded_bytes(self) -> int:
         """Bytes in memory, where the values are repacked for the CPU with a few bytes for each block."""
-        return self.packed.nbytes + self.scales.size * LOADED_BYTES_OF_BLOCK
+        blocks = self.packed.shape[0] * self.packed.shape[1]
+        return self.packed.nbytes + blocks * (LOADED_BYTES_OF_BLOCK + (0 if self.minima is None else 4))
+
+    def rows(self, arrange: Callable[[np.ndarray], np.ndarray]) -> NBits:
+        """Return the matrix with its rows rearranged. Rows of zeros that `arrange` adds are 0, as their scales are."""
+
+        def numbers(of: Numbers) -> Numbers:
+            if isinstance(of, Levels):
+                return Levels(*(np.ascontiguousarray(arrange(part)) for part in (of.base, of.factors)))
+            return np.ascontiguousarray(arrange(of))
+
+        return replace(
+            self,
+            packed=np.ascontiguousarray(arrange(self.packed)),
+            scales=numbers(self.scales),
+            zero_points=None if self.zero_points is None else np.ascontiguousarray(arrange(self.zero_points)),
+            minima=None if self.minima is None else numbers(self.minima),
+        )
+
+
+def widened(numbers: Numbers) -> np.ndarray:
+    """Return the numbers of blocks as float32 [out, blocks]."""
+    return numbers.widened() if isinstance(numbers, Levels) else numbers.astype(np.float32, copy=False)
 
 
 def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: bool = False) -> NBits:
@@ -108,12 +171,13 @@ def block_ranges(blocks: np.ndarray, bits: int, zero_point: bool, shrink: float 
 def dequantize(matrix: NBits) -> np.ndarray:
     """Return the weights that the operator computes with, float32 [out, in]."""
     rows, blocks = matrix.scales.shape
-    if matrix.zero_points is None:
-        zeros = np.full((rows, blocks), 1 << (matrix.bits - 1), np.uint8)
-    else:
+    zeros = np.full((rows, blocks), matrix.first + (matrix.middle if matrix.minima is None else 0), np.uint8)
+    if matrix.zero_points is not None:
         zeros = unpack_bits(matrix.zero_points, matrix.bits)[:, :blocks]
     values = unpack_bits(matrix.packed, matrix.bits).astype(np.float32) - zeros[..., None].astype(np.float32)
-    values *= matrix.scales[..., None]
+    values *= widened(matrix.scales)[..., None]
+    if matrix.minima is not None:
+        values -= widened(matrix.minima)[..., None]
     return values.reshape(rows, -1)[:, : matrix.columns]
 
 

@@ -11,9 +11,11 @@ from ..half import embedding_bytes
 from ..nbits import NBits
 from ..packages import onnx
 from .activations import activate, softcap
+from .compact import StoredNBits, Widened, find, write
 from .graph import Graph, WeightFile
 from .heads import norm_heads, pad_heads
-from .ops import Heads, Matrix, Ops, StoredNBits
+from .ops import Heads, Matrix, Ops
+from .stored import external
 from .weights import Arrange, Weights
 
 ROPE_FILE = "rope.bin"
@@ -38,7 +40,12 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None
     scaled = spec.embedding_scale != 1
     found = ["hidden"] if not scaled else []
     if isinstance(table, NBits):
-        rows = ops.lookup(g, "/embed_tokens", "input_ids", EMBEDDING, table, found)
+        stored = write(g.weights, EMBEDDING, table)
+        g.loaded_bytes += sum(
+            embedding_bytes(np.broadcast_to(np.uint8(0), (stored.rows, length // stored.rows)), spec.context_length)
+            for length in (int(external(tensor, "length")) for tensor in stored.tensors.values())
+        )
+        rows = Widened(g, "/embed_tokens", stored, "input_ids").floats(found)
     else:
         name = g.weight(EMBEDDING, table, loaded_bytes=embedding_bytes(table, spec.context_length))
         if table.dtype == FLOAT:
@@ -51,16 +58,10 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None
     g.output("hidden", FLOAT, ["batch", "sequence", spec.hidden_size])
 
 
-def stored_table(embed: onnx.GraphProto) -> onnx.TensorProto | StoredNBits:
+def stored_table(embed: onnx.GraphProto, columns: int) -> onnx.TensorProto | StoredNBits:
     """Return the table of an embedding that has been written, floats or quantised, for a head that shares it."""
     tensors = {tensor.name: tensor for tensor in embed.initializer}
-    lookup = next((node for node in embed.node if node.op_type == "GatherBlockQuantized"), None)
-    if lookup is None:
-        return tensors[EMBEDDING]
-    sizes = {attribute.name: attribute.i for attribute in lookup.attribute}
-    qweight, _, scales, *qzeros = lookup.input
-    points = tensors[qzeros[0]] if qzeros else None
-    return StoredNBits(tensors[qweight], tensors[scales], points, sizes["bits"], sizes["block_size"])
+    return find(tensors, EMBEDDING, columns) or tensors[EMBEDDING]
 
 
 def build_layer(g: Graph, spec: DecoderSpec, weights: Weights, i: int, rope: RopeTensors, ops: Ops) -> None:

@@ -166,13 +166,14 @@ class Graph:
 
     def ints(self, name: str, values: int | Sequence[int]) -> str:
         """Add a constant int64 [n], or a scalar, to the graph itself, and return its name."""
-        return self._constant(name, np.array(values, np.int64))
+        return self.constant(name, np.array(values, np.int64))
 
     def floats(self, name: str, values: float | Sequence[float]) -> str:
         """Add a constant float32 [n], or a scalar, to the graph itself, and return its name."""
-        return self._constant(name, np.array(values, np.float32))
+        return self.constant(name, np.array(values, np.float32))
 
-    def _constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: np.ndarray) -> str:
+        """Add a small constant to the graph itself, and return its name."""
         self.initializers.append(onnx.numpy_helper.from_array(array, name))
         return name
 

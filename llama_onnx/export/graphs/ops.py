@@ -12,18 +12,8 @@ from typing import Protocol
 from ..families.spec import DecoderSpec, LayerSpec
 from ..nbits import NBits
 from ..packages import onnx
+from .compact import StoredNBits
 from .graph import Graph
-
-
-@dataclass(frozen=True)
-class StoredNBits:
-    """A quantised matrix [out, in] in the file of another shard. See `NBits`; `in` has no padding."""
-
-    qweight: onnx.TensorProto
-    scales: onnx.TensorProto
-    qzeros: onnx.TensorProto | None
-    bits: int
-    block_size: int
 
 
 # a quantised matrix, one in another shard, a float tensor in another shard, or the name of a tensor of this graph
@@ -58,9 +48,6 @@ class Ops(Protocol):
         self, g: Graph, name: str, value: str, tensor: str, matrix: Matrix, bias: str, outputs: Sequence[str]
     ) -> str:
         """value · matrixᵀ (+ bias) in float32, however the matrix [out, in] is stored. `tensor` is its name."""
-
-    def lookup(self, g: Graph, name: str, ids: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
-        """Return rows of a quantised matrix, float32 [batch, sequence, size], for ids [batch, sequence]."""
 
     def rms_norm(self, g: Graph, name: str, value: str, gamma: str, epsilon: float) -> str:
         """Zhang and Sennrich 2019: value / sqrt(mean(value²) + epsilon) · gamma."""

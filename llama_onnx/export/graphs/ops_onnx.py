@@ -13,13 +13,14 @@ import numpy as np
 
 from ...errors import RequestError
 from ..families.spec import DecoderSpec, LayerSpec
-from ..nbits import NBits, pack_bits, unpack_bits
+from ..nbits import NBits, pack_bits, unpack_bits, widened
 from ..packages import onnx
 from .activations import softcap
+from .compact import StoredNBits
 from .floats import as_float
 from .graph import Graph
 from .heads import norm_heads
-from .ops import Heads, Matrix, StoredNBits
+from .ops import Heads, Matrix
 
 MASKED = float(np.finfo(np.float32).min)
 INTEGERS = {4: onnx.TensorProto.INT4, 8: onnx.TensorProto.INT8}
@@ -53,36 +54,6 @@ class OnnxOps:
             raise RequestError(f"{tensor}: standard operators cannot share a quantised table; use the style 'ort'")
         inputs = [value, as_float(g, name, matrix)]
         return g.node("Gemm", name, [*inputs, bias] if bias else inputs, outputs, transB=1)
-
-    def lookup(self, g: Graph, name: str, ids: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
-        """See `Ops`. Only the rows that are looked up are dequantised."""
-        if matrix.bits != 8:
-            raise RequestError("standard operators can look up 8-bit rows only; use the style 'ort' for 4 bits")
-        stem = tensor.removesuffix("weight")
-        blocks, size = matrix.packed.shape[1:]
-
-        def rows(part: str, array: np.ndarray, shape: list[int]) -> str:
-            found = g.node("Gather", f"{name}/{part}", [g.weight(stem + part, array), ids])
-            if array.dtype != np.float32:
-                found = g.node("Cast", f"{name}/{part}", [found], to=onnx.TensorProto.FLOAT)
-            return g.node("Reshape", f"{name}/{part}", [found, g.ints(f"{name}/{part}/shape", [0, 0, blocks, *shape])])
-
-        value = rows("qweight", matrix.packed.reshape(len(matrix.packed), -1), [size])
-        if matrix.zero_points is None:
-            zeros = g.floats(f"{name}/middle", 128)
-        else:
-            zeros = rows("qzeros", matrix.zero_points, [1])
-        centred = g.node("Sub", name, [value, zeros])
-        value = g.node("Mul", name, [centred, rows("scales", matrix.scales, [1])])
-        shape = g.ints(f"{name}/shape", [0, 0, blocks * size])
-        last = outputs if blocks * size == matrix.columns else ()
-        value = g.node("Reshape", name, [value, shape], last)
-        if last:
-            return value
-        bounds = [
-            g.ints(f"{name}/{part}", [place]) for part, place in (("from", 0), ("to", matrix.columns), ("axis", 2))
-        ]
-        return g.node("Slice", name, [value, *bounds], outputs)
 
     def rms_norm(self, g: Graph, name: str, value: str, gamma: str, epsilon: float) -> str:
         """See `Ops`."""
@@ -223,16 +194,19 @@ def _dequantized(g: Graph, name: str, tensor: str, matrix: NBits) -> str:
     """Return float32 [in, out]. Values without zero points are stored as signed integers."""
     if matrix.bits not in INTEGERS:
         raise RequestError(f"{tensor}: {matrix.bits}-bit values have no standard operator; use the style 'ort'")
+    if matrix.minima is not None:
+        raise RequestError(f"{tensor}: blocks with minima have no standard operator; use the style 'ort'")
     stem, bits, middle = tensor.removesuffix("weight"), matrix.bits, 1 << (matrix.bits - 1)
     values = unpack_bits(matrix.packed, bits).reshape(len(matrix.packed), -1)[:, : matrix.columns].T
     signed = matrix.zero_points is None
     kind = INTEGERS[bits] if signed else UNSIGNED[bits]
     if signed:
         values = values ^ np.uint8(middle)  # q - 2^(bits - 1) as two's complement
-    blocks = matrix.scales.shape[1]
+    scales = widened(matrix.scales)
+    blocks = scales.shape[1]
     inputs = [
         g.packed_weight(stem + "qweight", kind, values.shape, _pack(values, bits), matrix.loaded_bytes),
-        g.weight(stem + "scales", matrix.scales.T, 0),
+        g.weight(stem + "scales", scales.T, 0),
     ]
     if matrix.zero_points is not None:
         zeros = unpack_bits(matrix.zero_points, bits)[:, :blocks].T

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from ...errors import RequestError
+import numpy as np
+
 from ..families.spec import DecoderSpec, LayerSpec
-from ..nbits import ACCURACY_LEVEL, LOADED_BYTES_OF_BLOCK, NBits
+from ..nbits import ACCURACY_LEVEL, NBits
 from ..packages import onnx
+from .compact import StoredNBits, Widened, once, write
 from .floats import as_float
 from .graph import MICROSOFT, Graph
 from .heads import norm_heads
-from .ops import Heads, Matrix, StoredNBits
+from .ops import Heads, Matrix
 
 
 class OrtOps:
@@ -33,26 +34,14 @@ class OrtOps:
     ) -> str:
         """See `Ops`."""
         last = () if bias else outputs
+        if isinstance(matrix, NBits):
+            matrix = write(g.weights, tensor, matrix)
         if isinstance(matrix, StoredNBits):
-            product = _stored_product(g, name, value, matrix, last)
-        elif isinstance(matrix, NBits):
-            product = _nbits_product(g, name, value, tensor, matrix, last)
+            product = _nbits_product(g, name, value, matrix, last)
         else:
             operand = as_float(g, name, matrix)
             product = g.node("FusedMatMul", name, [value, operand], last, domain=MICROSOFT, transB=1)
         return g.node("Add", name, [product, bias], outputs) if bias else product
-
-    def lookup(self, g: Graph, name: str, ids: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
-        """See `Ops`."""
-        if matrix.bits == 2:
-            raise RequestError("an embedding has 4 or 8 bits, not 2")
-        stem = tensor.removesuffix("weight")
-        packed = matrix.packed.reshape(len(matrix.packed), -1)[:, : matrix.columns * matrix.bits // 8]
-        inputs = [g.weight(stem + "qweight", packed), ids, g.weight(stem + "scales", matrix.scales)]
-        if matrix.zero_points is not None:
-            inputs.append(g.weight(stem + "qzeros", matrix.zero_points))
-        sizes = {"bits": matrix.bits, "block_size": matrix.block_size, "gather_axis": 0, "quantize_axis": 1}
-        return g.node("GatherBlockQuantized", name, inputs, outputs, domain=MICROSOFT, **sizes)
 
     def rms_norm(self, g: Graph, name: str, value: str, gamma: str, epsilon: float) -> str:
         """See `Ops`."""
@@ -100,25 +89,33 @@ class OrtOps:
         return g.node("Reshape", f"{name}/join", [normed, together])
 
 
-def _nbits_product(g: Graph, name: str, value: str, tensor: str, matrix: NBits, outputs: Sequence[str]) -> str:
-    stem = tensor.removesuffix("weight")
-    inputs = [value, g.weight(stem + "qweight", matrix.packed, matrix.loaded_bytes)]
-    inputs.append(g.weight(stem + "scales", matrix.scales, 0))
-    if matrix.zero_points is not None:
-        inputs.append(g.weight(stem + "qzeros", matrix.zero_points))
-    sizes = {"K": matrix.columns, "N": len(matrix.packed), "bits": matrix.bits, "block_size": matrix.block_size}
-    return g.node("MatMulNBits", name, inputs, outputs, domain=MICROSOFT, **sizes, accuracy_level=ACCURACY_LEVEL)
+def _nbits_product(g: Graph, name: str, value: str, matrix: StoredNBits, outputs: Sequence[str]) -> str:
+    """value · matrixᵀ. The minima of blocks are multiplied with the sums of the value over blocks, in float32."""
+    parts, shape, wide = matrix.tensors, [matrix.rows, matrix.blocks], Widened(g, name, matrix)
+    g.loaded_bytes += matrix.loaded_bytes
+    scales, minima = wide.scales(), wide.minima()
+    inputs = [value, wide.values() if "low" in parts else g.shared(parts["qweight"]), scales]
+    if "qzeros" in parts:
+        inputs.append(g.shared(parts["qzeros"]))
+    elif "low" in parts:
+        middle = g.constant(f"{name}/middle", np.full((1, 1), matrix.middle, np.uint8))
+        inputs.append(g.node("Expand", f"{name}/middle", [middle, g.ints(f"{name}/middle_shape", shape)]))
+    sizes = {"K": matrix.columns, "N": matrix.rows, "bits": matrix.bits, "block_size": matrix.block_size}
+    product = g.node(
+        "MatMulNBits", name, inputs, () if minima else outputs, domain=MICROSOFT, **sizes, accuracy_level=ACCURACY_LEVEL
+    )
+    if not minima:
+        return product
+    sums = f"{value}/sums_of_{matrix.block_size}"
+    once(g, sums, lambda: _block_sums(g, sums, value, matrix))
+    # The kernel takes the middle of the range for 0, so that much of each minimum is subtracted already.
+    taken = g.node("Mul", f"{name}/taken", [scales, g.floats(f"{name}/half", matrix.middle)])
+    left = g.node("Sub", f"{name}/minima", [minima, taken])
+    moved = g.node("FusedMatMul", f"{name}/minima", [sums, left], domain=MICROSOFT, transB=1)
+    return g.node("Sub", name, [product, moved], outputs)
 
 
-def _stored_product(g: Graph, name: str, value: str, matrix: StoredNBits, outputs: Sequence[str]) -> str:
-    """Multiply with the bytes that `lookup` reads as rows, in the shape that MatMulNBits needs."""
-    rows, blocks = matrix.scales.dims
-    packed = onnx.TensorProto()
-    packed.CopyFrom(matrix.qweight)
-    packed.dims[:] = [rows, blocks, matrix.block_size * matrix.bits // 8]
-    loaded = math.prod(packed.dims) + LOADED_BYTES_OF_BLOCK * rows * blocks
-    inputs = [value, g.shared(packed, loaded), g.shared(matrix.scales)]
-    if matrix.qzeros is not None:
-        inputs.append(g.shared(matrix.qzeros))
-    sizes = {"K": blocks * matrix.block_size, "N": rows, "bits": matrix.bits, "block_size": matrix.block_size}
-    return g.node("MatMulNBits", name, inputs, outputs, domain=MICROSOFT, **sizes, accuracy_level=ACCURACY_LEVEL)
+def _block_sums(g: Graph, name: str, value: str, matrix: StoredNBits) -> str:
+    shape = g.ints(f"{name}/shape", [0, 0, matrix.blocks, matrix.block_size])
+    blocks = g.node("Reshape", name, [value, shape])
+    return g.node("ReduceSum", name, [blocks, g.ints(f"{name}/axis", [-1])], [name], keepdims=0)

@@ -16,18 +16,24 @@ from ..packages import onnx
 
 FLOAT = np.float32
 Arrange = Callable[[np.ndarray], np.ndarray]
+KEPT_BLOCK = 32  # weights that share a scale where 'auto' has to round
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How matrices are stored: 'fp32', 'fp16', or 'int8' and 'int4' rounded to nearest in blocks of `block_size`."""
+    """How matrices are stored.
+
+    Attributes:
+        dtype: 'fp32', 'fp16', 'int8' or 'int4' in blocks of `block_size`, or 'auto': as the checkpoint stores them.
+        block_size: how many weights share a scale in int8 and int4.
+    """
 
     dtype: str = "fp32"
     block_size: int = 128
 
     @property
     def bits(self) -> int:
-        """Bits of a quantised weight, 0 for the float types."""
+        """Bits of a quantised weight; 0 for the float types and 'auto'."""
         return {"int4": 4, "int8": 8}.get(self.dtype, 0)
 
 
@@ -35,6 +41,8 @@ def least_bytes(spec: DecoderSpec, precision: Precision) -> int:
     """Return the bytes that the matrices of a model take on disk, without norms, rope tables and padding."""
     table = spec.vocab_size * spec.hidden_size
     layers = spec.num_layers * sum(p.rows * p.columns for p in spec.projections.values())
+    if precision.dtype == "auto":
+        return 0  # not known
     if not precision.bits:
         return (layers + table * (1 if spec.tied_embeddings else 2)) * (4 if precision.dtype == "fp32" else 2)
     return (layers + table) * precision.bits // 8 + 2 * table
@@ -57,7 +65,8 @@ class Weights:
 
     def embedding(self, name: str, shape: tuple[int, int]) -> np.ndarray | NBits:
         """Return the embedding [vocab, hidden]."""
-        return self.table(name, shape)
+        kept = self._kept(name, shape) if self._precision.dtype == "auto" else None
+        return kept or self.table(name, shape)
 
     def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:
         """Return `rows` of a vector of `size`, such as a norm weight or a bias, as float32, which is exact."""
@@ -65,8 +74,9 @@ class Weights:
 
     def table(self, name: str, shape: tuple[int, int], rows: slice = slice(None)) -> np.ndarray:
         """Return `rows` of a table to look rows up in: float32, or float16 if matrices are float16 or quantised."""
-        array = self._read(name, shape)[rows]
-        return widen(array) if self._precision.dtype == "fp32" else to_half(name, array, self._report)
+        array, dtype = self._read(name, shape)[rows], self._precision.dtype
+        as_wide = dtype == "fp32" or (dtype == "auto" and array.dtype == FLOAT)
+        return widen(array) if as_wide else to_half(name, array, self._report)
 
     def matrix(
         self,
@@ -80,18 +90,32 @@ class Weights:
 
         Integers in the checkpoint that already have the wanted bits are kept exactly, unless columns are rearranged.
         """
-        bits = self._precision.bits
-        stored = self._checkpoint.quantized(name) if bits and arrange_columns is None else None
-        if stored is not None and stored.bits == bits:
-            _check_shape(name, (len(stored.packed), stored.columns), shape)
-            return _rearranged(stored, rows, arrange_rows or _as_is)
+        bits, block_size = self._precision.bits, self._precision.block_size
+        kept = self._kept(name, shape) if arrange_columns is None else None
+        if kept is not None:
+            return kept.rows(lambda part: (arrange_rows or _as_is)(part[rows]))
+        stored = self._checkpoint.stored_bits(name)
+        if stored and self._precision.dtype == "auto":
+            bits, block_size = 8, KEPT_BLOCK
+            self._report(f"{name}: its blocks cannot be kept as they are; rounded to 8 bits")
         array = self._read(name, shape)[rows] if bits else self.table(name, shape, rows)
         array = (arrange_rows or _as_is)(array)
         if arrange_columns is not None:
             array = arrange_columns(array.T).T
         if bits:
-            return quantize_rtn(array, bits, self._precision.block_size)
+            return quantize_rtn(array, bits, block_size)
         return np.ascontiguousarray(array)
+
+    def _kept(self, name: str, shape: tuple[int, ...]) -> NBits | None:
+        """Return the integers of the checkpoint if they are wanted as they are."""
+        precision = self._precision
+        if not precision.bits and precision.dtype != "auto":
+            return None
+        stored = self._checkpoint.quantized(name)
+        if stored is None or (precision.bits and (stored.bits != precision.bits or not _plain(stored))):
+            return None
+        _check_shape(name, (len(stored.packed), stored.columns), shape)
+        return stored
 
     def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         array = self._checkpoint.tensor(name)
@@ -106,11 +130,9 @@ def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> 
         )
 
 
-def _rearranged(matrix: NBits, rows: slice, arrange: Arrange) -> NBits:
-    """Take rows of a quantised matrix. Added rows have scales of 0, so they are 0 whatever their integers."""
-    packed, scales = (np.ascontiguousarray(arrange(part[rows])) for part in (matrix.packed, matrix.scales))
-    zeros = None if matrix.zero_points is None else np.ascontiguousarray(arrange(matrix.zero_points[rows]))
-    return NBits(packed, scales, zeros, matrix.bits, matrix.columns)
+def _plain(matrix: NBits) -> bool:
+    """Return whether a matrix takes the bits of its kernel, and no more."""
+    return matrix.minima is None and matrix.kept_bits is None
 
 
 def _as_is(array: np.ndarray) -> np.ndarray:

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelDirectoryError
-from ..nbits import NBits, pack_bits, unpack_bits
+from ..nbits import NBits
+from .gguf_blocks import bits_of, read_blocks
 from .gguf_config import FAMILIES, make_config
 from .gguf_parts import open_gguf
 from .gguf_tokenizer import tokenizer_files
 from .json_files import json_bytes
-from .raw import read_array
 from .rotary import rows_in_halves
 
-Q4_0, Q8_0 = 2, 8  # block types that MatMulNBits supports directly
-BLOCK = 32
 NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -76,22 +74,13 @@ class GgufCheckpoint:
         return self._reordered(name, array)
 
     def quantized(self, name: str) -> NBits | None:
-        """Return a matrix of type Q4_0 or Q8_0 in its blocks of 32: (q - 8) or q, times a float16 scale."""
-        entry = self._file.tensors[self._find(name)]
-        if entry.type not in (Q4_0, Q8_0) or len(entry.shape) != 2 or entry.shape[1] % BLOCK:
-            return None
-        rows, columns = entry.shape
-        bits = 4 if entry.type == Q4_0 else 8
-        width = 2 + BLOCK * bits // 8
-        count = rows * columns // BLOCK
-        data = read_array(entry.path, entry.offset, count * width, np.uint8).reshape(count, width)
-        scales = data[:, :2].copy().view("<f2").astype(np.float32).reshape(rows, -1)
-        packed = data[:, 2:] ^ np.uint8(128)  # int8 + 128
-        if bits == 4:  # the low halves of the bytes are the first 16 values, the high halves the last 16
-            halves = unpack_bits(data[:, 2:], 4).reshape(count, -1, 2)
-            packed = pack_bits(np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(count, BLOCK), 4)
-        packed = packed.reshape(rows, columns // BLOCK, -1)
-        return NBits(self._reordered(name, packed), self._reordered(name, scales), None, bits, columns)
+        """Return a matrix in the blocks of the file; see `gguf_blocks`."""
+        matrix = read_blocks(self._file.tensors[self._find(name)])
+        return None if matrix is None else matrix.rows(lambda array: self._reordered(name, array))
+
+    def stored_bits(self, name: str) -> int | None:
+        """Return the bits of a quantised tensor, without those of its scales; else None."""
+        return bits_of(self._file.tensors[self._find(name)])
 
     def _find(self, name: str) -> str:
         if name not in self._name_of:

@@ -96,6 +96,10 @@ class HuggingFaceCheckpoint:
         """Return None: these files hold floats."""
         return None
 
+    def stored_bits(self, name: str) -> int | None:
+        """Return None: these files hold floats."""
+        return None
+
 
 def _open_files(
     directory: Path, weights: str, open_file: Callable[[Path], TensorFile]

@@ -68,6 +68,11 @@ class PackedCheckpoint:
         matrix *= scales[:, groups]
         return matrix
 
+    def stored_bits(self, name: str) -> int | None:
+        """Return the bits of a packed matrix, else None."""
+        packed = name.removesuffix(".weight") in self._modules
+        return self._bits if packed else self._inner.stored_bits(name)
+
     def quantized(self, name: str) -> NBits | None:
         """Return a packed matrix in blocks, None if its groups are not blocks of neighbours."""
         module = name.removesuffix(".weight")

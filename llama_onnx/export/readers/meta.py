@@ -74,6 +74,10 @@ class MetaCheckpoint:
         """Return None: these files hold floats."""
         return None
 
+    def stored_bits(self, name: str) -> int | None:
+        """Return None: these files hold floats."""
+        return None
+
     def _axis(self, name: str, shape: Sequence[int]) -> int | None:
         """Return the axis along which a tensor is split over shards, None if every shard has all of it."""
         if len(shape) == 1:

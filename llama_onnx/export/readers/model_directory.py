@@ -77,6 +77,10 @@ class ModelDirectoryCheckpoint:
         """Return None: these directories hold floats."""
         return None
 
+    def stored_bits(self, name: str) -> int | None:
+        """Return None: these directories hold floats."""
+        return None
+
     def _plain(self, name: str, kind: str) -> np.ndarray:
         array = self._read(name)
         offset = self._spec.norm_offset if kind == "weight" else 0
