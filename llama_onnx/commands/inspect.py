@@ -22,6 +22,8 @@ EXAMPLES = "example: %(prog)s models/alpaca --verify"
 TOP_OPERATORS = 3
 READ_AT_ONCE = 1 << 22
 QUANTIZED = {"MatMulNBits": 1, "GatherBlockQuantized": 0, "DequantizeLinear": 0}  # which input holds the integers
+# Endings of the tensors of a quantised matrix; see export/graphs/compact.py.
+PLANE, PARTS = "low", ("high", "scales", "scale_base", "scale_factors", "minima", "minimum_base", "minimum_factors", "qzeros")
 TABLES = ("cos_cache", "sin_cache")  # of rotary embedding: computed, not learned
 
 Place = tuple[str, int | str]  # file and offset, or shard and name of a tensor inside it
@@ -142,10 +144,23 @@ def _weights(graph: Graph) -> Iterator[tuple[Initializer, int, str]]:
             first = QUANTIZED[node.op_type]
             matrices[node.inputs[first]] = node.numbers
             scales.update(node.inputs[first + 1 :])
+    halved = any(node.op_type == "BitShift" for node in graph.nodes)
+    shapes = {tensor.name: tensor.shape for tensor in graph.initializers}
     for tensor in graph.initializers:
         numbers = matrices.get(tensor.name)
         kind = DTYPES.get(tensor.dtype, (f"type {tensor.dtype}",))[0]
-        if numbers is None:
+        stem, _, part = tensor.name.rpartition(".")
+        if part in PARTS and kind != "int64":
+            continue
+        if part == PLANE:  # the other bits are beside it
+            columns = 2 * tensor.shape[1]
+            bits = 4 + 8 * shapes[f"{stem}.high"][1] // columns
+            blocks = (shapes.get(f"{stem}.scales") or shapes[f"{stem}.scale_factors"])[1]
+            yield tensor, tensor.shape[0] * columns, f"int{bits}/{columns // blocks}"
+        elif part == "qweight" and numbers is None and kind == "uint8":  # of a lookup
+            bits = 4 if halved else 8
+            yield tensor, tensor.size * 8 // bits, f"int{bits}/{tensor.shape[-1] * 8 // bits}"
+        elif numbers is None:
             if tensor.size > 1 and "float" in kind and tensor.name not in scales and not tensor.name.startswith(TABLES):
                 yield tensor, tensor.size, kind
         elif "bits" in numbers and kind == "uint8":  # packed, several to a byte

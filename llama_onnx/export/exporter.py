@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MissingDependencyError, ModelDirectoryError
+from ..errors import MissingDependencyError, ModelDirectoryError, RequestError
 from ..text.added_tokens import adds_bos
 from ..text.open import open_tokenizer
 from .checkpoint import Checkpoint
@@ -38,8 +38,8 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
     Args:
         source: a checkpoint in any format that `open_checkpoint` reads.
         out: the directory to make. An existing model there is replaced once the new one is complete.
-        dtype: how matrices are stored: 'fp32', 'fp16', 'int8' or 'int4' (rounded to nearest, with the embedding in
-            fp16). Norm weights and biases are always float32.
+        dtype: how matrices are stored: 'auto' (as the checkpoint stores them), 'fp32', 'fp16', 'int8' or 'int4'
+            (rounded to nearest, with the embedding in fp16). Norm weights and biases are always float32.
         block_size: how many weights share a scale in int8 and int4.
         ops: 'ort' for ONNX Runtime's fused operators, 'onnx' for standard operators only.
 
@@ -49,6 +49,8 @@ def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size:
     out, precision, style = Path(out), Precision(dtype, block_size), get_ops(ops)
     if precision.bits:
         check_format(precision.bits, block_size)
+    if dtype == "auto" and ops != "ort":
+        raise RequestError("standard operators have no place for all blocks of a quantised file: use --dtype int8")
     checkpoint = open_checkpoint(source)
     spec = checked_spec(checkpoint)
     weights = Weights(checkpoint, precision, report)

@@ -16,6 +16,7 @@ BITS = (2, 4, 8)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 ROUNDED_AT_ONCE = 1 << 17  # weights
 LOADED_BYTES_OF_BLOCK = 12  # its scale and a sum (measured)
+LOST_IN_HALF = 2.0**-8  # the largest relative error with which scales are stored in float16
 ACCURACY_LEVEL = 4  # int8 activations; otherwise 8-bit products dequantise the whole matrix at every call
 
 
@@ -133,12 +134,13 @@ def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: boo
     step = max(1, ROUNDED_AT_ONCE // max(columns, 1))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(quantize, range(0, rows, step)))
-    return NBits(packed, scales, None if zeros is None else pack_bits(zeros, bits), bits, columns)
+    return NBits(packed, narrowed(scales), None if zeros is None else pack_bits(zeros, bits), bits, columns)
 
 
 def _round_blocks(blocks: np.ndarray, bits: int, zero_point: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return packed values, scales and zero points of blocks float32 [rows, blocks, block_size]."""
     scales, zeros = block_ranges(blocks, bits, zero_point)
+    scales = storable(scales)
     values = blocks / scales[..., None]
     np.rint(values, out=values)
     values += zeros[..., None] if zero_point else np.float32(1 << (bits - 1))  # a number is added faster
@@ -225,6 +227,21 @@ def check_format(bits: int, block_size: int) -> None:
         raise RequestError(
             f"{bits} bits by {block_size} is not supported; use 2, 4 or 8 bits and blocks of 16, 32, 64, 128 or 256"
         )
+
+
+def storable(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers of blocks, float32 as they can be stored in float16; as they are if that would lose too much."""
+    with np.errstate(over="ignore"):
+        half = numbers.astype(np.float16).astype(np.float32)
+    near = np.abs(half - numbers) <= np.abs(numbers) * np.float32(LOST_IN_HALF)
+    return half if near.all() else numbers.astype(np.float32, copy=False)
+
+
+def narrowed(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers of blocks as float16 if that is exact, else as float32."""
+    with np.errstate(over="ignore"):
+        half = numbers.astype(np.float16)
+    return half if np.array_equal(half.astype(np.float32), numbers) else numbers.astype(np.float32, copy=False)
 
 
 def nonzero(scales: np.ndarray) -> np.ndarray:

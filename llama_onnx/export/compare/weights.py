@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ...config import ModelConfig, Shard
-from ...errors import ModelDirectoryError
 from ..families.spec import EMBEDDING, HEAD
+from ..graphs.compact import StoredNBits, products, read
 from ..graphs.stored import read_graph, read_tensor
-from ..nbits import NBits, dequantize
+from ..nbits import dequantize
 from ..packages import onnx
 from .metrics import BLOCK, Error
 
@@ -95,18 +95,15 @@ def matrices(shard: Shard) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
     folder = shard.path.parent
     graph = read_graph(shard.path)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    quantized = [node for node in graph.node if node.op_type in ("MatMulNBits", "DequantizeLinear")]
-    for node in quantized:
+    linear = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    for node in linear:
         packed = next((name for name in node.input[:2] if name in tensors), None)
-        if packed is None:
-            continue
-        if node.op_type == "MatMulNBits":
-            read = partial(_read_nbits, node, tensors, folder)
-        else:  # before a MatMul it is [in, out]
+        if packed is not None:  # before a MatMul it is [in, out]
             transposed = any(n.op_type == "MatMul" and node.output[0] in n.input for n in graph.node)
-            read = partial(_read_linear, node, tensors, folder, transposed)
-        yield _public_name(packed, shard), read
-    taken = {name for node in quantized for name in node.input}
+            yield _public_name(packed, shard), partial(_read_linear, node, tensors, folder, transposed)
+    for stored in products(graph):
+        yield _public_name(f"{stored.stem}weight", shard), partial(_read_nbits, stored, folder)
+    taken = {name for node in linear for name in node.input}
     for name, tensor in tensors.items():
         if len(tensor.dims) == 2 and tensor.data_type in FLOATS and name not in taken and name.endswith("weight"):
             yield _public_name(name, shard), partial(_read_plain, tensor, folder)
@@ -123,15 +120,8 @@ def _read_plain(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     return read_tensor(tensor, folder).astype(np.float32)
 
 
-def _read_nbits(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], folder: Path) -> np.ndarray:
-    values = _attributes(node)
-    packed, scales, *points = (read_tensor(tensors[name], folder) for name in node.input if name in tensors)
-    rows = values["N"]
-    if points and points[0].dtype != np.uint8:
-        raise ModelDirectoryError(f"{folder}: {node.name}: zero points of type {points[0].dtype} are not supported")
-    scales = scales.reshape(rows, -1).astype(np.float32)
-    zeros = points[0].reshape(rows, -1) if points else None
-    return dequantize(NBits(packed.reshape(rows, scales.shape[1], -1), scales, zeros, values["bits"], values["K"]))
+def _read_nbits(stored: StoredNBits, folder: Path) -> np.ndarray:
+    return dequantize(read(stored, folder))
 
 
 def _read_linear(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..nbits import Levels, NBits, Numbers, unpack_bits
 from ..packages import onnx
 from .graph import Graph, WeightFile
+from .stored import read_tensor
 
 FLOAT = onnx.TensorProto.FLOAT
 LOW_BITS = 4  # of a value in two planes
@@ -68,12 +70,17 @@ class StoredNBits:
         return 1 << (kept - 1)
 
     @property
+    def has_minima(self) -> bool:
+        """Whether blocks have minima."""
+        return bool({"minima", "minimum_base"} & set(self.tensors))
+
+    @property
     def loaded_bytes(self) -> int:
         """Bytes in memory once it is widened and packed for the CPU; see `NBits`."""
         shape = (self.rows, self.blocks)
         packed = np.broadcast_to(np.uint8(0), (*shape, self.block_size * self.bits // 8))
         numbers = np.broadcast_to(np.float32(0), shape)
-        minima = numbers if {"minima", "minimum_base"} & set(self.tensors) else None
+        minima = numbers if self.has_minima else None
         return NBits(packed, numbers, None, self.bits, self.columns, minima).loaded_bytes
 
 
@@ -112,6 +119,62 @@ def find(tensors: Tensors, tensor: str, columns: int) -> StoredNBits | None:
     parts = {name.removeprefix(stem): entry for name, entry in tensors.items() if name.startswith(stem)}
     quantised = {"qweight", "low"} & parts.keys()
     return StoredNBits(parts, stem, columns) if quantised else None
+
+
+def products(graph: onnx.GraphProto) -> list[StoredNBits]:
+    """Return the matrices that a graph multiplies with."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    widths: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type == "MatMulNBits":
+            columns = next(attribute.i for attribute in node.attribute if attribute.name == "K")
+            widths[node.input[1]] = columns  # values in two planes have no padding, so their width is known
+            widths |= {name: 2 * tensor.dims[1] for name, tensor in tensors.items() if name.endswith(".low")}
+    found = [find(tensors, f"{name.rpartition('.')[0]}.weight", widths[name]) for name in tensors if name in widths]
+    return [stored for stored in found if stored]
+
+
+def read(stored: StoredNBits, folder: Path) -> NBits:
+    """Return a matrix that was written to a file in `folder`.
+
+    Raises:
+        ModelDirectoryError: the file is missing or too short.
+    """
+
+    def part(name: str) -> np.ndarray:
+        return read_tensor(stored.tensors[name], folder)
+
+    def numbers(short: str, long: str) -> Numbers:
+        if long in stored.tensors:
+            return part(long)
+        return Levels(part(f"{short}_base"), part(f"{short}_factors"))
+
+    kept = stored.middle.bit_length()
+    if "low" in stored.tensors:
+        values = _joined(part("low"), part("high")) + np.uint8(128 - stored.middle)
+        packed = values.reshape(stored.rows, stored.blocks, -1)
+    else:
+        packed = part("qweight")
+    minima = numbers("minimum", "minima") if stored.has_minima else None
+    points = part("qzeros") if "qzeros" in stored.tensors else None
+    return NBits(
+        packed,
+        numbers("scale", "scales"),
+        points,
+        stored.bits,
+        stored.columns,
+        minima,
+        kept if kept < stored.bits else None,
+    )
+
+
+def _joined(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Undo `_planes`: return the values [out, in]."""
+    per_byte = 2 * low.shape[1] // high.shape[1]
+    width = 8 // per_byte
+    shifts = np.arange(0, 8, width, dtype=np.uint8)
+    tops = (high[:, None, :] >> shifts[:, None] & np.uint8((1 << width) - 1)).reshape(len(low), -1)
+    return np.concatenate((low & 15, low >> 4), 1) | tops << np.uint8(LOW_BITS)
 
 
 def _planes(matrix: NBits) -> tuple[np.ndarray, np.ndarray]:
@@ -156,8 +219,7 @@ class Widened:
 
     def minima(self) -> str:
         """Return the minima, float32 [rows, blocks]; '' if there are none."""
-        parts = self._stored.tensors
-        return self._numbers("minimum", "minima") if {"minima", "minimum_base"} & set(parts) else ""
+        return self._numbers("minimum", "minima") if self._stored.has_minima else ""
 
     def floats(self, outputs: list[str]) -> str:
         """Return the weights, float32 [rows, in]."""

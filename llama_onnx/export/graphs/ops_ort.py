@@ -116,6 +116,9 @@ def _nbits_product(g: Graph, name: str, value: str, matrix: StoredNBits, outputs
 
 
 def _block_sums(g: Graph, name: str, value: str, matrix: StoredNBits) -> str:
+    padding = matrix.blocks * matrix.block_size - matrix.columns
+    if padding:
+        value = g.node("Pad", name, [value, g.ints(f"{name}/padding", [0, 0, 0, 0, 0, padding])])
     shape = g.ints(f"{name}/shape", [0, 0, matrix.blocks, matrix.block_size])
     blocks = g.node("Reshape", name, [value, shape])
     return g.node("ReduceSum", name, [blocks, g.ints(f"{name}/axis", [-1])], [name], keepdims=0)

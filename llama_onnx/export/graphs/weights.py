@@ -16,6 +16,7 @@ from ..packages import onnx
 
 FLOAT = np.float32
 Arrange = Callable[[np.ndarray], np.ndarray]
+TWICE = "the weights are quantised already and are rounded a second time, to {} bits; --dtype auto keeps them as they are"
 KEPT_BLOCK = 32  # weights that share a scale where 'auto' has to round
 
 
@@ -56,6 +57,7 @@ class Weights:
         self._checkpoint = checkpoint
         self._precision = precision
         self._report = report
+        self._said = False
 
     def begin(self, step: str | int, rope: Mapping[str, Sequence[onnx.TensorProto]]) -> None:
         """Prepare to build a shard, 'embed', 'head' or the number of a layer, which reads these rope tables."""
@@ -98,6 +100,9 @@ class Weights:
         if stored and self._precision.dtype == "auto":
             bits, block_size = 8, KEPT_BLOCK
             self._report(f"{name}: its blocks cannot be kept as they are; rounded to 8 bits")
+        elif stored and 0 < bits <= stored and not self._said:
+            self._said = True
+            self._report(TWICE.format(bits))
         array = self._read(name, shape)[rows] if bits else self.table(name, shape, rows)
         array = (arrange_rows or _as_is)(array)
         if arrange_columns is not None:

@@ -21,7 +21,7 @@ from ..graphs.graph import Graph, WeightFile
 from ..graphs.stored import external
 from ..graphs.styles import get_ops
 from ..graphs.weights import Weights
-from ..nbits import NBits, dequantize
+from ..nbits import NBits, dequantize, widened
 from ..packages import onnx
 from ..writer import ModelWriter
 from .bits import FLOAT_BITS, HEAD
@@ -189,7 +189,10 @@ class LayerQuantizer:
         by_row = t if shared is None else t[np.unique(shared, return_index=True)[1]]
         by_row = by_row**group.power
         producer = result.matrices[group.rows]
-        result.matrices[group.rows] = replace(producer, scales=producer.scales / by_row[:, None])
+        minima = None if producer.minima is None else widened(producer.minima) / by_row[:, None]
+        result.matrices[group.rows] = replace(
+            producer, scales=widened(producer.scales) / by_row[:, None], minima=minima
+        )
         result.rows[group.rows] = by_row
 
 

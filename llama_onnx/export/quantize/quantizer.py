@@ -15,7 +15,7 @@ from ..exporter import checked_spec, fingerprint, manifest_model, write_shards
 from ..families.spec import DecoderSpec
 from ..graphs.blocks import ROPE_FILE, write_rope
 from ..graphs.styles import get_ops
-from ..graphs.weights import Precision, Weights
+from ..graphs.weights import TWICE, Precision, Weights
 from ..progress import report
 from ..readers.json_files import read_json
 from ..readers.open import open_checkpoint
@@ -77,6 +77,9 @@ def quantize(
 
         if options.mixed == "auto":
             bits = _auto_bits(spec, wide, settings, options, writer, samples)
+        fewest = min(bits.values())
+        if any((checkpoint.stored_bits(name) or 0) >= fewest for name in checkpoint.names()):
+            report(TWICE.format(fewest))
         quantizer = LayerQuantizer(spec, wide, bits, settings, writer, samples)
         share = (
             spec.tied_embeddings

@@ -23,6 +23,7 @@ class Settings:
     Attributes:
         algo: the name of the method.
         block_size, zero_point: see `Format`.
+        minima: blocks of up to 4 bits have minima; see `Format`.
         alpha_step: step of the search of awq_lite.
         clip_step, clip_min: step and lowest value of the search of awq_clip.
         damp, descending: see `gptq.factorise`.
@@ -32,6 +33,7 @@ class Settings:
     algo: str = "k_quant"
     block_size: int = 128
     zero_point: bool = False
+    minima: bool = False
     alpha_step: float = 0.1
     clip_step: float = 0.05
     clip_min: float = 0.5
@@ -41,7 +43,7 @@ class Settings:
 
     def form(self, bits: int) -> Format:
         """Return the format of a matrix with these bits."""
-        return Format(bits, self.block_size, self.zero_point)
+        return Format(bits, self.block_size, self.zero_point, self.minima and bits <= 4)
 
 
 @dataclass(frozen=True)

@@ -159,9 +159,8 @@ def weight_error(matrix: np.ndarray, quantised: NBits) -> float:
     """Return the squared error of the weights, relative to the weights."""
     error = size = 0.0
     for rows in slices(matrix.shape):
-        points = None if quantised.zero_points is None else quantised.zero_points[rows]
-        part = NBits(quantised.packed[rows], quantised.scales[rows], points, quantised.bits, quantised.columns)
-        error += float(np.square(dequantize(part) - matrix[rows]).sum(dtype=np.float64))
+        near = dequantize(quantised.rows(lambda array, rows=rows: array[rows]))  # type: ignore[misc]
+        error += float(np.square(near - matrix[rows]).sum(dtype=np.float64))
         size += float(np.square(matrix[rows]).sum(dtype=np.float64))
     return error / size if size else 0.0
 

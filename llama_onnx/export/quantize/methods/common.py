@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...nbits import NBits, check_format, pack_bits, to_blocks
+from ...nbits import NBits, check_format, narrowed, pack_bits, storable, to_blocks
 
 IN_CACHE = 1 << 16  # weights: a few arrays of this size fit into a core's cache, which is several times as fast
 T = TypeVar("T")
@@ -24,11 +24,13 @@ class Format:
         bits: of a weight: 2, 4 or 8.
         block_size: how many weights along the inputs share a scale.
         zero_point: whether each block has its own zero point; otherwise it is the middle, 2^(bits - 1).
+        minima: whether zero points need not be whole: then they are stored as minima, zero point · scale, in floats.
     """
 
     bits: int = 4
     block_size: int = 128
     zero_point: bool = False
+    minima: bool = False
 
     def __post_init__(self) -> None:
         check_format(self.bits, self.block_size)
@@ -45,20 +47,27 @@ class Format:
 
 
 def integers(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format) -> np.ndarray:
-    """Return float32 whole numbers clip(round(w / s) + z, 0, 2^bits - 1).
+    """Return float32 whole numbers clip(round(w / s) + z, 0, 2^bits - 1), or clip(round(w / s + z), …) with minima.
 
     Args:
         blocks: float32 [..., block_size].
         scales, zeros: float32 [...].
         form: of the result.
     """
+    if form.minima:
+        values = blocks / scales[..., None]
+        values += zeros[..., None]
+        np.rint(values, out=values)
+        return np.clip(values, 0, form.highest, out=values)
     values = centred(blocks, scales, zeros, form)
     values += zeros[..., None]
     return values
 
 
 def centred(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format) -> np.ndarray:
-    """Return float32 whole numbers clip(round(w / s), -z, 2^bits - 1 - z): `integers` minus their zero points."""
+    """Return float32 clip(round(w / s), -z, 2^bits - 1 - z): `integers` minus their zero points."""
+    if form.minima:
+        return integers(blocks, scales, zeros, form) - zeros[..., None]
     values = blocks / scales[..., None]
     np.rint(values, out=values)
     if form.zero_point:
@@ -75,14 +84,16 @@ def rounded(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: For
 
 def pack(values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format, columns: int) -> NBits:
     """Pack whole numbers [out, blocks, block_size] with scales and zero points [out, blocks]."""
+    packed, scales = pack_bits(values.astype(np.uint8), form.bits), np.ascontiguousarray(scales, np.float32)
+    if form.minima:
+        return NBits(packed, narrowed(scales), None, form.bits, columns, narrowed(storable(zeros * scales)))
     points = pack_bits(zeros.astype(np.uint8), form.bits) if form.zero_point else None
-    packed = pack_bits(values.astype(np.uint8), form.bits)
-    return NBits(packed, np.ascontiguousarray(scales, np.float32), points, form.bits, columns)
+    return NBits(packed, narrowed(scales), points, form.bits, columns)
 
 
 def quantize_with(matrix: np.ndarray, scales: np.ndarray, zeros: np.ndarray, form: Format) -> NBits:
     """Round a matrix float32 [out, in] with given scales and zero points [out, blocks]."""
-    blocks = to_blocks(matrix, form.block_size)
+    blocks, scales = to_blocks(matrix, form.block_size), storable(scales)
     return pack(integers(blocks, scales, zeros, form), scales, zeros, form, matrix.shape[1])
 
 
@@ -104,6 +115,11 @@ def slices(shape: tuple[int, ...], limit: int = IN_CACHE) -> list[slice]:
 def join(parts: list[NBits]) -> NBits:
     """Stack matrices that have the same columns."""
     first = parts[0]
-    points = None if first.zero_points is None else np.concatenate([part.zero_points for part in parts])
-    packed, scales = (np.concatenate([getattr(part, name) for part in parts]) for name in ("packed", "scales"))
-    return NBits(packed, scales, points, first.bits, first.columns)
+
+    def joined(name: str) -> np.ndarray | None:
+        # Some parts may be float16 and others float32, which the result is then.
+        return None if getattr(first, name) is None else np.concatenate([getattr(part, name) for part in parts])
+
+    packed, scales = joined("packed"), joined("scales")
+    assert packed is not None and scales is not None
+    return NBits(packed, scales, joined("zero_points"), first.bits, first.columns, joined("minima"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....errors import RequestError
-from ...nbits import NBits, to_blocks
+from ...nbits import NBits, storable, to_blocks
 from .common import Format, join, pack, slices, threaded
 from .k_quant import search
 from .rtn import range_of
@@ -83,7 +83,8 @@ def _quantize_rows(matrix: np.ndarray, form: Format, factor: Factor, search_scal
 
     def ranges(weights: np.ndarray, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scales and zero points [out, …] of weights [out, …, block_size]."""
-        return search(weights, form, importance) if search_scales else range_of(weights, form)
+        scales, zeros = search(weights, form, importance) if search_scales else range_of(weights, form)
+        return storable(scales), zeros
 
     if in_order:
         scales, zeros = np.ones((rows, blocks), np.float32), np.full((rows, blocks), form.middle, np.float32)
@@ -109,13 +110,16 @@ def _quantize_rows(matrix: np.ndarray, form: Format, factor: Factor, search_scal
                 padded = to_blocks(weights.T, size)[:, 0]
                 scales[block], zeros[block] = ranges(padded, importance[block])
             weights = work[i] - corner[done, :done] @ errors[:done]
-            whole = np.clip(np.rint(weights / scales[block]) + zeros[block], 0, form.highest)
+            if form.minima:
+                whole = np.clip(np.rint(weights / scales[block] + zeros[block]), 0, form.highest)
+            else:
+                whole = np.clip(np.rint(weights / scales[block]) + zeros[block], 0, form.highest)
             values[column] = whole
             errors[done] = (weights - (whole - zeros[block]) * scales[block]) / corner[done, done]
         for first in range(end, columns, PANEL):  # later inputs, once for the whole batch
             last = min(first + PANEL, columns)
             work[first:last] -= upper[start:end, first:last].T @ errors
-    if form.zero_point:  # padding must be 0
+    if form.zero_point or form.minima:  # padding must be 0
         values[columns:] = zeros[-1]
     del work
     packed = np.ascontiguousarray(values.T).reshape(rows, blocks, size)

@@ -39,6 +39,8 @@ def search(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np
         form: of the result.
         importance: float32, at least 0, broadcast against the blocks.
     """
+    if form.minima:
+        return _search_with_minima(blocks, form, importance)
     scales, zeros = range_of(blocks, form)
     best = _error(blocks, scales, zeros, form, importance)
     for tried_scales, tried_zeros in candidates(blocks, form):
@@ -70,6 +72,31 @@ def candidates(blocks: np.ndarray, form: Format) -> Iterator[tuple[np.ndarray, n
     zeros = np.full(largest.shape, form.middle, np.float32)
     for shrink in shrinks:
         yield nonzero(largest * np.float32(-shrink / form.middle)), zeros
+
+
+def _search_with_minima(
+    blocks: np.ndarray, form: Format, importance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`search` for scale and minimum: both are fitted to the integers of each step size that is tried."""
+    scales, zeros = range_of(blocks, form)
+    best = _error(blocks, scales, zeros, form, importance)
+    importance = np.broadcast_to(importance, blocks.shape)
+    total, sums = importance.sum(-1), (importance * blocks).sum(-1)
+    low, spread = blocks.min(-1, keepdims=True), nonzero(np.ptp(blocks, -1, keepdims=True))
+    for levels in np.linspace(form.highest - 1, form.highest + 1, STEPS + 5):
+        values = np.clip(np.rint((blocks - low) * (np.float32(levels) / spread)), 0, form.highest)
+        weighted = importance * values
+        first, second = weighted.sum(-1), (weighted * values).sum(-1)
+        products = (weighted * blocks).sum(-1)
+        determinant = total * second - first * first
+        valid = determinant > 0
+        divisor = np.where(valid, determinant, 1)
+        fitted = nonzero(((total * products - first * sums) / divisor).astype(np.float32))
+        points = (-(second * sums - first * products) / divisor / fitted).astype(np.float32)
+        error = np.where(valid, _error(blocks, fitted, points, form, importance), np.inf)
+        better = error < best
+        best[better], scales[better], zeros[better] = error[better], fitted[better], points[better]
+    return scales, zeros
 
 
 def _error(
