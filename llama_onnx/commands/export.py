@@ -29,8 +29,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=DTYPES, default="fp32", help="how the matrices are stored (default: %(default)s)"
     )
     parser.add_argument(
-        "--block-size", type=int, default=128, metavar="N",
-        help="weights that share a scale in int8 and int4 (default: %(default)s)",
+        "--block-size", type=int, metavar="N",
+        help="weights that share a scale in int8 and int4 (default: 128 in int8, 32 in int4)",
     )  # fmt: skip
     parser.add_argument(
         "--ops", choices=OPS, default="ort",

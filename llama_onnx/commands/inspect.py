@@ -23,7 +23,10 @@ TOP_OPERATORS = 3
 READ_AT_ONCE = 1 << 22
 QUANTIZED = {"MatMulNBits": 1, "GatherBlockQuantized": 0, "DequantizeLinear": 0}  # which input holds the integers
 # Endings of the tensors of a quantised matrix; see export/graphs/compact.py.
-PLANE, PARTS = "low", ("high", "scales", "scale_base", "scale_factors", "minima", "minimum_base", "minimum_factors", "qzeros")
+PLANE, PARTS = (
+    "low",
+    ("high", "scales", "scale_base", "scale_factors", "minima", "minimum_base", "minimum_factors", "qzeros"),
+)
 TABLES = ("cos_cache", "sin_cache")  # of rotary embedding: computed, not learned
 
 Place = tuple[str, int | str]  # file and offset, or shard and name of a tensor inside it

@@ -26,7 +26,7 @@ BITS = (2, 4, 8)
 FLOAT_BITS = 16
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 FORMATS = ("nbits", "qdq")
-RULES = ("last_matmul", "first_last", "auto")
+RULES = ("last_matmul", "first_last", "sensitive", "auto")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +50,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(group, "--bits", "bits of a weight", type=int, choices=BITS, default=4)
     add(group, "--block-size", "weights that share a scale", type=int, choices=BLOCK_SIZES, default=128)
     add(group, "--use-zero-point", "store a zero point for each block", dest="zero_point", action="store_true")
+    add(
+        group, "--use-minima", "store a float minimum for each block of up to 4 bits: more exact, larger and slower",
+        dest="minima", action="store_true",
+    )  # fmt: skip
     add(
         group, "--format", "nbits: MatMulNBits, fast in ONNX Runtime; qdq: DequantizeLinear + MatMul, standard ONNX",
         dest="form", choices=FORMATS, default="nbits",
@@ -103,7 +107,8 @@ def read_options(options: argparse.Namespace) -> tuple[Settings, Options]:
     from ..export.quantize.settings import Options, Settings
 
     settings, more = (
-        {field.name: getattr(options, field.name) for field in fields(kind)} for kind in (Settings, Options)
+        {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
+        for kind in (Settings, Options)
     )
     return Settings(**settings), Options(**{**more, "dataset": tuple(options.dataset or ())})
 

@@ -2,182 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ..errors import MissingDependencyError, ModelDirectoryError, RequestError
-from ..text.added_tokens import adds_bos
-from ..text.open import open_tokenizer
-from .checkpoint import Checkpoint
-from .families.registry import read_spec
-from .families.spec import EMBEDDING, HEAD, DecoderSpec, expected_names
-from .graphs.blocks import ROPE_FILE, build_embed, build_head, build_layer, stored_table, write_rope
-from .graphs.graph import Graph
-from .graphs.ops import Ops
+from ..errors import RequestError
 from .graphs.styles import get_ops
 from .graphs.weights import Precision, Weights, least_bytes
-from .nbits import check_format
-from .progress import progress, report
-from .readers.json_files import auxiliary_json
+from .progress import report
+from .quantize.quantizer import quantize
+from .quantize.settings import ROUNDED, recipe
 from .readers.open import open_checkpoint
-from .special_tokens import special_tokens
+from .shards import checked_spec, fingerprint, write_shards
 from .writer import ModelWriter
 
-IGNORED = (".rotary_emb.inv_freq",)  # a buffer in old checkpoints; the tables are computed here
 
-
-def export(source: str | Path, out: str | Path, dtype: str = "fp32", block_size: int = 128, ops: str = "ort") -> None:
+def export(
+    source: str | Path, out: str | Path, dtype: str = "fp32", block_size: int | None = None, ops: str = "ort"
+) -> None:
     """Write the model directory `out` from the checkpoint `source`.
 
     Args:
         source: a checkpoint in any format that `open_checkpoint` reads.
         out: the directory to make. An existing model there is replaced once the new one is complete.
-        dtype: how matrices are stored: 'auto' (as the checkpoint stores them), 'fp32', 'fp16', 'int8' or 'int4'
-            (rounded to nearest, with the embedding in fp16). Norm weights and biases are always float32.
-        block_size: how many weights share a scale in int8 and int4.
+        dtype: how matrices are stored: 'auto' (as the checkpoint stores them), 'fp32', 'fp16', or rounded to 'int8' or
+            'int4' by the `recipe` of each. Norm weights and biases are always float32.
+        block_size: how many weights share a scale in int8 and int4; None is the recipe's.
         ops: 'ort' for ONNX Runtime's fused operators, 'onnx' for standard operators only.
 
     Raises:
         ModelDirectoryError: the checkpoint is damaged, in an unknown format, or does not match its configuration.
+        RequestError: the options do not go together.
     """
-    out, precision, style = Path(out), Precision(dtype, block_size), get_ops(ops)
-    if precision.bits:
-        check_format(precision.bits, block_size)
+    out, style = Path(out), get_ops(ops)
+    if dtype in ROUNDED:
+        quantize(source, out, *recipe(dtype, block_size, ops))
+        return
     if dtype == "auto" and ops != "ort":
         raise RequestError("standard operators have no place for all blocks of a quantised file: use --dtype int8")
+    precision = Precision(dtype)
     checkpoint = open_checkpoint(source)
     spec = checked_spec(checkpoint)
-    weights = Weights(checkpoint, precision, report)
     key = {"source": fingerprint(checkpoint), "precision": vars(precision), "ops": ops}
     with ModelWriter(out, key, checkpoint.source, least_bytes(spec, precision)) as writer:
-        share = spec.tied_embeddings and not precision.bits  # a head that is quantised here has values of its own
-        model = write_shards(writer, checkpoint, spec, weights, style, share, f"exporting {out.name}")
+        weights = Weights(checkpoint, precision, report)
+        model = write_shards(writer, checkpoint, spec, weights, style, spec.tied_embeddings, f"exporting {out.name}")
         writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})
-
-
-def checked_spec(checkpoint: Checkpoint) -> DecoderSpec:
-    """Return the spec of a checkpoint, after checking that it has exactly the tensors the spec needs.
-
-    Raises:
-        ModelDirectoryError: the architecture is not known, or the tensors do not fit it.
-    """
-    spec = read_spec(checkpoint.config)
-    if spec.tied_embeddings and _has_head_of_its_own(checkpoint):
-        spec = replace(spec, tied_embeddings=False)
-    _check_names(checkpoint, spec)
-    return spec
-
-
-def write_shards(
-    writer: ModelWriter,
-    checkpoint: Checkpoint,
-    spec: DecoderSpec,
-    weights: Weights,
-    style: Ops,
-    share: bool,
-    title: str,
-) -> dict[str, Any]:
-    """Write everything but the manifest, and return the manifest's entry for the model.
-
-    Args:
-        writer: writes the model directory.
-        checkpoint: supplies the auxiliary files.
-        spec: describes the model.
-        weights: supplies the tensors; its `begin` and `end` are called around each shard.
-        style: the style of graph.
-        share: whether the head reads its matrix from the embedding's file.
-        title: of the progress bar.
-    """
-    model = manifest_model(checkpoint, spec)
-    if not model["eos_token_ids"]:
-        report("no token ends a text here: answers end at their greatest length, or at a --stop text")
-    writer.copy(checkpoint.files)
-    _check_tokenizer(writer.folder, model)
-    rope = writer.data_file(ROPE_FILE, lambda file: write_rope(file, spec))
-
-    def build(g: Graph, step: str | int) -> None:
-        weights.begin(step, rope)
-        if step == "embed":
-            build_embed(g, spec, weights, style)
-        elif step == "head":
-            build_head(g, spec, weights, stored_table(writer.graph("embed"), spec.hidden_size) if share else None, style)
-        else:
-            build_layer(g, spec, weights, int(step), rope, style)
-        weights.end(step)
-
-    for step in progress(["embed", *range(spec.num_layers), "head"], title):
-        if step == "embed":
-            writer.shard("embed", partial(build, step=step))
-        elif step == "head":
-            writer.shard("head", partial(build, step=step), ["embed.bin"] if share else [])
-        else:
-            writer.shard(f"decoder-{step:02d}", partial(build, step=step), [ROPE_FILE])
-    return model
-
-
-def _has_head_of_its_own(checkpoint: Checkpoint) -> bool:
-    """Return whether there is an lm_head that differs from the embedding, which overrides tying as in transformers."""
-    if not {EMBEDDING, HEAD} <= checkpoint.names():
-        return False
-    return _digest(checkpoint, EMBEDDING) != _digest(checkpoint, HEAD)
-
-
-def _digest(checkpoint: Checkpoint, name: str) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(checkpoint.tensor(name)).reshape(-1).view(np.uint8).data).digest()
-
-
-def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
-    """Raise ModelDirectoryError unless the checkpoint has exactly the tensors that the graphs read."""
-    names, expected = checkpoint.names(), expected_names(spec)
-    missing = sorted(expected - names)
-    if missing:
-        raise ModelDirectoryError(f"the checkpoint lacks {len(missing)} tensors, the first is {missing[0]}")
-    ignored = ("lm_head.weight",) if spec.tied_embeddings else ()
-    unknown = sorted(n for n in names - expected if n not in ignored and not n.endswith(IGNORED))
-    if unknown:
-        raise ModelDirectoryError(
-            f"the checkpoint has {len(unknown)} tensors that this architecture does not use, the first is {unknown[0]}"
-        )
-
-
-def manifest_model(checkpoint: Checkpoint, spec: DecoderSpec) -> dict[str, Any]:
-    """Return the manifest's entry for the model: its sizes and special tokens.
-
-    Raises:
-        ModelDirectoryError: a special token is not in the vocabulary.
-    """
-    tokenizer, fast = (auxiliary_json(checkpoint, name) for name in ("tokenizer_config.json", "tokenizer.json"))
-    bos, eos = special_tokens(checkpoint, spec.vocab_size)
-    sizes = "hidden_size num_layers num_heads num_kv_heads intermediate_size vocab_size context_length".split()
-    return {
-        **{name: getattr(spec, name) for name in sizes},
-        "head_dim": spec.cache_head_dim,
-        **({"rope_switch_length": spec.rope_switch_length} if spec.rope_switch_length else {}),
-        "bos_token_id": bos,
-        "eos_token_ids": eos,
-        "add_bos": adds_bos(tokenizer, fast, bos),
-        **({"template": checkpoint.config["template"]} if "template" in checkpoint.config else {}),
-    }
-
-
-def _check_tokenizer(folder: Path, model: dict[str, Any]) -> None:
-    """Raise for a damaged tokenizer, or one that belongs to another model, during export rather than at first use."""
-    if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
-        with contextlib.suppress(MissingDependencyError):  # then it cannot be checked here
-            open_tokenizer(folder, model["vocab_size"], model["bos_token_id"], model["eos_token_ids"])
-
-
-def fingerprint(checkpoint: Checkpoint) -> list[Any]:
-    """Return what identifies a checkpoint: the names, sizes and times of its files."""
-    contents = checkpoint.files.items()
-    files = [*checkpoint.source, *(content for _, content in contents if isinstance(content, Path))]
-    return [
-        *([str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files),
-        *([name, hashlib.sha256(content).hexdigest()] for name, content in contents if isinstance(content, bytes)),
-    ]

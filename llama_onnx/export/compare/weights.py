@@ -59,10 +59,10 @@ def compare_weights(reference: ModelConfig, candidates: Sequence[ModelConfig]) -
     shards = (reference.embed, *reference.layers, reference.head)
     for place, shard in enumerate(shards):
         others = [dict(matrices((c.embed, *c.layers, c.head)[place])) for c in candidates]
-        for name, read in matrices(shard):
+        for name, matrix in matrices(shard):
             if not any(name in other for other in others):
                 continue
-            expected = read()
+            expected = matrix()
             spread = float(expected.std()) or 1.0
             counts = _histogram(expected, spread)
             for other, report in zip(others, reports, strict=True):

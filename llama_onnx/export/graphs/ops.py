@@ -15,7 +15,6 @@ from ..packages import onnx
 from .compact import StoredNBits
 from .graph import Graph
 
-
 # a quantised matrix, one in another shard, a float tensor in another shard, or the name of a tensor of this graph
 Matrix = NBits | StoredNBits | onnx.TensorProto | str
 

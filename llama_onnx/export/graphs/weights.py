@@ -16,37 +16,22 @@ from ..packages import onnx
 
 FLOAT = np.float32
 Arrange = Callable[[np.ndarray], np.ndarray]
-TWICE = "the weights are quantised already and are rounded a second time, to {} bits; --dtype auto keeps them as they are"
-KEPT_BLOCK = 32  # weights that share a scale where 'auto' has to round
+SPARE = (8, 32)  # bits and block size where 'auto' has to round
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How matrices are stored.
-
-    Attributes:
-        dtype: 'fp32', 'fp16', 'int8' or 'int4' in blocks of `block_size`, or 'auto': as the checkpoint stores them.
-        block_size: how many weights share a scale in int8 and int4.
-    """
+    """How matrices are stored: 'fp32', 'fp16', or 'auto': as the checkpoint stores them."""
 
     dtype: str = "fp32"
-    block_size: int = 128
-
-    @property
-    def bits(self) -> int:
-        """Bits of a quantised weight; 0 for the float types and 'auto'."""
-        return {"int4": 4, "int8": 8}.get(self.dtype, 0)
 
 
 def least_bytes(spec: DecoderSpec, precision: Precision) -> int:
-    """Return the bytes that the matrices of a model take on disk, without norms, rope tables and padding."""
+    """Return the bytes that matrices of floats take on disk, without norms, rope tables and padding; 0 for 'auto'."""
     table = spec.vocab_size * spec.hidden_size
     layers = spec.num_layers * sum(p.rows * p.columns for p in spec.projections.values())
-    if precision.dtype == "auto":
-        return 0  # not known
-    if not precision.bits:
-        return (layers + table * (1 if spec.tied_embeddings else 2)) * (4 if precision.dtype == "fp32" else 2)
-    return (layers + table) * precision.bits // 8 + 2 * table
+    bytes_each = {"fp32": 4, "fp16": 2}.get(precision.dtype, 0)
+    return (layers + table * (1 if spec.tied_embeddings else 2)) * bytes_each
 
 
 class Weights:
@@ -57,7 +42,6 @@ class Weights:
         self._checkpoint = checkpoint
         self._precision = precision
         self._report = report
-        self._said = False
 
     def begin(self, step: str | int, rope: Mapping[str, Sequence[onnx.TensorProto]]) -> None:
         """Prepare to build a shard, 'embed', 'head' or the number of a layer, which reads these rope tables."""
@@ -67,8 +51,7 @@ class Weights:
 
     def embedding(self, name: str, shape: tuple[int, int]) -> np.ndarray | NBits:
         """Return the embedding [vocab, hidden]."""
-        kept = self._kept(name, shape) if self._precision.dtype == "auto" else None
-        return kept or self.table(name, shape)
+        return self.kept(name, shape) or self.table(name, shape)
 
     def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:
         """Return `rows` of a vector of `size`, such as a norm weight or a bias, as float32, which is exact."""
@@ -90,34 +73,28 @@ class Weights:
     ) -> np.ndarray | NBits:
         """Return a matrix [out, in] for a product: `rows` of a tensor of `shape`, with its rows or columns rearranged.
 
-        Integers in the checkpoint that already have the wanted bits are kept exactly, unless columns are rearranged.
+        In 'auto', the integers of a quantised checkpoint are kept exactly, unless columns are rearranged.
         """
-        bits, block_size = self._precision.bits, self._precision.block_size
-        kept = self._kept(name, shape) if arrange_columns is None else None
+        arrange = arrange_rows or _as_is
+        kept = self.kept(name, shape) if arrange_columns is None else None
         if kept is not None:
-            return kept.rows(lambda part: (arrange_rows or _as_is)(part[rows]))
-        stored = self._checkpoint.stored_bits(name)
-        if stored and self._precision.dtype == "auto":
-            bits, block_size = 8, KEPT_BLOCK
-            self._report(f"{name}: its blocks cannot be kept as they are; rounded to 8 bits")
-        elif stored and 0 < bits <= stored and not self._said:
-            self._said = True
-            self._report(TWICE.format(bits))
-        array = self._read(name, shape)[rows] if bits else self.table(name, shape, rows)
-        array = (arrange_rows or _as_is)(array)
+            return kept.rows(lambda part: arrange(part[rows]))
+        array = arrange(self.table(name, shape, rows))
         if arrange_columns is not None:
             array = arrange_columns(array.T).T
-        if bits:
-            return quantize_rtn(array, bits, block_size)
+        if self._precision.dtype == "auto" and self._checkpoint.stored_bits(name):
+            self._report(f"{name}: its blocks cannot be kept as they are; rounded to 8 bits")
+            return quantize_rtn(array, *SPARE)
         return np.ascontiguousarray(array)
 
-    def _kept(self, name: str, shape: tuple[int, ...]) -> NBits | None:
-        """Return the integers of the checkpoint if they are wanted as they are."""
-        precision = self._precision
-        if not precision.bits and precision.dtype != "auto":
+    def kept(self, name: str, shape: tuple[int, ...], bits: int | None = None) -> NBits | None:
+        """Return the integers of the checkpoint if they are wanted as they are: in 'auto', or if they have `bits`."""
+        if bits is None and self._precision.dtype != "auto":
             return None
         stored = self._checkpoint.quantized(name)
-        if stored is None or (precision.bits and (stored.bits != precision.bits or not _plain(stored))):
+        if stored is None or (
+            bits is not None and (stored.bits, stored.kept_bits, stored.minima) != (bits, None, None)
+        ):
             return None
         _check_shape(name, (len(stored.packed), stored.columns), shape)
         return stored
@@ -133,11 +110,6 @@ def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> 
         raise ModelDirectoryError(
             f"checkpoint tensor {name} has shape {list(found)}, but config.json implies {list(wanted)}"
         )
-
-
-def _plain(matrix: NBits) -> bool:
-    """Return whether a matrix takes the bits of its kernel, and no more."""
-    return matrix.minima is None and matrix.kept_bits is None
 
 
 def _as_is(array: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from ..nbits import BITS
 EMBED_NAME, HEAD = "embed_tokens", "lm_head"
 MORE_BITS = 8  # for the matrices that a rule prefers
 FLOAT_BITS = 16  # stored in float16
-RULES = ("last_matmul", "first_last", "auto")
+SENSITIVE = "sensitive"
+RULES = ("last_matmul", "first_last", SENSITIVE, "auto")
 
 
 def matrix_names(spec: DecoderSpec) -> list[str]:
@@ -44,10 +45,11 @@ def plan(
         bits: the default.
         head_bits: of lm_head.
         layers_8bit: layers or names of matrices that get 8 bits, such as '0,1,31'.
-        mixed: 'last_matmul': lm_head gets 8 bits. 'first_last': the first and the last layer get 8 bits. 'auto':
-            changes nothing here; see `auto_bits`. Anything else is the path of a table: CSV (layer, tensor, bits; a row
-            without a tensor stands for the whole layer) or JSON ({name or layer: bits}). The quant table of an earlier
-            run is such a table.
+        mixed: 'last_matmul': lm_head gets 8 bits. 'first_last': the first and the last layer get 8 bits. 'sensitive':
+            v and down get 8 bits in about half of the layers, as in llama.cpp's Q4_K_M. 'auto': changes nothing here;
+            see `auto_bits`. Anything else is the path of a table: CSV (layer, tensor, bits; a row without a tensor
+            stands for the whole layer) or JSON ({name or layer: bits}). The quant table of an earlier run is such a
+            table.
 
     Raises:
         RequestError: the table cannot be read, or a name or a number of bits is not valid.
@@ -57,6 +59,10 @@ def plan(
         chosen[HEAD] = MORE_BITS
     elif mixed == "first_last":
         _set(chosen, {"0": MORE_BITS, str(spec.num_layers - 1): MORE_BITS}, mixed)
+    elif mixed == SENSITIVE:
+        count, edge = spec.num_layers, spec.num_layers // 8
+        some = [i for i in range(count) if i < edge or i >= 7 * count // 8 or (i - edge) % 3 == 2]
+        _set(chosen, {f"{i}.{name}": MORE_BITS for i in some for name in ("self_attn.v_proj", "mlp.down_proj")}, mixed)
     elif mixed and mixed != "auto":
         _set(chosen, _read_table(Path(mixed)), mixed)
     if layers_8bit:

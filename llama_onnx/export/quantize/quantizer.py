@@ -11,17 +11,17 @@ import numpy as np
 from ...errors import RequestError
 from ...text.open import open_tokenizer
 from ..checkpoint import Checkpoint
-from ..exporter import checked_spec, fingerprint, manifest_model, write_shards
 from ..families.spec import DecoderSpec
 from ..graphs.blocks import ROPE_FILE, write_rope
 from ..graphs.styles import get_ops
-from ..graphs.weights import TWICE, Precision, Weights
+from ..graphs.weights import Precision, Weights
 from ..progress import report
 from ..readers.json_files import read_json
 from ..readers.open import open_checkpoint
+from ..shards import checked_spec, fingerprint, manifest_model, write_shards
 from ..writer import ModelWriter, write_json
 from . import auto_bits, calibration
-from .bits import FLOAT_BITS, HEAD, matrix_sizes, mean_bits, plan
+from .bits import FLOAT_BITS, HEAD, SENSITIVE, matrix_sizes, mean_bits, plan
 from .blas import one_blas_thread
 from .layer import LayerQuantizer
 from .methods.registry import CALIBRATED
@@ -77,9 +77,6 @@ def quantize(
 
         if options.mixed == "auto":
             bits = _auto_bits(spec, wide, settings, options, writer, samples)
-        fewest = min(bits.values())
-        if any((checkpoint.stored_bits(name) or 0) >= fewest for name in checkpoint.names()):
-            report(TWICE.format(fewest))
         quantizer = LayerQuantizer(spec, wide, bits, settings, writer, samples)
         share = (
             spec.tied_embeddings
@@ -97,6 +94,7 @@ def quantize(
             writer.folder,
             quantizer if settings.algo in CALIBRATED else None,
             share,
+            options.keep,
         )
         model = write_shards(
             writer, checkpoint, spec, weights, get_ops(FORMATS[options.form]), share, _title(out, settings)
@@ -148,7 +146,8 @@ def _title(out: Path, settings: Settings) -> str:
 
 def _precision(settings: Settings, options: Options, bits: dict[str, int], spec: DecoderSpec) -> dict[str, str]:
     inside = {number for name, number in bits.items() if name != HEAD}
-    weights = f"int{inside.pop()}" if len(inside) == 1 and inside != {FLOAT_BITS} else "mixed"
+    alike = options.mixed == SENSITIVE or (len(inside) == 1 and inside != {FLOAT_BITS})
+    weights = f"int{min(inside)}" if alike else "mixed"
     return {
         "weights": weights,
         "activations": "fp32",

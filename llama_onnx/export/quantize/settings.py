@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from ...errors import RequestError
 from ..nbits import BITS, check_format
-from .bits import FLOAT_BITS
+from .bits import FLOAT_BITS, SENSITIVE
 from .methods.common import Format
 from .methods.registry import check_method
 
 FORMATS = {"nbits": "ort", "qdq": "onnx"}  # and the style of graph for each
+BLOCK_SIZES_OF = {"int8": 128, "int4": 32}  # of `recipe`
+ROUNDED = tuple(BLOCK_SIZES_OF)
 FINEST_STEP = 0.001  # of a search, which quantises a matrix at every step
 PORTABLE = "rtn_dq"  # listed as a method, but is rtn written as qdq
 
@@ -59,6 +61,7 @@ class Options:
         form: 'nbits' (MatMulNBits) or 'qdq' (DequantizeLinear + MatMul).
         dataset: text files for calibration; if empty, the built-in text.
         calib_size, calib_length: the number of samples, and the tokens in each.
+        keep: integers of the checkpoint that already have the wanted bits are kept as they are.
     """
 
     bits: int = 4
@@ -71,6 +74,24 @@ class Options:
     dataset: tuple[str, ...] = ()
     calib_size: int = 32
     calib_length: int = 256
+    keep: bool = False
+
+
+def recipe(dtype: str, block_size: int | None = None, ops: str = "ort") -> tuple[Settings, Options]:
+    """Return how `export` makes 'int4' and 'int8': without calibration text, embedding and lm_head in 8 bits.
+
+    Args:
+        dtype: one of `ROUNDED`.
+        block_size: how many weights share a scale; None means 32 in int4 and 128 in int8.
+        ops: the style of graph.
+    """
+    form = next(form for form, style in FORMATS.items() if style == ops)
+    if dtype == "int8":
+        options = Options(bits=8, embedding_bits=8, form=form, keep=True)
+        return Settings("rtn", BLOCK_SIZES_OF[dtype] if block_size is None else block_size), options
+    size = BLOCK_SIZES_OF[dtype] if block_size is None else block_size
+    options = Options(bits=4, head_bits=8, embedding_bits=8, mixed=SENSITIVE, form=form, keep=True)
+    return Settings("k_quant", size, zero_point=ops == "onnx", minima=ops == "ort"), options
 
 
 def check(settings: Settings, options: Options) -> None:

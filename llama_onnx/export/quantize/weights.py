@@ -22,6 +22,10 @@ from .methods.registry import data_free
 from .settings import Settings
 from .table import FILE, Row, read_table, write_table
 
+TWICE = (
+    "the weights are quantised already and are rounded a second time, to {} bits; --dtype auto keeps them as they are"
+)
+
 
 class QuantizedWeights(Weights):
     """See `Weights`."""
@@ -37,6 +41,7 @@ class QuantizedWeights(Weights):
         folder: Path,
         quantizer: LayerQuantizer | None = None,
         shared_table: bool = False,
+        keep: bool = False,
     ) -> None:
         """Prepare.
 
@@ -50,13 +55,15 @@ class QuantizedWeights(Weights):
             folder: holds the quant table while it grows, so that a resumed run can continue it.
             quantizer: for the methods that need the inputs of matrices, else None.
             shared_table: whether lm_head reads the embedding's table.
+            keep: see `Options`.
         """
         super().__init__(checkpoint, Precision("fp16"), report)
         self._wide = Weights(checkpoint, Precision("fp32"), report)
         self._spec, self._bits, self._settings = spec, bits, settings
         self._embedding_bits = embedding_bits
         self._quantizer = quantizer
-        self._shared_table = shared_table
+        self._shared_table, self._keep = shared_table, keep
+        self._said = False
         self._now = Quantised()
         self._table = folder / FILE
         known = {*bits, EMBED_NAME}
@@ -86,10 +93,15 @@ class QuantizedWeights(Weights):
         """See `Weights`."""
         if self._embedding_bits == FLOAT_BITS:
             return super().embedding(name, shape)
-        table = self._wide.table(name, shape)
         form = self._settings.form(self._embedding_bits)
-        quantised = data_free(self._settings.algo)(table, form)
-        error = weight_error(table, quantised)
+        kept = self.kept(name, shape, form.bits) if self._keep else None
+        if kept is not None:
+            quantised, error = kept, 0.0
+        else:
+            self._say_if_again(name, form.bits)
+            table = self._wide.table(name, shape)
+            quantised = data_free(self._settings.algo)(table, form)
+            error = weight_error(table, quantised)
         self._note(EMBED_NAME, form, error, "weights")
         if self._shared_table:
             self._note(HEAD_NAME, form, error, "weights")
@@ -128,6 +140,12 @@ class QuantizedWeights(Weights):
             self._rows[matrix] = Row(*_place(matrix), FLOAT_BITS, 1, 0.0, "weights")
             return super().matrix(name, shape, rows, arrange_rows, arrange_columns)
         form = self._settings.form(bits)
+        kept = self.kept(name, shape, bits) if self._keep and arrange_columns is None else None
+        if kept is not None:
+            kept = kept.rows(lambda part: (arrange_rows or (lambda whole: whole))(part[rows]))
+            self._note(matrix, form, 0.0, "weights")
+            return kept
+        self._say_if_again(name, bits)
         if self._quantizer:
             self._note(matrix, form, self._now.errors[matrix], "products")
             return self._now.matrices.pop(matrix)
@@ -136,6 +154,12 @@ class QuantizedWeights(Weights):
         quantised = data_free(self._settings.algo)(array, form)
         self._note(matrix, form, weight_error(array, quantised), "weights")
         return quantised
+
+    def _say_if_again(self, name: str, bits: int) -> None:
+        """Say once that weights are rounded which are integers of as few bits already."""
+        if not self._said and bits <= (self._checkpoint.stored_bits(name) or 0):
+            self._said = True
+            self._report(TWICE.format(bits))
 
     def _note(self, matrix: str, form: Format, error: float, of: str) -> None:
         if not np.isfinite(error):

@@ -136,7 +136,9 @@ def write_model(path: Path, kinds: dict[str, int], default: int, tied: bool = Tr
         if stem == "lm_head" and tied:
             continue
         rest = stem.split(".", 3)[-1] if ".layers." in stem else stem
-        short = f"blk.{stem.split('.')[2]}.{GGUF_NAMES[rest]}.{end}" if ".layers." in stem else f"{GGUF_NAMES[stem]}.{end}"
+        short = (
+            f"blk.{stem.split('.')[2]}.{GGUF_NAMES[rest]}.{end}" if ".layers." in stem else f"{GGUF_NAMES[stem]}.{end}"
+        )
         if array.ndim == 1:
             writer.add_tensor(short, array.astype(np.float32))
             continue

@@ -116,10 +116,10 @@ def join(parts: list[NBits]) -> NBits:
     """Stack matrices that have the same columns."""
     first = parts[0]
 
-    def joined(name: str) -> np.ndarray | None:
+    def joined(name: str) -> np.ndarray:
         # Some parts may be float16 and others float32, which the result is then.
-        return None if getattr(first, name) is None else np.concatenate([getattr(part, name) for part in parts])
+        return np.concatenate([getattr(part, name) for part in parts])
 
-    packed, scales = joined("packed"), joined("scales")
-    assert packed is not None and scales is not None
-    return NBits(packed, scales, joined("zero_points"), first.bits, first.columns, joined("minima"))
+    points = None if first.zero_points is None else joined("zero_points")
+    minima = None if first.minima is None else joined("minima")
+    return NBits(joined("packed"), joined("scales"), points, first.bits, first.columns, minima)

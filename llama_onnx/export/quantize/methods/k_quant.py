@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...nbits import NBits, nonzero, to_blocks
+from . import rtn
 from .common import Format, centred, join, quantize_with, rounded, slices, threaded
 from .rtn import range_of
 
@@ -18,7 +19,9 @@ SHORTEST = 0.6  # the shortest range, relative to the full one
 
 
 def quantize(matrix: np.ndarray, form: Format) -> NBits:
-    """Quantise float32 [out, in]."""
+    """Quantise float32 [out, in]. With 8 bits it is rounded to nearest: a search finds next to nothing better."""
+    if form.bits == 8:
+        return rtn.quantize(matrix, form)
 
     def quantize_rows(rows: slice) -> NBits:
         blocks = to_blocks(matrix[rows], form.block_size)
@@ -74,9 +77,7 @@ def candidates(blocks: np.ndarray, form: Format) -> Iterator[tuple[np.ndarray, n
         yield nonzero(largest * np.float32(-shrink / form.middle)), zeros
 
 
-def _search_with_minima(
-    blocks: np.ndarray, form: Format, importance: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _search_with_minima(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`search` for scale and minimum: both are fitted to the integers of each step size that is tried."""
     scales, zeros = range_of(blocks, form)
     best = _error(blocks, scales, zeros, form, importance)
