@@ -1,8 +1,8 @@
-# Five verbs. Each makes the environment it needs in .venv first.
+# Six verbs. Each makes the environment it needs in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test test-real slow lint clean
 
 PROMPT ?= Write a story about a dog named Biscuit
 
@@ -15,7 +15,10 @@ demo: .venv/run
 	@$(BIN)/python demo.py "$(PROMPT)" --seed 2 --poolsize min
 
 test: .venv/dev
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow and not real"
+
+test-real: .venv/dev
+	$(BIN)/python -m pytest -m real
 
 slow: .venv/dev
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m slow

@@ -11,7 +11,7 @@ import argparse
 EXAMPLES = """examples:
   %(prog)s checkpoints/alpaca models/alpaca
   %(prog)s checkpoints/alpaca models/alpaca-int4 --dtype int4 --block-size 32
-  %(prog)s model.gguf models/mine --dtype int8
+  %(prog)s model.gguf models/mine            # keeps the file's own precision
 """
 DTYPES = ("auto", "fp32", "fp16", "int8", "int4")
 OPS = ("ort", "onnx")
@@ -26,7 +26,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("out", metavar="OUT", help="model directory to make")
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="fp32", help="how the matrices are stored (default: %(default)s)"
+        "--dtype",
+        choices=DTYPES,
+        help="how the matrices are stored; auto keeps the integers and scales of a quantised file (default: auto for a "
+        "quantised file or checkpoint, fp32 for floats)",
     )
     parser.add_argument(
         "--block-size", type=int, metavar="N",

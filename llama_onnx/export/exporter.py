@@ -11,12 +11,12 @@ from .progress import report
 from .quantize.quantizer import quantize
 from .quantize.settings import ROUNDED, recipe
 from .readers.open import open_checkpoint
-from .shards import checked_spec, fingerprint, write_shards
+from .shards import checked_spec, fingerprint, is_quantized, write_shards
 from .writer import ModelWriter
 
 
 def export(
-    source: str | Path, out: str | Path, dtype: str = "fp32", block_size: int | None = None, ops: str = "ort"
+    source: str | Path, out: str | Path, dtype: str | None = None, block_size: int | None = None, ops: str = "ort"
 ) -> None:
     """Write the model directory `out` from the checkpoint `source`.
 
@@ -24,7 +24,8 @@ def export(
         source: a checkpoint in any format that `open_checkpoint` reads.
         out: the directory to make. An existing model there is replaced once the new one is complete.
         dtype: how matrices are stored: 'auto' (as the checkpoint stores them), 'fp32', 'fp16', or rounded to 'int8' or
-            'int4' by the `recipe` of each. Norm weights and biases are always float32.
+            'int4' by the `recipe` of each. Norm weights and biases are always float32. None means 'auto' for a
+            quantised checkpoint, else 'fp32'.
         block_size: how many weights share a scale in int8 and int4; None is the recipe's.
         ops: 'ort' for ONNX Runtime's fused operators, 'onnx' for standard operators only.
 
@@ -33,6 +34,8 @@ def export(
         RequestError: the options do not go together.
     """
     out, style = Path(out), get_ops(ops)
+    if dtype is None:
+        dtype = "auto" if ops == "ort" and is_quantized(open_checkpoint(source)) else "fp32"
     if dtype in ROUNDED:
         quantize(source, out, *recipe(dtype, block_size, ops))
         return

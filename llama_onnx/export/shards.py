@@ -42,6 +42,11 @@ def checked_spec(checkpoint: Checkpoint) -> DecoderSpec:
     return spec
 
 
+def is_quantized(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint stores any tensor in integers."""
+    return any(checkpoint.stored_bits(name) for name in checkpoint.names())
+
+
 def write_shards(
     writer: ModelWriter,
     checkpoint: Checkpoint,

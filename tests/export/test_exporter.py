@@ -23,6 +23,8 @@ from llama_onnx.errors import LlamaOnnxError, ModelDirectoryError, RequestError
 from llama_onnx.export import nbits
 from llama_onnx.export import writer as model_writer
 from llama_onnx.export.exporter import export
+from llama_onnx.export.families.spec import EMBEDDING
+from llama_onnx.export.graphs.compact import find, products, read
 from llama_onnx.export.nbits import dequantize, quantize_rtn
 from llama_onnx.export.writer import ModelWriter
 from llama_onnx.model_directory import read_config
@@ -111,11 +113,11 @@ def test_quantised_export_computes_with_the_rounded_weights(
     export(checkpoint, tmp_path / "quantised", dtype, block_size=32)
     rounded = make_checkpoint(tmp_path / "rounded")
     tensors = load_file(rounded / "model.safetensors")
-    for name, array in tensors.items():
-        if name.endswith("_proj.weight") or name == "lm_head.weight":
-            tensors[name] = dequantize(quantize_rtn(array, int(dtype[3:]), 32))
-        elif name == "model.embed_tokens.weight":
-            tensors[name] = array.astype(np.float16).astype(np.float32)
+    for path in (tmp_path / "quantised").glob("*.onnx"):
+        graph = onnx.load(str(path), load_external_data=False).graph
+        table = find({tensor.name: tensor for tensor in graph.initializer}, EMBEDDING, 64)
+        for stored in [*products(graph), *([table] if table else [])]:
+            tensors[f"{stored.stem}weight"] = dequantize(read(stored, path.parent))
     save_file(tensors, rounded / "model.safetensors")
     export(rounded, tmp_path / "reference")
     ids = np.arange(3, 60)

@@ -17,8 +17,11 @@ import sys
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nasty_texts import nasty_texts
+
+_servers: list[Any] = []  # they end when they are forgotten
 
 
 def digest(ids: Sequence[int]) -> str:
@@ -26,22 +29,42 @@ def digest(ids: Sequence[int]) -> str:
     return hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()[:8]
 
 
-def record(path: Path) -> list[list[str]]:
-    """Ask llama.cpp's server for the tokens of every text."""
+def serve(path: Path) -> str:
+    """Start llama.cpp's server with a model, and return its address."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.warmup = 256, 1, False
+    params.n_ctx, params.n_parallel, params.warmup = 512, 1, False
+    params.cpuparams.n_threads = 1
     server = xllamacpp.Server(params)
+    _servers.append(server)
     address = server.listening_address
-    address = address if address.startswith("http") else f"http://{address}"
+    return address if address.startswith("http") else f"http://{address}"
+
+
+def ask(address: str, what: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what the server answers."""
+    request = urllib.request.Request(
+        f"{address}/{what}", json.dumps(content).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return dict(json.load(answer))
+
+
+def end() -> None:
+    """End the process: the server does not end by itself."""
+    os._exit(0)
+
+
+def record(path: Path) -> list[list[str]]:
+    """Ask for the tokens of every text."""
+    address = serve(path)
 
     def tokens(text: str, special: bool) -> list[int]:
-        asked = json.dumps({"content": text, "add_special": False, "parse_special": special}).encode()
-        request = urllib.request.Request(f"{address}/tokenize", asked, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            return list(json.load(answer)["tokens"])
+        return list(
+            ask(address, "tokenize", {"content": text, "add_special": False, "parse_special": special})["tokens"]
+        )
 
     return [[digest(tokens(text, special)) for special in (False, True)] for text in nasty_texts()]
 
@@ -51,7 +74,7 @@ def main() -> None:
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     if source.is_file():
         out.write_text(json.dumps(record(source)))
-        os._exit(0)  # the server does not end by itself
+        end()
     found = {}
     for path in sorted(source.glob("*.gguf")):
         subprocess.run([sys.executable, __file__, str(path), str(out)], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ def differs_rightly(model: str, text: str) -> bool:
 
 @pytest.mark.real
 @pytest.mark.parametrize("model", sorted(RECORDED))
-def test_tokens_are_those_of_llama_cpp(model: str, real_models: Path, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(real_models / f"{model}.gguf")
+def test_tokens_are_those_of_llama_cpp(model: str, real_model: Callable[[str], Path], tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(real_model(model))
     for name, content in checkpoint.files.items():
         assert isinstance(content, bytes)
         (tmp_path / name).write_bytes(content)
