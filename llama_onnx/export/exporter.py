@@ -6,10 +6,9 @@ import contextlib
 import hashlib
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..errors import MissingDependencyError, ModelDirectoryError
 from ..text.added_tokens import adds_bos
@@ -123,11 +122,8 @@ def _has_head_of_its_own(checkpoint: Checkpoint) -> bool:
     """Return whether there is an lm_head that differs from the embedding, which overrides tying as in transformers."""
     if not {EMBEDDING, HEAD} <= checkpoint.names():
         return False
-    return _digest(checkpoint, EMBEDDING) != _digest(checkpoint, HEAD)
-
-
-def _digest(checkpoint: Checkpoint, name: str) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(checkpoint.tensor(name)).reshape(-1).view(np.uint8).data).digest()
+    pairs = zip_longest(checkpoint.parts(EMBEDDING), checkpoint.parts(HEAD))
+    return any(one is None or other is None or one.tobytes() != other.tobytes() for one, other in pairs)
 
 
 def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:

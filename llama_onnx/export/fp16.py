@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ..config import ModelConfig, Shard
 from ..errors import ModelDirectoryError
+from ..files.mapped import looked_up_bytes
 from ..model_directory import MANIFEST, read_config
 from .graphs.graph import Graph
 from .graphs.stored import external, read_graph, read_tensor
-from .half import embedding_bytes, to_half
+from .half import to_half
 from .packages import onnx
 from .progress import progress, report
 from .readers.json_files import read_json
@@ -61,7 +62,7 @@ def _convert_shard(g: Graph, shard: Shard, config: ModelConfig, writer: ModelWri
                 array = to_half(tensor.name, array, report)
             g.weight(tensor.name, array, loaded_bytes=0)
             if tensor.name in tables:
-                g.loaded_bytes = embedding_bytes(array, config.context_length)
+                g.loaded_bytes = looked_up_bytes(array.nbytes, config.vocab_size)
         else:
             # It belongs to another shard, which is already converted (tied embeddings), or to a file that is copied.
             owner = next((other.name for other in config.shards if place == f"{other.name}.bin"), None)

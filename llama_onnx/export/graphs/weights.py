@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from ...errors import ModelDirectoryError
 from ..checkpoint import Checkpoint
 from ..families.spec import DecoderSpec
-from ..half import to_half, widen
-from ..nbits import NBits, quantize_rtn
+from ..half import fits_half, narrow, to_half, widen
+from ..nbits import NBits, quantize_rtn, stack
 from ..packages import onnx
+from .graph import Rows
 
 FLOAT = np.float32
 Arrange = Callable[[np.ndarray], np.ndarray]
@@ -55,9 +56,25 @@ class Weights:
     def end(self, step: str | int) -> None:
         """Clean up after a shard has been built."""
 
-    def embedding(self, name: str, shape: tuple[int, int]) -> np.ndarray | NBits:
-        """Return the embedding [vocab, hidden]."""
-        return self.table(name, shape)
+    def embedding(self, name: str, shape: tuple[int, int]) -> Rows | NBits:
+        """Return the embedding [vocab, hidden]: float32, or float16 if matrices are float16 or quantised."""
+        return self.floats(name, shape)
+
+    def head(self, name: str, shape: tuple[int, int]) -> Rows | NBits:
+        """Return the matrix [vocab, hidden] of the head; see `matrix`."""
+        bits, block_size = self._precision.bits, self._precision.block_size
+        kept = self._kept(name, shape)
+        if kept is not None:
+            return kept
+        if not bits:
+            return self.floats(name, shape)
+        return stack((quantize_rtn(part, bits, block_size) for part in self._parts(name, shape)), shape[0])
+
+    def floats(self, name: str, shape: tuple[int, int]) -> Rows:
+        """Return a large table or matrix, read and converted a few rows at a time while it is written."""
+        if self._precision.dtype == "fp32":
+            return Rows(shape, np.dtype(FLOAT), map(widen, self._parts(name, shape)))
+        return half_rows(name, shape, lambda: self._parts(name, shape), self._report)
 
     def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:
         """Return `rows` of a vector of `size`, such as a norm weight or a bias, as float32, which is exact."""
@@ -81,10 +98,9 @@ class Weights:
         Integers in the checkpoint that already have the wanted bits are kept exactly, unless columns are rearranged.
         """
         bits = self._precision.bits
-        stored = self._checkpoint.quantized(name) if bits and arrange_columns is None else None
-        if stored is not None and stored.bits == bits:
-            _check_shape(name, (len(stored.packed), stored.columns), shape)
-            return _rearranged(stored, rows, arrange_rows or _as_is)
+        kept = self._kept(name, shape) if arrange_columns is None else None
+        if kept is not None:
+            return _rearranged(kept, rows, arrange_rows or _as_is)
         array = self._read(name, shape)[rows] if bits else self.table(name, shape, rows)
         array = (arrange_rows or _as_is)(array)
         if arrange_columns is not None:
@@ -93,10 +109,37 @@ class Weights:
             return quantize_rtn(array, bits, self._precision.block_size)
         return np.ascontiguousarray(array)
 
+    def _kept(self, name: str, shape: tuple[int, ...]) -> NBits | None:
+        """Return the integers of the checkpoint if they already have the wanted bits."""
+        stored = self._checkpoint.quantized(name) if self._precision.bits else None
+        if stored is None or stored.bits != self._precision.bits:
+            return None
+        _check_shape(name, (len(stored.packed), stored.columns), shape)
+        return stored
+
+    def _parts(self, name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+        count = 0
+        for part in self._checkpoint.parts(name):
+            _check_shape(name, part.shape[1:], shape[1:])
+            count += len(part)
+            yield part
+        _check_shape(name, (count, *shape[1:]), shape)
+
     def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         array = self._checkpoint.tensor(name)
         _check_shape(name, array.shape, shape)
         return array
+
+
+def half_rows(
+    name: str, shape: tuple[int, int], parts: Callable[[], Iterator[np.ndarray]], report: Callable[[str], None]
+) -> Rows:
+    """Return a matrix as float16, or as float32 if values would overflow, which is reported; see `to_half`.
+
+    `parts` reads the matrix anew: once to look for such values, then to convert it.
+    """
+    fits = fits_half(name, parts(), report)
+    return Rows(shape, np.dtype(np.float16 if fits else FLOAT), map(narrow if fits else widen, parts()))
 
 
 def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:

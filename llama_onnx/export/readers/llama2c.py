@@ -83,6 +83,10 @@ class Llama2cCheckpoint:
             array = read_array(self._path, offset, count, "<f4").reshape(shape)
         return self._reordered(name, array)
 
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """See `Checkpoint`."""
+        yield self.tensor(name)
+
     def quantized(self, name: str) -> NBits | None:
         """Return an int8 matrix of version 2 if its groups are blocks of a row, else None."""
         offset, shape, quantised = self._find(name)
