@@ -40,8 +40,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int, promise: Any = None):
         self.config, self.tokenizer, self.decoder, self.context = config, tokenizer, decoder, context
-        self.timing = Timing()
-        self._promise = promise
+        self.timing, self._promise = Timing(), promise
 
     def stream_generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Step]:
         """Yield a `Step` for each generated token, with the text that is complete by then.
@@ -55,8 +54,7 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
             PoolTooSmallError: the KV cache has become too large for the pool.
         """
         ids, params = self.check(prompt), check_params(params, self.tokenizer)
-        conversation = Conversation(self, min(self.context, len(ids) + params.max_tokens))
-        return conversation.stream(ids, params, last=True)
+        return Conversation(self, min(self.context, len(ids) + params.max_tokens)).stream(ids, params, last=True)
 
     def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> str:
         """Return the whole text that `stream_generate` yields."""

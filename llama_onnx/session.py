@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Mapping
 from operator import is_
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,15 +65,17 @@ def start_runtime(threads: int | None = None) -> None:
 class Session:
     """One loaded shard. Inputs and outputs are bound by address, so a run copies nothing."""
 
-    def __init__(self, shard: Shard, path: Path | None = None, fold: bool = True) -> None:
-        """Load a shard, from `path` if given instead of its own file.
+    def __init__(self, shard: Shard, path: Path | None = None, fold: bool = True, given: Any = None) -> None:
+        """Load a shard, from `path` if given instead of its own file, with OrtValues for the tensors in `given`.
 
         With `fold`, float16 weights are converted to float32 now. Otherwise they stay mapped, and runs convert them.
         """
-        self.shard = shard
+        self.shard, self._given = shard, given or {}  # the runtime does not keep them
         fold = fold or shard.mapped_bytes == shard.loaded_bytes  # nothing to fold
-        disabled = [] if fold else ["ConstantFolding"]
-        self.runtime = open_session(path or shard.path, session_options(shard.quantized, fold), disabled)
+        options = session_options(shard.quantized, fold)
+        for name in self._given:
+            options.add_initializer(name, self._given[name])
+        self.runtime = open_session(path or shard.path, options, [] if fold else ["ConstantFolding"])
         self._binding = self.runtime.io_binding()
         self._inputs = {value.name for value in self.runtime.get_inputs()}
         self._outputs = {value.name for value in self.runtime.get_outputs()}

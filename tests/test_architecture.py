@@ -66,12 +66,15 @@ NEVER_LOADED = {"export", "commands", "scoring", "serving", "store", "cluster", 
 LAYER_RUNNERS = {
     "decoder", "original.decoder", "streaming.self_check", "export.quantize.calibration", "export.compare.models",
 }  # fmt: skip
-SESSION_RUNNERS = {"session", "decoder", "original.decoder", "export.quantize.calibration"}
+SESSION_RUNNERS = {"session", "decoder", "original.decoder", "streaming.lookups", "export.quantize.calibration"}
 RUNS = {"run", "run_with_iobinding", "run_with_ort_values", "run_async"}  # names of methods
 
 # What a run may execute besides the core when every layer stays in memory: text/, and the pool that keeps layers
-# resident, with the loader from which it borrows sessions.
-EXECUTED = ("text/", "streaming/promise.py", "streaming/available.py", "streaming/pool.py", "streaming/loader.py")
+# resident, with the loader from which it borrows sessions, and the session of the embedding.
+EXECUTED = (
+    "text/", "streaming/promise.py", "streaming/available.py", "streaming/pool.py", "streaming/loader.py",
+    "streaming/lookups.py",
+)  # fmt: skip
 
 
 def area(module: str, package: Path) -> str:

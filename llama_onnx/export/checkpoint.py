@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from .nbits import NBits
+
+PART = 1 << 22  # values that a part of a table has
 
 
 class Checkpoint(Protocol):
@@ -34,6 +37,12 @@ class Checkpoint(Protocol):
             ModelDirectoryError: there is no such tensor, or its file is damaged.
         """
 
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """Yield `tensor(name)` as consecutive slices of its rows: large tables are never in memory as a whole.
+
+        A reader that cannot read some rows alone yields the tensor itself.
+        """
+
     def quantized(self, name: str) -> NBits | None:
         """Return the stored integers of a matrix [out, in]; None if it is stored in floats or in another layout.
 
@@ -49,3 +58,11 @@ class Checkpoint(Protocol):
         Raises:
             ModelDirectoryError: there is no such tensor.
         """
+
+
+def row_slices(shape: Sequence[int]) -> list[slice]:
+    """Return slices of the rows of a matrix with about `PART` values each; one of everything for another shape."""
+    if len(shape) != 2:
+        return [slice(None)]
+    step = max(1, PART // max(shape[1], 1))
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from ..config import ModelConfig, Shard
 from ..errors import ModelDirectoryError
+from ..files.mapped import looked_up_bytes
 from ..model_directory import MANIFEST, read_config
-from .graphs.graph import Graph
-from .graphs.stored import external, read_graph, read_tensor
-from .half import embedding_bytes, to_half
+from .graphs.graph import Graph, Rows
+from .graphs.stored import external, read_graph, read_parts, read_tensor
+from .graphs.weights import half_rows
+from .half import to_half
 from .packages import onnx
 from .progress import progress, report
 from .readers.json_files import read_json
@@ -56,12 +60,17 @@ def _convert_shard(g: Graph, shard: Shard, config: ModelConfig, writer: ModelWri
     for tensor in graph.initializer:
         place = external(tensor, "location")
         if place == f"{shard.name}.bin":
-            array = read_tensor(tensor, config.directory)
-            if tensor.name in tables | matrices:
-                array = to_half(tensor.name, array, report)
+            array: np.ndarray | Rows
+            if tensor.name not in tables | matrices:
+                array = read_tensor(tensor, config.directory)
+            elif tensor.dims[0] == config.vocab_size:  # the embedding and the head go a few rows at a time
+                shape = tensor.dims[0], tensor.dims[1]
+                array = half_rows(tensor.name, shape, partial(read_parts, tensor, config.directory), report)
+            else:
+                array = to_half(tensor.name, read_tensor(tensor, config.directory), report)
             g.weight(tensor.name, array, loaded_bytes=0)
             if tensor.name in tables:
-                g.loaded_bytes = embedding_bytes(array, config.context_length)
+                g.loaded_bytes = looked_up_bytes(array.nbytes, config.vocab_size, 1)
         else:
             # It belongs to another shard, which is already converted (tied embeddings), or to a file that is copied.
             owner = next((other.name for other in config.shards if place == f"{other.name}.bin"), None)

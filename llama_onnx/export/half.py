@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-PAGE = 4096
+ROUNDS_TO_INFINITY = 65520  # the smallest number that is closer to 2^16 than to the largest float16
 WIDENED_AT_ONCE = 1 << 16  # values: few enough to stay in the processor's cache
 
 
@@ -15,14 +15,29 @@ def to_half(name: str, array: np.ndarray, report: Callable[[str], None]) -> np.n
     if array.dtype == np.float16:
         return array
     wide = widen(array)
+    return wide if not fits_half(name, [wide], report) else narrow(wide)
+
+
+def fits_half(name: str, parts: Iterable[np.ndarray], report: Callable[[str], None]) -> bool:
+    """Return whether float16 can hold all values of a tensor, given in parts; if not, report it with its name."""
+    overflowing, largest = 0, np.float32(0)
+    for part in parts:
+        if part.dtype == np.float16:
+            return True
+        size = np.abs(widen(part))
+        overflowing += int(np.count_nonzero((size >= ROUNDS_TO_INFINITY) & np.isfinite(size)))
+        largest = np.maximum(largest, size.max(initial=0))
+    if overflowing:
+        report(f"{name}: {overflowing} values beyond float16 (largest {float(largest):.4g}); kept in float32")
+    return not overflowing
+
+
+def narrow(array: np.ndarray) -> np.ndarray:
+    """Return an array of floats as float16."""
+    if array.dtype == np.float16:
+        return array
     with np.errstate(over="ignore"):
-        half = wide.astype(np.float16)
-    overflowing = int(np.count_nonzero(np.isinf(half) & np.isfinite(wide)))
-    if not overflowing:
-        return half
-    largest = float(np.abs(wide).max())
-    report(f"{name}: {overflowing} values beyond float16 (largest {largest:.4g}); kept in float32")
-    return wide
+        return widen(array).astype(np.float16)
 
 
 def widen(array: np.ndarray) -> np.ndarray:
@@ -49,9 +64,3 @@ def _widen_half(source: np.ndarray, target: np.ndarray) -> None:
 
 def _widen_bfloat16(source: np.ndarray, target: np.ndarray) -> None:
     np.left_shift(source.view(np.uint16), 16, out=target.view(np.uint32), dtype=np.uint32)
-
-
-def embedding_bytes(table: np.ndarray, context_length: int) -> int:
-    """Return the bytes an embedding [vocab, hidden] takes when loaded: only rows of tokens that occur are paged in."""
-    row = -(-table.nbytes // len(table) // PAGE) * PAGE
-    return min(table.nbytes, row * context_length)

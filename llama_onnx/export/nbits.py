@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -135,6 +136,24 @@ def quantize_rtn(matrix: np.ndarray, bits: int, block_size: int, zero_point: boo
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(quantize, range(0, rows, step)))
     return NBits(packed, narrowed(scales), None if zeros is None else pack_bits(zeros, bits), bits, columns)
+
+
+def stack(parts: Iterable[NBits], rows: int) -> NBits:
+    """Return a matrix of `rows` rows made of consecutive slices of its rows, of which one at a time is in memory."""
+    whole: dict[str, Any] = {}
+    start = 0
+    for part in parts:
+        for name, value in vars(part).items():
+            if not isinstance(value, np.ndarray):
+                whole[name] = value
+                continue
+            if name not in whole:
+                whole[name] = np.empty((rows, *value.shape[1:]), value.dtype)
+            if whole[name].dtype != value.dtype:  # some scales fit into float16, these do not
+                whole[name] = whole[name].astype(np.float32)
+            whole[name][start : start + len(value)] = value
+        start += len(part.packed)
+    return NBits(**whole)
 
 
 def _round_blocks(blocks: np.ndarray, bits: int, zero_point: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

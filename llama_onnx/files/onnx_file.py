@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import ModelDirectoryError
-from .protobuf import BYTES, VARINT, DamagedError, Reader, encode_bytes
+from .protobuf import BYTES, VARINT, DamagedError, Reader, encode_bytes, encode_varint
 
 # Name, bits of one value and numpy type (where it has one) by TensorProto.DataType.
 DTYPES: dict[int, tuple[str, int, type | None]] = {
@@ -121,20 +121,23 @@ def read_graph(path: str | Path) -> Graph:
         raise ModelDirectoryError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def relocate(path: Path, places: Mapping[str, tuple[str, int, int]]) -> None:
+def relocate(
+    path: Path, places: Mapping[str, tuple[str, int, int]], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> None:
     """Rewrite an ONNX file so that it takes the data of some initializers from other files.
 
     Args:
         path: the ONNX file.
         places: for each of these initializers, by name: a file beside the ONNX file, and the offset and length of the
             data in it, in bytes.
+        shapes: the new shapes of those whose shape changes.
 
     Raises:
         ModelDirectoryError: the file is missing or not an ONNX model.
     """
     read_graph(path)  # raises if the file is damaged
     data = path.read_bytes()
-    path.write_bytes(_Relocation(data, places).model())
+    path.write_bytes(_Relocation(data, places, shapes or {}).model())
 
 
 class _ModelReader(Reader):
@@ -227,12 +230,14 @@ class _ModelReader(Reader):
 
 
 class _Relocation(_ModelReader):
-    """Copies a model field by field, and replaces the external data of some initializers."""
+    """Copies a model field by field, and replaces the external data, and perhaps shapes, of some initializers."""
 
-    def __init__(self, data: bytes, places: Mapping[str, tuple[str, int, int]]) -> None:
+    def __init__(
+        self, data: bytes, places: Mapping[str, tuple[str, int, int]], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
         super().__init__(data)
         self._bytes = data
-        self._places = places
+        self._places, self._shapes = places, shapes
 
     def model(self) -> bytes:  # type: ignore[override]
         return self._copy(0, len(self._bytes), 7, self._graph_copy)
@@ -244,20 +249,28 @@ class _Relocation(_ModelReader):
         name = self._initializer(start, end).name
         if name not in self._places:
             return self._bytes[start:end]
-        kept = self._copy(start, end, 13, lambda start, end: None)
+        shape = self._shapes.get(name)
+        kept = self._copy(start, end, 13, lambda start, end: None, () if shape is None else (1,))
+        if shape is not None:
+            kept += encode_bytes(1, b"".join(map(encode_varint, shape)))
         for key, value in zip(("location", "offset", "length"), self._places[name], strict=True):
             kept += encode_bytes(13, encode_bytes(1, key.encode()) + encode_bytes(2, str(value).encode()))
         return kept
 
-    def _copy(self, start: int, end: int, number: int, change: Callable[[int, int], bytes | None]) -> bytes:
-        """Copy the message at [start, end). `change` gives the new bytes of each field `number`, or None to drop it."""
+    def _copy(
+        self, start: int, end: int, number: int, change: Callable[[int, int], bytes | None], drop: Sequence[int] = ()
+    ) -> bytes:
+        """Copy the message at [start, end) without the fields `drop`.
+
+        `change` gives the new bytes of each field `number`, or None to drop it.
+        """
         parts, place = [], start
         for field in self.fields(start, end):
             after = field.end if field.wire != VARINT else self.varint(self.varint(place, end)[1], end)[1]
             if field.number == number and field.wire == BYTES:
                 changed = change(field.start, field.end)
                 parts.append(b"" if changed is None else encode_bytes(number, changed))
-            else:
+            elif field.number not in drop:
                 parts.append(self._bytes[place:after])
             place = after
         return b"".join(parts)

@@ -29,6 +29,7 @@ from ..files.onnx_file import read_graph, relocate
 from ..session import Session, open_session, session_options
 from . import self_check
 from .regions import Region, copy_regions, regions_of, round_up, scales_of
+from .tables import shared_tensors, with_short_tables
 
 FOLDER = ".packed"
 NOTE = "note.json"
@@ -36,7 +37,7 @@ LOCK = "lock"
 PACKING = "packing layers for this machine, once"
 Progress = Callable[[str, int, int], object]  # called with what is being done, how many steps are done, and the total
 TRIED = (1, 3, 40)  # tokens per pass: a single token and many tokens use different kernels
-VERSION = 2  # version of the layout of an image and its note
+VERSION = 3  # version of the layout of an image and its note
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Images:
 
     def _pack(self, shard: Shard, path: Path) -> Image:
         with _scratch_folder(self.folder) as scratch:
-            pack(shard, scratch / "slot.onnx", "slot.bin")
+            pack(with_short_tables(shard, scratch), scratch / "slot.onnx", "slot.bin")
             packed = read_graph(scratch / "slot.onnx").initializers
             kind = self._kind_folder(shard)
             if (scales_are_read := _read_note(kind)) is None:
@@ -139,7 +140,7 @@ class Images:
                 self._make_kind(shard, scratch)
                 (scratch / "kind").rename(kind)
                 scales_are_read = _read_note(kind)
-            unread = set(_shared_tensors(shard))
+            unread = {tensor.name for tensor in shared_tensors(shard)}
             if not scales_are_read:
                 unread |= {tensor.name for tensor in scales_of(packed)}
             regions = regions_of(packed, unread)
@@ -156,9 +157,8 @@ class Images:
     def _make_kind(self, shard: Shard, scratch: Path) -> None:
         """Make the files that all slots of a kind start from, out of the first of its shards to be packed."""
         graph = scratch / "slot.onnx"
-        relocate(graph, _shared_tensors(shard))  # otherwise every slot would have its own copy
-        for file in self._shared(shard):
-            shutil.copyfile(file, scratch / file.name)
+        tables = shared_tensors(shard)  # otherwise every slot would have its own
+        relocate(graph, {table.name: table.location for table in tables}, {table.name: table.shape for table in tables})
         note = {"scales_are_read": self._are_scales_read(shard, graph)}
         folder = scratch / "kind"
         folder.mkdir()
@@ -203,13 +203,6 @@ class Images:
 
     def _shard_key(self, shard: Shard) -> str:
         return hashlib.sha256(f"{self._key} {shard.digest}".encode()).hexdigest()
-
-
-def _shared_tensors(shard: Shard) -> dict[str, tuple[str, int, int]]:
-    """Return the location of each initializer whose data is in a file shared with other shards."""
-    own = shard.path.with_suffix(".bin").name
-    tensors = read_graph(shard.path).initializers
-    return {tensor.name: tensor.location for tensor in tensors if tensor.location[0] not in ("", own)}
 
 
 def _read_note(kind: Path) -> bool | None:

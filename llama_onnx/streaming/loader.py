@@ -18,6 +18,7 @@ from ..errors import LlamaOnnxError
 from ..memory import trim
 from ..pool import PoolStats
 from ..session import Session
+from .lookups import open_shard
 
 
 class Place(Protocol):
@@ -264,7 +265,7 @@ class SessionPlace:
 
     def fill(self, shard: Shard) -> Session:
         """Make a session of a shard."""
-        return Session(shard, fold=self._fold)
+        return open_shard(shard, self._fold)
 
     def clear(self) -> None:
         """Return the heap memory of earlier sessions to the system."""

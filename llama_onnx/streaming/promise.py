@@ -23,6 +23,7 @@ from ..pool import MemoryPool, charge_of
 from ..session import WARM_UP_BYTES, Guard
 from .available import available_bytes
 from .images import Progress
+from .lookups import open_shard
 from .pool import StreamingPool, loading_bytes
 
 SMALLEST = "min"
@@ -193,7 +194,8 @@ def open_pool(
         raise RequestError(f"pool policy {policy!r} is not known; choose one of: {', '.join(POOL_POLICIES)}")
     promise.count()
     if promise.total is None:
-        smallest = MemoryPool(config.shards, None) if policy == "lru" else StreamingPool(config, None, 0, progress)
+        plain = policy == "lru"
+        smallest = MemoryPool(config.shards, None, open_shard) if plain else StreamingPool(config, None, 0, progress)
         return promise.admit((0, 0), guard, lambda budget: smallest)
     fixed, loading = promise.fixed, max(loading_bytes(shard) for shard in config.shards)
     charges = list(map(charge_of, config.shards))
@@ -206,7 +208,7 @@ def open_pool(
                 return StreamingPool(config, budget, fixed, progress)
         # With the larger poolsize that an error of this pool names, the pool will be a StreamingPool.
         more = together - max(charges) if policy == "resident" else 0
-        return MemoryPool(config.shards, budget, fixed_bytes=fixed + loading + more, loading_bytes=loading)
+        return MemoryPool(config.shards, budget, open_shard, fixed + loading + more, loading)
 
     try:
         return promise.admit(needs, guard, make)

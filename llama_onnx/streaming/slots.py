@@ -14,8 +14,9 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from . import self_check
 from .images import Image, Images, Progress
 from .plan import window_places
 from .regions import PIECE, forget_pages, read_regions, round_up
+from .tables import make_empty, mapped_tables, table_bytes
 
 MEMORY = Path("/dev/shm")
 PREFIX = "llama_onnx-"
@@ -51,6 +53,7 @@ class SlotFolder:
         self.path, descriptor = _memory_folder()
         self._count = 0
         self._spare: list[Slot] = []
+        self._tables: dict[str, dict[str, Any]] = {}  # by kind
         # Also runs when the process exits, and when a forked child does.
         self.close = weakref.finalize(self, _remove, self.path, descriptor, os.getpid())
 
@@ -87,7 +90,7 @@ class SlotFolder:
 
     def shared_bytes(self, shard: Shard) -> int:
         """Return the bytes of the files that all slots of this kind share."""
-        return sum(round_up(path.stat().st_size) for path in self.images.get(shard).shared)
+        return table_bytes(self.images.get(shard).shared)
 
     def free_bytes(self) -> int:
         """Return the free bytes of the memory file system."""
@@ -107,7 +110,10 @@ class SlotFolder:
         folder = self.path / str(self._count)
         folder.mkdir()
         try:
-            return Slot(shard, image, folder, [self._shared_copy(path) for path in image.shared])
+            if shard.kind not in self._tables:
+                self._tables[shard.kind] = mapped_tables(shard)
+            shared = [self._placeholder(path) for path in image.shared]
+            return Slot(shard, image, folder, shared, self._tables[shard.kind])
         except BaseException:
             shutil.rmtree(folder)
             raise
@@ -121,12 +127,12 @@ class SlotFolder:
         self.give_back(slot)
         return np.array_equal(followed, expected) and not np.array_equal(followed, before)
 
-    def _shared_copy(self, path: Path) -> Path:
-        """Return the one copy of a data file that all slots read (rope tables); make it if needed."""
-        copy = self.path / path.name
-        if not copy.exists():
-            shutil.copyfile(path, copy)
-        return copy
+    def _placeholder(self, path: Path) -> Path:
+        """Return an empty file in place of one that all slots read (rope tables); make it if needed."""
+        empty = self.path / path.name
+        if not empty.exists():
+            make_empty(empty, path)
+        return empty
 
 
 def open_slots(config: ModelConfig, progress: Progress) -> SlotFolder:
@@ -156,7 +162,9 @@ def open_slots(config: ModelConfig, progress: Progress) -> SlotFolder:
 class Slot:
     """A session, and the file its weights are mapped from."""
 
-    def __init__(self, shard: Shard, image: Image, folder: Path, shared: Sequence[Path]) -> None:
+    def __init__(
+        self, shard: Shard, image: Image, folder: Path, shared: Sequence[Path], tables: Mapping[str, Any]
+    ) -> None:
         self.kind = shard.kind
         self._layout = image.regions
         self._owner = os.getpid()  # a forked child shares the file and must not change it
@@ -169,7 +177,7 @@ class Slot:
             size = round_up(data.stat().st_size)
             file.truncate(size)
             self._memory = mmap.mmap(file.fileno(), size)
-        self.session = Session(shard, graph, fold=False)
+        self.session = Session(shard, graph, fold=False, given=tables)
         self.empty()
 
     def fill(self, image: Image) -> Session:

@@ -56,6 +56,18 @@ def test_relocation_changes_only_the_location_of_initializers(model: Path, tmp_p
     assert onnx.load(str(path), load_external_data=False) == expected
 
 
+def test_relocation_can_change_the_shape(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "layer.onnx"
+    path.write_bytes((model / "decoder-00.onnx").read_bytes())
+    relocate(path, {"cos_cache": ("elsewhere.bin", 4096, 64 * 8 * 4)}, {"cos_cache": (64, 8)})
+    found = {tensor.name: tensor for tensor in read_graph(path).initializers}
+    assert (found["cos_cache"].shape, found["cos_cache"].location) == ((64, 8), ("elsewhere.bin", 4096, 2048))
+    others = {tensor.name: tensor for tensor in read_graph(model / "decoder-00.onnx").initializers}
+    assert {name: found[name] for name in found if name != "cos_cache"} == {
+        name: others[name] for name in others if name != "cos_cache"
+    }
+
+
 def test_weights_inside_the_file_are_skipped_and_counted(tmp_path: Path) -> None:
     array = numpy_helper.from_array(np.zeros((3, 5), np.float32), "w")
     graph = read_graph(save(tmp_path / "x.onnx", model_of(array)))

@@ -7,13 +7,14 @@ rounding would show.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...errors import ModelDirectoryError
+from ..checkpoint import row_slices
 from .fields import not_implemented, number, require
 
 FLOAT = np.float32
@@ -64,23 +65,28 @@ class Rope:
         """Columns of the tables: `half`, rounded up to what the attention kernel needs."""
         return -(-self.half // COLUMNS) * COLUMNS
 
-    def tables(self, context_length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return cosines and sines, float32 [rows, columns]: one row per position; columns from `half` on are unused.
+    def rows(self, context_length: int) -> int:
+        """Rows of the tables."""
+        return context_length + (self.switch_length or 0)
 
-        With long frequencies, the first `switch_length` rows are for short sequences. Rows for long sequences follow:
-        position p of a long sequence is in row `switch_length + p`.
+    def table(self, context_length: int, function: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the table of `function`, np.cos or np.sin, float32 [rows, columns], as consecutive slices of its rows.
+
+        There is one row per position; columns from `half` on are unused. With long frequencies, the first
+        `switch_length` rows are for short sequences. Rows for long sequences follow: position p of a long sequence is
+        in row `switch_length + p`.
         """
-        angles = np.zeros((context_length, self.columns), FLOAT)
-        angles[:, : self.half] = np.outer(np.arange(context_length, dtype=FLOAT), self.frequencies)
+        stretches = [(self.frequencies, context_length)]
         if self.long_frequencies is not None:
-            long = np.zeros_like(angles)
-            long[:, : self.half] = np.outer(np.arange(context_length, dtype=FLOAT), self.long_frequencies)
-            angles = np.concatenate([angles[: self.switch_length], long])
-        cos, sin = np.cos(angles), np.sin(angles)
-        if self.scaling != 1:
-            cos *= FLOAT(self.scaling)
-            sin *= FLOAT(self.scaling)
-        return cos, sin
+            stretches = [(self.frequencies, self.switch_length or 0), (self.long_frequencies, context_length)]
+        for frequencies, length in stretches:
+            for rows in row_slices((length, self.columns)):
+                angles = np.zeros((rows.stop - rows.start, self.columns), FLOAT)
+                angles[:, : self.half] = np.outer(np.arange(rows.start, rows.stop, dtype=FLOAT), frequencies)
+                values = function(angles)
+                if self.scaling != 1:
+                    values *= FLOAT(self.scaling)
+                yield values
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...files.mapped import looked_up_bytes
 from ..families.spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec
-from ..half import embedding_bytes
 from ..nbits import NBits
 from ..packages import onnx
 from .activations import activate, softcap
 from .compact import StoredNBits, Widened, find, write
-from .graph import Graph, WeightFile
+from .graph import Graph, Rows, WeightFile
 from .heads import norm_heads, pad_heads
 from .ops import Heads, Matrix, Ops
 from .stored import external
@@ -24,12 +24,16 @@ RopeTensors = Mapping[str, Sequence[onnx.TensorProto]]  # tables of cosines and 
 
 
 def write_rope(weights: WeightFile, spec: DecoderSpec) -> dict[str, list[onnx.TensorProto]]:
-    """Write the tables of rotary embedding, float32 [rows, columns] each; see `Rope.tables`."""
+    """Write the tables of rotary embedding, float32 [rows, columns] each; see `Rope.table`."""
     tensors = {}
     for name, rope in spec.ropes.items():
-        cos, sin = rope.tables(spec.context_length)
-        suffix = f"_{name}" if name else ""
-        tensors[name] = [weights.add(f"cos_cache{suffix}", cos), weights.add(f"sin_cache{suffix}", sin)]
+        shape, suffix = (rope.rows(spec.context_length), rope.columns), f"_{name}" if name else ""
+        tensors[name] = [
+            weights.add(
+                f"{table}_cache{suffix}", Rows(shape, np.dtype(FLOAT), rope.table(spec.context_length, function))
+            )
+            for table, function in (("cos", np.cos), ("sin", np.sin))
+        ]
     return tensors
 
 
@@ -41,13 +45,11 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None
     found = ["hidden"] if not scaled else []
     if isinstance(table, NBits):
         stored = write(g.weights, EMBEDDING, table)
-        g.loaded_bytes += sum(
-            embedding_bytes(np.broadcast_to(np.uint8(0), (stored.rows, length // stored.rows)), spec.context_length)
-            for length in (int(external(tensor, "length")) for tensor in stored.tensors.values())
-        )
+        parts = [int(external(tensor, "length")) for tensor in stored.tensors.values()]
+        g.loaded_bytes = looked_up_bytes(sum(parts), spec.vocab_size, len(parts))
         rows = Widened(g, "/embed_tokens", stored, "input_ids").floats(found)
     else:
-        name = g.weight(EMBEDDING, table, loaded_bytes=embedding_bytes(table, spec.context_length))
+        name = g.weight(EMBEDDING, table, looked_up_bytes(table.nbytes, spec.vocab_size, 1))
         if table.dtype == FLOAT:
             rows = g.node("Gather", "/embed_tokens", [name, "input_ids"], found)
         else:
@@ -106,7 +108,7 @@ def build_head(
     last = [] if ops.flat else ["logits"]
     source = EMBEDDING if spec.tied_embeddings else HEAD
     shape = (spec.vocab_size, spec.hidden_size)
-    matrix: Matrix | np.ndarray = tied if tied is not None else weights.matrix(source, shape)
+    matrix: Matrix | np.ndarray | Rows = tied if tied is not None else weights.head(source, shape)
     value = product(g, ops, "/lm_head", value, HEAD, matrix, "", [] if spec.logit_softcap else last)
     if spec.logit_softcap:
         value = softcap(g, "/softcap", value, spec.logit_softcap, last)
@@ -136,12 +138,12 @@ def product(
     name: str,
     value: str,
     tensor: str,
-    matrix: Matrix | np.ndarray,
+    matrix: Matrix | np.ndarray | Rows,
     bias: str = "",
     outputs: Sequence[str] = (),
 ) -> str:
-    """value · matrixᵀ (+ bias). An array of floats is first written to the weight file as `tensor`."""
-    if isinstance(matrix, np.ndarray):
+    """value · matrixᵀ (+ bias). A matrix of floats is first written to the weight file as `tensor`."""
+    if isinstance(matrix, (np.ndarray, Rows)):
         matrix = g.weight(tensor, matrix, 4 * matrix.size)
     return ops.product(g, name, value, tensor, matrix, bias, outputs)
 

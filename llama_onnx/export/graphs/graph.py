@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,11 +27,36 @@ IR_VERSION = 10  # supported by every ONNX Runtime that has these operators
 MICROSOFT = "com.microsoft"
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A matrix of floats [out, in] that is made a few rows at a time while it is written, so it can be read once.
+
+    Attributes:
+        shape: of the whole matrix.
+        dtype: of its values.
+        parts: consecutive slices of its rows.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    parts: Iterable[np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return self.size * self.dtype.itemsize
+
+
 class WeightFile:
     """A file of raw tensors, each at a 4096-byte offset, written from front to back; a context manager.
 
-    Threads write and hash a tensor while the caller makes the next one; the caller must not change it meanwhile. Data
-    is flushed every few megabytes: otherwise the system collects dirty pages until memory is full.
+    Threads write and hash a tensor, or a part of one, while the caller makes the next; the caller must not change it
+    meanwhile. Data is flushed every few megabytes: otherwise the system collects dirty pages until memory is full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +67,9 @@ class WeightFile:
         self._threads = ThreadPoolExecutor(2)
         self._under_way: list[Future[None]] = []
 
-    def add(self, name: str, array: np.ndarray, kind: int | None = None, shape: Sequence[int] = ()) -> onnx.TensorProto:
+    def add(
+        self, name: str, array: np.ndarray | Rows, kind: int | None = None, shape: Sequence[int] = ()
+    ) -> onnx.TensorProto:
         """Append a tensor and return the initializer that refers to it.
 
         Args:
@@ -53,17 +81,20 @@ class WeightFile:
         Raises:
             OSError: this tensor or the previous one could not be written.
         """
-        array = np.ascontiguousarray(array)
+        if isinstance(array, np.ndarray):
+            array = np.ascontiguousarray(array)  # which makes a scalar a vector
         if kind is None:
             kind, shape = onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
         padding = bytes(-self.bytes % ALIGNMENT)
         tensor = external_tensor(name, kind, shape, self.path.name, self.bytes + len(padding), array.nbytes)
-        self._wait()
-        data = array.reshape(-1).view(np.uint8).data
-        self._under_way = [
-            self._threads.submit(work, padding, data) for work in (self._write_tensor, self._hash_tensor)
-        ]
         self.bytes += len(padding) + array.nbytes
+        for part in array.parts if isinstance(array, Rows) else [array]:
+            data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+            self._wait()
+            self._under_way = [
+                self._threads.submit(work, padding, data) for work in (self._write_tensor, self._hash_tensor)
+            ]
+            padding = b""
         return tensor
 
     def close(self) -> None:
@@ -150,7 +181,7 @@ class Graph:
         self.outputs.append(_value_info(name, dtype, shape))
         return name
 
-    def weight(self, name: str, array: np.ndarray, loaded_bytes: int | None = None) -> str:
+    def weight(self, name: str, array: np.ndarray | Rows, loaded_bytes: int | None = None) -> str:
         """Write a tensor to the weight file and return its name.
 
         Args:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import ModelDirectoryError
+from ..checkpoint import row_slices
 from ..packages import onnx
 
 
@@ -42,6 +44,24 @@ def read_tensor(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         place = folder / external(tensor, "location")
         raise ModelDirectoryError(f"{place}: tensor {tensor.name} cannot be read ({_one_line(error)})") from None
+
+
+def read_parts(tensor: onnx.TensorProto, folder: Path) -> Iterator[np.ndarray]:
+    """Yield the values of a tensor as consecutive slices of its rows; see `read_tensor`."""
+    if len(tensor.dims) != 2 or not external(tensor, "location"):
+        yield read_tensor(tensor, folder)
+        return
+    for rows in row_slices(tensor.dims):
+        part = onnx.TensorProto()
+        part.CopyFrom(tensor)
+        part.dims[0] = rows.stop - rows.start
+        row = int(external(tensor, "length")) // tensor.dims[0]
+        for entry in part.external_data:
+            if entry.key == "offset":
+                entry.value = str(int(entry.value) + rows.start * row)
+            elif entry.key == "length":
+                entry.value = str(part.dims[0] * row)
+        yield read_tensor(part, folder)
 
 
 def _one_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from ...errors import ModelDirectoryError
 from ..checkpoint import Checkpoint
 from ..families.spec import DecoderSpec
-from ..half import to_half, widen
-from ..nbits import NBits, quantize_rtn
+from ..half import fits_half, narrow, to_half, widen
+from ..nbits import NBits, quantize_rtn, stack
 from ..packages import onnx
+from .graph import Rows
 
 FLOAT = np.float32
 Arrange = Callable[[np.ndarray], np.ndarray]
@@ -49,9 +50,27 @@ class Weights:
     def end(self, step: str | int) -> None:
         """Clean up after a shard has been built."""
 
-    def embedding(self, name: str, shape: tuple[int, int]) -> np.ndarray | NBits:
-        """Return the embedding [vocab, hidden]."""
-        return self.kept(name, shape) or self.table(name, shape)
+    def embedding(self, name: str, shape: tuple[int, int]) -> Rows | NBits:
+        """Return the embedding [vocab, hidden]: float32, or float16 if matrices are float16 or quantised."""
+        return self._large(name, shape)
+
+    def head(self, name: str, shape: tuple[int, int]) -> Rows | NBits:
+        """Return the matrix [vocab, hidden] of the head; see `matrix`."""
+        return self._large(name, shape)
+
+    def _large(self, name: str, shape: tuple[int, int]) -> Rows | NBits:
+        kept = self.kept(name, shape)
+        if kept is not None:
+            return kept
+        if self._has_other_blocks(name):
+            return stack((quantize_rtn(part, *SPARE) for part in self._parts(name, shape)), shape[0])
+        return self.floats(name, shape)
+
+    def floats(self, name: str, shape: tuple[int, int]) -> Rows:
+        """Return a large table or matrix, read and converted a few rows at a time while it is written."""
+        if self._is_wide(next(self._checkpoint.parts(name))):
+            return Rows(shape, np.dtype(FLOAT), map(widen, self._parts(name, shape)))
+        return half_rows(name, shape, lambda: self._parts(name, shape), self._report)
 
     def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:
         """Return `rows` of a vector of `size`, such as a norm weight or a bias, as float32, which is exact."""
@@ -59,9 +78,8 @@ class Weights:
 
     def table(self, name: str, shape: tuple[int, int], rows: slice = slice(None)) -> np.ndarray:
         """Return `rows` of a table to look rows up in: float32, or float16 if matrices are float16 or quantised."""
-        array, dtype = self._read(name, shape)[rows], self._precision.dtype
-        as_wide = dtype == "fp32" or (dtype == "auto" and array.dtype == FLOAT)
-        return widen(array) if as_wide else to_half(name, array, self._report)
+        array = self._read(name, shape)[rows]
+        return widen(array) if self._is_wide(array) else to_half(name, array, self._report)
 
     def matrix(
         self,
@@ -82,8 +100,7 @@ class Weights:
         array = arrange(self.table(name, shape, rows))
         if arrange_columns is not None:
             array = arrange_columns(array.T).T
-        if self._precision.dtype == "auto" and self._checkpoint.stored_bits(name):
-            self._report(f"{name}: its blocks cannot be kept as they are; rounded to 8 bits")
+        if self._has_other_blocks(name):
             return quantize_rtn(array, *SPARE)
         return np.ascontiguousarray(array)
 
@@ -99,10 +116,39 @@ class Weights:
         _check_shape(name, (len(stored.packed), stored.columns), shape)
         return stored
 
+    def _is_wide(self, array: np.ndarray) -> bool:
+        return self._precision.dtype == "fp32" or (self._precision.dtype == "auto" and array.dtype == FLOAT)
+
+    def _has_other_blocks(self, name: str) -> bool:
+        """Return whether a tensor is quantised, and cannot be kept as it is although it should; report it."""
+        if self._precision.dtype != "auto" or not self._checkpoint.stored_bits(name):
+            return False
+        self._report(f"{name}: its blocks cannot be kept as they are; rounded to 8 bits")
+        return True
+
+    def _parts(self, name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+        count = 0
+        for part in self._checkpoint.parts(name):
+            _check_shape(name, part.shape[1:], shape[1:])
+            count += len(part)
+            yield part
+        _check_shape(name, (count, *shape[1:]), shape)
+
     def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         array = self._checkpoint.tensor(name)
         _check_shape(name, array.shape, shape)
         return array
+
+
+def half_rows(
+    name: str, shape: tuple[int, int], parts: Callable[[], Iterator[np.ndarray]], report: Callable[[str], None]
+) -> Rows:
+    """Return a matrix as float16, or as float32 if values would overflow, which is reported; see `to_half`.
+
+    `parts` reads the matrix anew: once to look for such values, then to convert it.
+    """
+    fits = fits_half(name, parts(), report)
+    return Rows(shape, np.dtype(np.float16 if fits else FLOAT), map(narrow if fits else widen, parts()))
 
 
 def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:

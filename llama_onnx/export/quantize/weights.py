@@ -10,9 +10,10 @@ import numpy as np
 from ...errors import RequestError
 from ..checkpoint import Checkpoint
 from ..families.spec import EMBEDDING, HEAD, DecoderSpec
+from ..graphs.graph import Rows
 from ..graphs.heads import pad_heads, positions_of
 from ..graphs.weights import Arrange, Precision, Weights
-from ..nbits import NBits, dequantize
+from ..nbits import NBits, dequantize, stack
 from ..packages import onnx
 from .bits import EMBED_NAME, FLOAT_BITS
 from .bits import HEAD as HEAD_NAME
@@ -89,7 +90,7 @@ class QuantizedWeights(Weights):
         temporary.write_bytes(write_table(self.rows))
         temporary.replace(self._table)
 
-    def embedding(self, name: str, shape: tuple[int, int]) -> np.ndarray | NBits:
+    def embedding(self, name: str, shape: tuple[int, int]) -> Rows | NBits:
         """See `Weights`."""
         if self._embedding_bits == FLOAT_BITS:
             return super().embedding(name, shape)
@@ -99,12 +100,29 @@ class QuantizedWeights(Weights):
             quantised, error = kept, 0.0
         else:
             self._say_if_again(name, form.bits)
-            table = self._wide.table(name, shape)
-            quantised = data_free(self._settings.algo)(table, form)
-            error = weight_error(table, quantised)
+            quantised, error = self._by_parts(self._wide.floats(name, shape), form)
         self._note(EMBED_NAME, form, error, "weights")
         if self._shared_table:
             self._note(HEAD_NAME, form, error, "weights")
+        return quantised
+
+    def head(self, name: str, shape: tuple[int, int]) -> Rows | NBits:
+        """See `Weights`."""
+        bits = self._bits[HEAD_NAME]
+        if bits == FLOAT_BITS:
+            self._rows[HEAD_NAME] = Row(*_place(HEAD_NAME), FLOAT_BITS, 1, 0.0, "weights")
+            return self.floats(name, shape)
+        form = self._settings.form(bits)
+        kept = self.kept(name, shape, bits) if self._keep else None
+        if kept is not None:
+            self._note(HEAD_NAME, form, 0.0, "weights")
+            return kept
+        self._say_if_again(name, bits)
+        if self._quantizer:
+            self._note(HEAD_NAME, form, self._now.errors[HEAD_NAME], "products")
+            return self._now.matrices.pop(HEAD_NAME)
+        quantised, error = self._by_parts(self._wide.floats(name, shape), form)
+        self._note(HEAD_NAME, form, error, "weights")
         return quantised
 
     def vector(self, name: str, size: int, rows: slice = slice(None)) -> np.ndarray:
@@ -161,6 +179,18 @@ class QuantizedWeights(Weights):
             self._said = True
             self._report(TWICE.format(bits))
 
+    def _by_parts(self, table: Rows, form: Format) -> tuple[NBits, float]:
+        """Return a large table quantised a few rows at a time, and its `weight_error`."""
+        squares = np.zeros(2)
+
+        def quantised(part: np.ndarray) -> NBits:
+            made = data_free(self._settings.algo)(part, form)
+            squares[:] += _squares(part, made)
+            return made
+
+        whole = stack(map(quantised, table.parts), table.shape[0])
+        return whole, float(squares[0] / squares[1]) if squares[1] else 0.0
+
     def _note(self, matrix: str, form: Format, error: float, of: str) -> None:
         if not np.isfinite(error):
             raise RequestError(f"{matrix}: quantising gave values that are not finite; the checkpoint may be damaged")
@@ -181,12 +211,18 @@ class QuantizedWeights(Weights):
 
 def weight_error(matrix: np.ndarray, quantised: NBits) -> float:
     """Return the squared error of the weights, relative to the weights."""
+    error, size = _squares(matrix, quantised)
+    return error / size if size else 0.0
+
+
+def _squares(matrix: np.ndarray, quantised: NBits) -> tuple[float, float]:
+    """Return the sums of the squares of the errors, and of the weights."""
     error = size = 0.0
     for rows in slices(matrix.shape):
         near = dequantize(quantised.rows(lambda array, rows=rows: array[rows]))  # type: ignore[misc]
         error += float(np.square(near - matrix[rows]).sum(dtype=np.float64))
         size += float(np.square(matrix[rows]).sum(dtype=np.float64))
-    return error / size if size else 0.0
+    return error, size
 
 
 def _place(matrix: str) -> tuple[str, str]:

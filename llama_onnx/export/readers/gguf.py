@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import ModelDirectoryError
+from ..checkpoint import row_slices
 from ..nbits import NBits
 from .gguf_blocks import bits_of, read_blocks
 from .gguf_config import FAMILIES, make_config
@@ -72,6 +74,15 @@ class GgufCheckpoint:
         if self._family.startswith("gemma") and name.endswith("norm.weight"):
             return array.astype(np.float32) - np.float32(1)  # llama.cpp stores 1 + weight
         return self._reordered(name, array)
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """See `Checkpoint`. Norms and the matrices of layers, whose rows may have another order, are one part."""
+        found = self._find(name)
+        if ".layers." in name or "norm" in name:
+            yield self.tensor(name)
+            return
+        for rows in row_slices(self._file.tensors[found].shape):
+            yield self._file.tensor(found, rows)
 
     def quantized(self, name: str) -> NBits | None:
         """Return a matrix in the blocks of the file; see `gguf_blocks`."""

@@ -60,8 +60,8 @@ class GgufFile:
         except (struct.error, UnicodeDecodeError, ValueError, OverflowError):
             raise ModelDirectoryError(f"{path}: its header cannot be read: {DAMAGED}") from None
 
-    def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in its stored float type; a quantised tensor is dequantised to float32.
+    def tensor(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """Return a tensor, or `rows` of a matrix, in its stored float type; quantised ones dequantised to float32.
 
         Raises:
             ModelDirectoryError: the file is too short, or the type is not known.
@@ -69,7 +69,8 @@ class GgufFile:
         """
         entry = self.tensors[name]
         if entry.type in PLAIN:
-            return read_array(entry.path, entry.offset, math.prod(entry.shape), PLAIN[entry.type]).reshape(entry.shape)
+            offset, shape = _part(entry, rows, math.prod(entry.shape[1:]) * PLAIN[entry.type].itemsize)
+            return read_array(entry.path, offset, math.prod(shape), PLAIN[entry.type]).reshape(shape)
         gguf = import_gguf(self.path)
         try:
             kind = gguf.GGMLQuantizationType(entry.type)
@@ -77,9 +78,10 @@ class GgufFile:
             if not entry.shape or entry.shape[-1] % block_size:
                 raise ModelDirectoryError(f"{self.path}: rows of {name} are not blocks of {block_size}: {DAMAGED}")
             row = entry.shape[-1] // block_size * block_bytes
-            data = read_array(entry.path, entry.offset, math.prod(entry.shape[:-1]) * row, np.uint8)
+            offset, shape = _part(entry, rows, row)
+            data = read_array(entry.path, offset, math.prod(shape[:-1]) * row, np.uint8)
             with np.errstate(all="ignore"):
-                return np.asarray(gguf.quants.dequantize(data.reshape(*entry.shape[:-1], row), kind), np.float32)
+                return np.asarray(gguf.quants.dequantize(data.reshape(*shape[:-1], row), kind), np.float32)
         except (ValueError, KeyError, NotImplementedError):
             known = {member.value: member.name for member in gguf.GGMLQuantizationType}
             raise ModelDirectoryError(
@@ -132,6 +134,14 @@ class GgufFile:
         if element not in SCALARS:  # arrays of arrays are not needed
             raise ValueError
         return list(_unpack(file, f"{count}{SCALARS[element]}"))
+
+
+def _part(entry: Entry, rows: slice, row: int) -> tuple[int, tuple[int, ...]]:
+    """Return byte offset and shape of some rows of a matrix, given the bytes of one; of all of another tensor."""
+    if len(entry.shape) != 2:
+        return entry.offset, entry.shape
+    start, stop, _ = rows.indices(entry.shape[0])
+    return entry.offset + start * row, (stop - start, entry.shape[1])
 
 
 def import_gguf(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import ModelDirectoryError
 from ...text.added_tokens import read_tokenizer_files
+from ..checkpoint import row_slices
 from ..nbits import NBits
 from ..progress import report
 from .byte_level import gpt2_tokenizer
@@ -36,8 +37,11 @@ class TensorFile(Protocol):
     def names(self) -> frozenset[str]:
         """Return the names of the tensors in this file."""
 
-    def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in its stored type."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+
+    def tensor(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """Return a tensor, or `rows` of a matrix, in its stored type."""
 
 
 class HuggingFaceCheckpoint:
@@ -87,10 +91,14 @@ class HuggingFaceCheckpoint:
 
     def tensor(self, name: str) -> np.ndarray:
         """Return a tensor in its stored type."""
-        if name not in self._file_of:
-            raise ModelDirectoryError(f"{self._directory}: the checkpoint has no tensor {name}")
-        stored, _, file = self._file_of[name]
+        stored, file = self._find(name)
         return file.tensor(stored)
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """See `Checkpoint`."""
+        stored, file = self._find(name)
+        for rows in row_slices(file.shape(stored)):
+            yield file.tensor(stored, rows)
 
     def quantized(self, name: str) -> NBits | None:
         """Return None: these files hold floats."""
@@ -99,6 +107,13 @@ class HuggingFaceCheckpoint:
     def stored_bits(self, name: str) -> int | None:
         """Return None: these files hold floats."""
         return None
+
+    def _find(self, name: str) -> tuple[str, TensorFile]:
+        """Return the name of a tensor in its file, and the file."""
+        if name not in self._file_of:
+            raise ModelDirectoryError(f"{self._directory}: the checkpoint has no tensor {name}")
+        stored, _, file = self._file_of[name]
+        return stored, file
 
 
 def _open_files(

@@ -13,6 +13,7 @@ export that quantises rounds them again, and reports it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,13 @@ class PackedCheckpoint:
         """Return the bits of a packed matrix, else None."""
         packed = name.removesuffix(".weight") in self._modules
         return self._bits if packed else self._inner.stored_bits(name)
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """See `Checkpoint`."""
+        if name.removesuffix(".weight") in self._modules:
+            yield self.tensor(name)
+        else:
+            yield from self._inner.parts(name)
 
     def quantized(self, name: str) -> NBits | None:
         """Return a packed matrix in blocks, None if its groups are not blocks of neighbours."""

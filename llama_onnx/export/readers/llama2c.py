@@ -87,6 +87,10 @@ class Llama2cCheckpoint:
         """Return 8 for a quantised tensor, else None."""
         return 8 if self._find(name)[2] else None
 
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """See `Checkpoint`."""
+        yield self.tensor(name)
+
     def quantized(self, name: str) -> NBits | None:
         """Return an int8 matrix of version 2 if its groups are blocks of a row, else None."""
         offset, shape, quantised = self._find(name)

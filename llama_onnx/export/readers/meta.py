@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class MetaCheckpoint:
         parts = [shard.tensor(self._name_of[name]) for shard in self._shards]
         array = _join(parts, self._axis(name, parts[0].shape)) if len(parts) > 1 else parts[0]
         return rows_in_halves(name, array, self._params["n_heads"], self._params["n_kv_heads"])
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """See `Checkpoint`."""
+        yield self.tensor(name)
 
     def quantized(self, name: str) -> NBits | None:
         """Return None: these files hold floats."""

@@ -6,6 +6,7 @@ here, so that the tensors can be exported again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ..families.registry import read_spec
 from ..families.spec import HEAD, expected_names
 from ..graphs.blocks import ROPE_FILE
 from ..graphs.heads import norm_heads, pad_heads, positions_of
-from ..graphs.stored import read_graph, read_tensor
+from ..graphs.stored import read_graph, read_parts, read_tensor
 from ..nbits import NBits
 from ..packages import onnx
 from .hugging_face import AUXILIARY
@@ -72,6 +73,13 @@ class ModelDirectoryCheckpoint:
         parts = [part for part, p in self._spec.projections.items() if p.tensor == module]
         found = [self._projection(f"model.layers.{layer}.{part}.{kind}", part, kind) for part in parts]
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """See `Checkpoint`."""
+        if name in self._tensors and ".layers." not in name and "norm" not in name:
+            yield from read_parts(self._tensors[name], self._directory)
+        else:
+            yield self.tensor(name)
 
     def quantized(self, name: str) -> NBits | None:
         """Return None: these directories hold floats."""

@@ -46,17 +46,25 @@ class SafetensorsFile:
         """Return the names of the tensors in this file."""
         return self._names
 
-    def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in its stored type."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+        return tuple(self._entries[name]["shape"])
+
+    def tensor(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """Return a tensor, or `rows` of a matrix, in its stored type."""
         entry = self._entries[name]
         if entry["dtype"] not in DTYPES:
             raise ModelDirectoryError(
                 f"{self._path}: {name} is stored in a type that is not supported (such as float8); "
                 "give a checkpoint in float32, float16 or bfloat16"
             )
-        shape = entry["shape"]
+        shape, dtype = self.shape(name), np.dtype(DTYPES[entry["dtype"]])
         start = self._data + entry["data_offsets"][0]
-        return read_array(self._path, start, math.prod(shape), DTYPES[entry["dtype"]]).reshape(shape)
+        if len(shape) == 2:
+            first, last, _ = rows.indices(shape[0])
+            start += first * shape[1] * dtype.itemsize
+            shape = last - first, shape[1]
+        return read_array(self._path, start, math.prod(shape), dtype).reshape(shape)
 
     def _unreadable(self, error: Exception) -> ModelDirectoryError:
         return ModelDirectoryError(f"{self._path}: cannot be read ({_first_line(error)}); download it again")

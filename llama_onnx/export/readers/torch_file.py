@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,9 +93,17 @@ class TorchFile:
         """Return the names of the tensors in this file."""
         return frozenset(self.tensors)
 
-    def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor in its stored type, contiguous."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+        return self.tensors[name].shape
+
+    def tensor(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """Return a tensor, or `rows` of a matrix, in its stored type, contiguous."""
         tensor = self.tensors[name]
+        if len(tensor.shape) == 2:
+            first, last, _ = rows.indices(tensor.shape[0])
+            offset, shape = tensor.offset + first * tensor.strides[0], (last - first, tensor.shape[1])
+            tensor = replace(tensor, offset=offset, shape=shape)
         storage, size = tensor.storage, math.prod(tensor.shape)
         span = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)) if size else 0
         if storage.key not in self._place:
