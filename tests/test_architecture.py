@@ -243,9 +243,9 @@ def demo_faults(demo: Path) -> list[str]:
 
 
 def stray_tests(root: Path) -> list[str]:
-    """Return the test folders that match no folder of the package, and neither the scripts nor the benchmarks."""
+    """Return the test folders that match no folder of the package, and none of scripts, benchmarks and real models."""
     folders = {path.parent.relative_to(root / "tests") for path in (root / "tests").rglob("test_*.py")}
-    known = {Path("tools"), Path("benchmarks")}
+    known = {Path("tools"), Path("benchmarks"), Path("real")}
     return [str(folder) for folder in sorted(folders - known) if not (root / "llama_onnx" / folder).is_dir()]
 
 

@@ -106,12 +106,9 @@ class Weights:
 
     def kept(self, name: str, shape: tuple[int, ...], bits: int | None = None) -> NBits | None:
         """Return the integers of the checkpoint if they are wanted as they are: in 'auto', or if they have `bits`."""
-        if bits is None and self._precision.dtype != "auto":
-            return None
-        stored = self._checkpoint.quantized(name)
-        if stored is None or (
-            bits is not None and (stored.bits, stored.kept_bits, stored.minima) != (bits, None, None)
-        ):
+        wanted = self._checkpoint.stored_bits(name) == bits if bits else self._precision.dtype == "auto"
+        stored = self._checkpoint.quantized(name) if wanted else None
+        if stored is None or (bits and stored.minima is not None):
             return None
         _check_shape(name, (len(stored.packed), stored.columns), shape)
         return stored
