@@ -69,14 +69,15 @@ def download(
     errors = hub.errors
     offline = offline or is_offline()
     try:
-        files = None if offline else _wanted(hub, name)
+        commit, files = (None, None) if offline else _wanted(hub, name)
         if files is not None:
-            _check_room(hub, name, files, room, report)
+            missing = {file: size for file, size in files.items() if not _is_cached(hub, name, file, commit)}
+            _check_room(name, sum(missing.values()), sum(files.values()), room, report)
         for weights in WEIGHTS if files is None else [tuple(files)]:
             folder = _snapshot(hub, name, [*FILES, *weights] if files is None else list(files), offline)
             if files is not None or any((folder / file).is_file() for file in (weights[0], weights[2])):
                 return folder
-        reason = "offline, and its weights have not been downloaded"
+        reason = "its weights have not been downloaded, and cannot be now: offline, or the hub is out of reach"
     except ModelDirectoryError:
         raise
     except errors.GatedRepoError:
@@ -115,8 +116,8 @@ def _import_hub(name: Name) -> Any:
     return huggingface_hub
 
 
-def _wanted(hub: Any, name: Name) -> dict[str, int] | None:
-    """Return the files to download with their sizes in bytes, or None if the hub is out of reach.
+def _wanted(hub: Any, name: Name) -> tuple[str | None, dict[str, int] | None]:
+    """Return the commit, and the files to download with their sizes in bytes; None if the hub is out of reach.
 
     Raises:
         ModelDirectoryError: the model has no weights in a supported format.
@@ -124,19 +125,19 @@ def _wanted(hub: Any, name: Name) -> dict[str, int] | None:
     """
     api = hub.HfApi()
     try:
-        commit = api.model_info(name.repository, revision=name.revision).sha
+        commit = api.model_info(name.repository, revision=name.revision or "main").sha
         entries = list(api.list_repo_tree(name.repository, revision=commit))
     except hub.errors.HfHubHTTPError as error:
         if error.response is None or error.response.status_code >= 500:
-            return None
+            return None, None
         raise
     except Exception:  # the classes of network errors differ from version to version
-        return None
+        return None, None
     sizes = {entry.path: int(entry.size) for entry in entries if hasattr(entry, "size")}
     for first, parts, index in WEIGHTS:
         found = [file for file in sizes if file in (first, index) or fnmatch(file, parts)]
         if first in found or index in found:
-            return {file: size for file, size in sizes.items() if file in FILES or file in found}
+            return commit, {file: size for file, size in sizes.items() if file in FILES or file in found}
     gguf = sorted(file for file in sizes if file.endswith(".gguf"))
     if gguf:
         raise ModelDirectoryError(
@@ -146,10 +147,8 @@ def _wanted(hub: Any, name: Name) -> dict[str, int] | None:
     raise ModelDirectoryError(f"{name.text}: this model on the hub has no model.safetensors and no pytorch_model.bin")
 
 
-def _check_room(
-    hub: Any, name: Name, files: dict[str, int], room: Path | None, report: Callable[[str], object]
-) -> None:
-    """Report the size of the download.
+def _check_room(name: Name, missing: int, whole: int, room: Path | None, report: Callable[[str], object]) -> None:
+    """Report the size of the download: `missing` bytes of `whole`.
 
     Raises:
         ModelDirectoryError: there is no room for it, or none for the smallest model that can be made of it.
@@ -157,10 +156,9 @@ def _check_room(
     from huggingface_hub.constants import HF_HUB_CACHE
 
     store = Path(HF_HUB_CACHE)
-    missing = sum(size for file, size in files.items() if not _is_cached(hub, name, file))
     if not missing:
         return
-    kept = int(LEAST_KEPT * sum(files.values())) if room is not None else 0
+    kept = int(LEAST_KEPT * whole) if room is not None else 0
     free = _free(store)
     together = room is None or _device(store) == _device(room)
     needs = f"needs {format_size(missing)} to download" + f" and at least {format_size(kept)} for the model" * bool(
@@ -174,8 +172,8 @@ def _check_room(
     report(f"downloading {name.text}: {format_size(missing)} to {store}, which has {format_size(free)} free")
 
 
-def _is_cached(hub: Any, name: Name, file: str) -> bool:
-    return isinstance(hub.try_to_load_from_cache(name.repository, file, revision=name.revision), str)
+def _is_cached(hub: Any, name: Name, file: str, commit: str | None) -> bool:
+    return isinstance(hub.try_to_load_from_cache(name.repository, file, revision=commit), str)
 
 
 def _snapshot(hub: Any, name: Name, files: list[str], offline: bool) -> Path:

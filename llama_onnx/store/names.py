@@ -74,13 +74,14 @@ def parse_name(text: str, models: Path) -> Name:
     """
     found = _parse(text, models, None)
     base, colon, precision = text.rpartition(":")
-    if found is None and colon and PRECISION.fullmatch(precision):
+    if found is None and base and colon and PRECISION.fullmatch(precision):
         found = _parse(base, models, precision)
     if found is not None:
         return found
     raise ModelDirectoryError(
-        f"{text}: no such directory or file, and no such model in the cache; give a model directory, a checkpoint, "
-        "organisation/name of a model on the Hugging Face hub, or a name that llama-onnx list shows"
+        f"{' '.join(text.split())[:200]}: no such directory or file, and no such model in the cache; give a model "
+        "directory, a checkpoint, organisation/name of a model on the Hugging Face hub, or a name that llama-onnx list "
+        "shows"
     )
 
 
