@@ -10,6 +10,7 @@ import pickle
 import re
 import struct
 import threading
+import time
 import urllib.parse
 import zipfile
 from pathlib import Path
@@ -353,6 +354,8 @@ class Hub:
         commit: of every model.
         sizes: sizes that the listing gives for files, in place of the true ones.
         cut: after how many bytes the body of a file breaks off; 0 for never.
+        wait: whether it stops there with the connection open.
+        digest: the hash that is told for files, in place of the true one.
     """
 
     COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -364,6 +367,8 @@ class Hub:
         self.commit = self.COMMIT
         self.sizes: dict[str, int] = {}
         self.cut = 0
+        self.wait = False
+        self.digest = ""
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -406,7 +411,7 @@ class Hub:
         file = folder / str(match[4])
         if not file.is_file():
             return self._reply(request, 404, b"", {"X-Error-Code": "EntryNotFound"}, body)
-        headers = {"ETag": f'"{_oid(file)}"', "X-Repo-Commit": self.commit, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{self.digest or _oid(file)}"', "X-Repo-Commit": self.commit, "Accept-Ranges": "bytes"}
         content, first = file.read_bytes(), 0
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", "")):
             first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
@@ -430,6 +435,9 @@ class Hub:
             cut = bool(self.cut) and len(content) > self.cut
             self.sent.append(self.cut if cut else len(content))
             request.wfile.write(content[: self.sent[-1]])
+            request.wfile.flush()
+            while cut and self.wait:
+                time.sleep(0.05)
             request.close_connection = request.close_connection or cut
 
 

@@ -52,8 +52,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template", choices=CHOICES, default=CHOICES[0],
         help="format of the prompt: auto takes the one that the model was trained on, and continues the prompt if "
-        "there is none; plain continues it unchanged; alpaca makes it an instruction; chat uses the model's own chat template "
-        "(needs jinja2) (default: %(default)s)",
+        "there is none; plain continues it unchanged; alpaca makes it an instruction; chat uses the model's own chat "
+        "template (needs jinja2) (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--special", action="store_true",

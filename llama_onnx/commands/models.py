@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ..config import ModelConfig
@@ -14,6 +16,7 @@ from ..session import WARM_UP_BYTES
 from ..store.models import ModelStore
 from ..streaming.available import available_bytes
 from ..streaming.promise import AUTOMATIC_SHARE, SMALLEST
+from .terminal import draw_share, wipe_bar
 
 BLOCK_SIZE = 32
 BYTES = {
@@ -43,7 +46,38 @@ def add_offline(parser: argparse._ActionsContainer) -> None:
 
 def open_store(options: argparse.Namespace) -> ModelStore:
     """Return the store of models, which reports on stderr."""
-    return ModelStore(_check_tools, _prepare, _choose, lambda line: print(line, file=sys.stderr), options.offline)
+    return ModelStore(_check_tools, _prepare, _choose, _report, DownloadBar().show, options.offline)
+
+
+class DownloadBar:
+    """Shows how much of a file has arrived, how fast it comes, and how long the rest will take."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take a clock, which returns seconds."""
+        self._clock = clock
+        self._file = ""
+        self._start = (0.0, 0)
+
+    def show(self, file: str, done: int, total: int) -> None:
+        """Show the bar if stderr is a terminal; wipe it at the end."""
+        now = self._clock()
+        if file != self._file or done < self._start[1]:
+            self._file, self._start = file, (now, done)
+        seconds, bytes_ = now - self._start[0], done - self._start[1]
+        rate = bytes_ / seconds if seconds > 0 else 0.0
+        speed = f", {format_size(rate)}/s, {_duration((total - done) / rate)} left" if rate else ""
+        draw_share(done / total, f"{file}, {format_size(done)} of {format_size(total)}{speed}")
+        if done >= total:
+            wipe_bar()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _report(line: str) -> None:
+    wipe_bar()
+    print(line, file=sys.stderr)
 
 
 def smaller_that_fits(config: ModelConfig, poolsize: str | None) -> str | None:

@@ -7,16 +7,20 @@ an interrupted download continues where it stopped.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+import urllib.error
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import MissingDependencyError, ModelDirectoryError
 from ..memory import format_size
 from .names import Name
+from .transfer import Progress, fetch
 
 FILES = (  # beside the weights
     "config.json",
@@ -36,6 +40,7 @@ WEIGHTS = (  # the second kind is downloaded only if there is none of the first
     ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
 )
 LEAST_KEPT = 0.14  # of the bytes downloaded, in the exported model: float32 rounded to 4 bits
+LARGE = 1 << 20  # bytes of a file that is worth continuing
 OFF = ("", "0", "no", "off", "false")
 
 
@@ -51,6 +56,7 @@ def download(
     offline: bool = False,
     room: Path | None = None,
     report: Callable[[str], object] = lambda line: None,
+    progress: Progress = lambda name, done, total: None,
 ) -> Path:
     """Return the directory of a checkpoint, after downloading the files that are missing.
 
@@ -59,6 +65,7 @@ def download(
         offline: use only what has been downloaded before.
         room: the folder where the exported model will be; its disk must have room for it as well.
         report: called with a line that tells what is being downloaded, and how much.
+        progress: called while a large file arrives; see `Progress`.
 
     Raises:
         MissingDependencyError: `huggingface_hub` is not installed.
@@ -73,6 +80,9 @@ def download(
         if files is not None:
             missing = {file: size for file, size in files.items() if not _is_cached(hub, name, file, commit)}
             _check_room(name, sum(missing.values()), sum(files.values()), room, report)
+            for file, size in missing.items():
+                if size >= LARGE:
+                    _fetch(hub, name, str(commit), file, size, progress)
         for weights in WEIGHTS if files is None else [tuple(files)]:
             folder = _snapshot(hub, name, [*FILES, *weights] if files is None else list(files), offline)
             if files is not None or any((folder / file).is_file() for file in (weights[0], weights[2])):
@@ -80,6 +90,8 @@ def download(
         reason = "its weights have not been downloaded, and cannot be now: offline, or the hub is out of reach"
     except ModelDirectoryError:
         raise
+    except urllib.error.HTTPError as error:
+        reason = f"the hub refused to send its files (HTTP status {error.code})"
     except errors.GatedRepoError:
         reason = "access is restricted; accept its conditions on the hub, then run: hf auth login (or set HF_TOKEN)"
     except errors.RevisionNotFoundError:
@@ -170,6 +182,24 @@ def _check_room(name: Name, missing: int, whole: int, room: Path | None, report:
     if room is not None and kept > _free(room):
         raise ModelDirectoryError(f"{name.text}: {needs}, but {room} has {format_size(_free(room))} free; {advice}")
     report(f"downloading {name.text}: {format_size(missing)} to {store}, which has {format_size(free)} free")
+
+
+def _fetch(hub: Any, name: Name, commit: str, file: str, size: int, progress: Progress) -> None:
+    """Download a file to its place among the blobs of the hub's cache, where `snapshot_download` finds it.
+
+    The package itself starts a file again when the process was interrupted; this continues it.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.utils import build_hf_headers
+
+    url = hub.hf_hub_url(name.repository, file, revision=commit)
+    about = hub.get_hf_file_metadata(url)
+    if about.etag is None or not re.fullmatch(r"[\w-]+", about.etag, re.ASCII) or about.size not in (None, size):
+        return  # not as expected: it is left to the package
+    location = about.location or url
+    own = urlsplit(location).netloc == urlsplit(url).netloc  # others must not get the token
+    blobs = Path(HF_HUB_CACHE) / f"models--{name.repository.replace('/', '--')}" / "blobs"
+    fetch(location, build_hf_headers() if own else {}, blobs / about.etag, size, about.etag, file, progress)
 
 
 def _is_cached(hub: Any, name: Name, file: str, commit: str | None) -> bool:

@@ -11,6 +11,7 @@ from ..errors import ModelDirectoryError
 from .cache import Cache, CachedModel
 from .hub import download, is_offline
 from .names import Kind, Name, parse_name
+from .transfer import Progress
 
 Prepare = Callable[[Path, Path, str], object]  # writes a model directory: source, out, precision
 Choose = Callable[[Path], str]  # returns the default precision for a source
@@ -21,7 +22,13 @@ class ModelStore:
     """Finds and makes models. It is told how a model is made, and does not know the exporter."""
 
     def __init__(
-        self, ready: Callable[[], object], prepare: Prepare, choose: Choose, report: Report, offline: bool = False
+        self,
+        ready: Callable[[], object],
+        prepare: Prepare,
+        choose: Choose,
+        report: Report,
+        progress: Progress,
+        offline: bool = False,
     ) -> None:
         """Open the user's cache.
 
@@ -30,10 +37,12 @@ class ModelStore:
             prepare: writes the model directory `out` from the checkpoint `source` in a precision.
             choose: returns the precision of a checkpoint where none is asked for.
             report: called with lines about what is being done.
+            progress: called while a large file is downloaded.
             offline: never connect. HF_HUB_OFFLINE does the same.
         """
         self.cache = Cache()
         self._ready, self._prepare, self._choose, self.report = ready, prepare, choose, report
+        self._progress = progress
         self._offline = offline or is_offline()
 
     def get(self, text: str) -> Path:
@@ -83,7 +92,7 @@ class ModelStore:
             return Path(text)
         name = parse_name(text, self.cache.models)
         if name.kind is Kind.HUB:
-            return download(name, self._offline, report=self.report)
+            return download(name, self._offline, report=self.report, progress=self._progress)
         if name.kind is Kind.CACHED:
             return self.get(text)
         return Path(text)
@@ -139,7 +148,7 @@ class ModelStore:
     def _fetch(self, name: Name) -> tuple[Path, dict[str, Any]]:
         """Return the checkpoint of a name, and what is recorded about it."""
         if name.kind is Kind.HUB:
-            folder = download(name, self._offline, room=self.cache.models, report=self.report)
+            folder = download(name, self._offline, self.cache.models, self.report, self._progress)
             return folder, {
                 "name": name.text, "kind": "hub", "commit": folder.name, "download": str(folder),
                 "producer": f"llama_onnx {__version__}",

@@ -25,7 +25,8 @@ from llama_onnx.export.readers.hugging_face import AUXILIARY
 from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.export.readers.quantised import is_quantised
 from llama_onnx.model_directory import read_config
-from llama_onnx.store.hub import FILES
+from llama_onnx.store.hub import FILES, LARGE
+from llama_onnx.store.transfer import AT_ONCE
 
 SAY = ("-p", "the fox", "-n", "5", "--temp", "0")
 
@@ -196,6 +197,39 @@ def test_disk_too_small_is_refused_with_figures_before_the_download(user: User) 
     assert "needs 1073741824 GB to download and at least " in error
     assert " free; free some space" in error
     assert "/resolve/" not in user.asked()
+
+
+def test_download_that_broke_off_continues_where_it_stopped(user: User) -> None:
+    make_checkpoint(user.served, hidden_size=256, intermediate_size=512)
+    size = (user.served / "model.safetensors").stat().st_size
+    assert size > 4 * LARGE
+    process = user.start("pull", "some/tiny")
+    user.hub.cut, user.hub.wait = size // 2, True  # the connection hangs there, until the user gives up
+    while not list(user.home.glob("hf/hub/models--some--tiny/blobs/*.part")) or max(user.hub.sent, default=0) < 9999:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert user.models() == []
+    user.hub.cut, user.hub.wait = 0, False
+    user.hub.sent.clear()
+    user.run("pull", "some/tiny")
+    assert 0 < max(user.hub.sent) <= size - size // 2 + AT_ONCE
+    assert user.models() == [("some/tiny", "int4")]
+
+
+def test_connection_that_breaks_is_opened_again_and_damage_is_found(user: User) -> None:
+    make_checkpoint(user.served, hidden_size=256, intermediate_size=512)
+    size = (user.served / "model.safetensors").stat().st_size
+    user.hub.cut = size // 3 + 1
+    user.run("pull", "some/tiny")
+    assert user.models() == [("some/tiny", "int4")]
+    asked = [request for request in user.hub.requests if request.startswith("GET") and "model.safetensors" in request]
+    assert len(asked) == 3
+    user.hub.commit, user.hub.digest = user.hub.commit[::-1], "0" * 64
+    _, error = user.run("pull", "some/tiny", fails=True)
+    assert "model.safetensors: arrived damaged" in error
+    assert not list(user.home.glob("hf/hub/models--some--tiny/blobs/*.part"))
 
 
 def test_two_processes_make_a_model_once(user: User) -> None:
