@@ -74,7 +74,7 @@ def _receive(
         if there and answer.status != http.client.PARTIAL_CONTENT:  # the whole file comes again
             file.truncate(0)
             file.seek(there := 0)
-        while data := answer.read(AT_ONCE):
+        while data := answer.read1(AT_ONCE):
             file.write(data)
             file.flush()
             there += len(data)

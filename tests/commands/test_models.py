@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,6 @@ from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.export.readers.quantised import is_quantised
 from llama_onnx.model_directory import read_config
 from llama_onnx.store.hub import FILES, LARGE
-from llama_onnx.store.transfer import AT_ONCE
 
 SAY = ("-p", "the fox", "-n", "5", "--temp", "0")
 
@@ -205,7 +204,7 @@ def test_download_that_broke_off_continues_where_it_stopped(user: User) -> None:
     assert size > 4 * LARGE
     process = user.start("pull", "some/tiny")
     user.hub.cut, user.hub.wait = size // 2, True  # the connection hangs there, until the user gives up
-    while not list(user.home.glob("hf/hub/models--some--tiny/blobs/*.part")) or max(user.hub.sent, default=0) < 9999:
+    while sum(path.stat().st_size for path in user.home.glob("hf/hub/*/blobs/*.part")) < size // 2:
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
@@ -214,7 +213,7 @@ def test_download_that_broke_off_continues_where_it_stopped(user: User) -> None:
     user.hub.cut, user.hub.wait = 0, False
     user.hub.sent.clear()
     user.run("pull", "some/tiny")
-    assert 0 < max(user.hub.sent) <= size - size // 2 + AT_ONCE
+    assert max(user.hub.sent) == size - size // 2
     assert user.models() == [("some/tiny", "int4")]
 
 
@@ -364,8 +363,6 @@ def test_disk_without_room_names_the_precision_that_would_fit(
 
 
 def test_memory_without_room_names_the_precision_that_would_fit(model: Path) -> None:
-    from dataclasses import replace
-
     config = read_config(model)
     large = [replace(shard, loaded_bytes=1 << 32) for shard in config.layers]
     config = replace(config, layers=tuple(large))
