@@ -11,6 +11,7 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from ..tokenizer import Tokenizer
@@ -25,9 +26,13 @@ class ControlTokens:
 
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
         self._by_text = {token.text: token for token in tokens}
-        longest_first = sorted(self._by_text.values(), key=lambda token: -len(token.text))
-        self._pattern = re.compile("|".join(map(_pattern, longest_first)) or "(?!)")  # (?!) matches nothing
-        self.texts = tuple(token.text for token in longest_first)
+        self._longest_first = sorted(self._by_text.values(), key=lambda token: -len(token.text))
+        self.texts = tuple(token.text for token in self._longest_first)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """Made when it is needed, because a vocabulary may have thousands of such tokens."""
+        return re.compile("|".join(map(_pattern, self._longest_first)) or "(?!)")  # (?!) matches nothing
 
     def split(self, text: str) -> Iterator[str | int]:
         """Yield the parts of a text in order: ids of tokens, and the text between them."""
