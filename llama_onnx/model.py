@@ -35,8 +35,7 @@ Prompt = str | Sequence[int]
 class LanguageModel(AbstractContextManager["LanguageModel"]):
     """A model ready to generate, for one thread at a time, in the process that loaded it, until `close()`.
 
-    Any other use that computes is a `ModelStateError`.
-    """
+    Any other use that computes is a `ModelStateError`."""
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, decoder: Decoder, context: int, promise: Any = None):
         self.config, self.tokenizer, self.decoder, self.context = config, tokenizer, decoder, context
@@ -82,14 +81,15 @@ class LanguageModel(AbstractContextManager["LanguageModel"]):
         with self.decoder.guard:
             return Conversation(self, self.context)
 
-    def format(self, prompt: str | Sequence[Message], template: str = "auto") -> list[int]:
+    def format(self, prompt: str | Sequence[Message], template: str = "auto", special: bool = False) -> list[int]:
         """Return the token ids of an instruction or a conversation, in the format the model was trained on.
 
         Args:
             prompt: the user's text, or a list of messages [{"role": "user", "content": text}, …].
             template: 'plain', 'alpaca', 'chat' (the model's own), or 'auto': see `templates.choose_template`.
+            special: make tokens of control tokens that the prompt names; otherwise their names are ordinary text.
         """
-        return encode_prompt(self.config, self.tokenizer, prompt, template)
+        return encode_prompt(self.config, self.tokenizer, prompt, template, special)
 
     def check(self, prompt: Any, room: int = 1) -> list[int]:
         """Return the token ids of a prompt, or raise a `RequestError`; the context must have room for `room` more."""

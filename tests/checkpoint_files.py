@@ -10,6 +10,7 @@ import pickle
 import re
 import struct
 import threading
+import time
 import urllib.parse
 import zipfile
 from pathlib import Path
@@ -345,13 +346,29 @@ def pack_words(values: np.ndarray, bits: int, axis: int, order: tuple[int, ...] 
 
 
 class Hub:
-    """A hub on loopback that serves directories: `with Hub({"org/name": folder}) as hub: … hub.url, hub.requests`."""
+    """A hub on loopback that serves directories: `with Hub({"org/name": folder}) as hub: … hub.url, hub.requests`.
+
+    Attributes:
+        requests: what was asked for, such as "GET /org/name/resolve/main/config.json".
+        sent: the bytes of bodies that were sent for each of these.
+        commit: of every model.
+        sizes: sizes that the listing gives for files, in place of the true ones.
+        cut: after how many bytes the body of a file breaks off; 0 for never.
+        wait: whether it stops there with the connection open.
+        digest: the hash that is told for files, in place of the true one.
+    """
 
     COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
     def __init__(self, models: dict[str, Path]) -> None:
         hub = self
         self.requests: list[str] = []
+        self.sent: list[int] = []
+        self.commit = self.COMMIT
+        self.sizes: dict[str, int] = {}
+        self.cut = 0
+        self.wait = False
+        self.digest = ""
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -381,20 +398,26 @@ class Hub:
         folder = models.get(match[1]) if match else None
         if match is None or folder is None:
             return self._reply(request, 404, b"", {"X-Error-Code": "RepoNotFound"}, body)
-        if match[3] not in ("main", self.COMMIT):
+        if match[3] not in ("main", self.commit):
             return self._reply(request, 404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
         if match[2] != "resolve":
             files = sorted(file for file in folder.iterdir() if file.is_file())
             names = [{"rfilename": file.name} for file in files]
-            tree = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": _oid(f)} for f in files]
-            model = {"_id": "1", "id": match[1], "modelId": match[1], "sha": self.COMMIT, "siblings": names, "tags": []}
+            sizes = {f.name: self.sizes.get(f.name, f.stat().st_size) for f in files}
+            tree = [{"type": "file", "path": f.name, "size": sizes[f.name], "oid": _oid(f)} for f in files]
+            model = {"_id": "1", "id": match[1], "modelId": match[1], "sha": self.commit, "siblings": names, "tags": []}
             answer = json.dumps(model if match[2] == "revision" else tree).encode()
             return self._reply(request, 200, answer, {"Content-Type": "application/json"}, body)
         file = folder / str(match[4])
         if not file.is_file():
             return self._reply(request, 404, b"", {"X-Error-Code": "EntryNotFound"}, body)
-        headers = {"ETag": f'"{_oid(file)}"', "X-Repo-Commit": self.COMMIT, "Accept-Ranges": "bytes"}
-        self._reply(request, 200, file.read_bytes(), headers, body)
+        headers = {"ETag": f'"{self.digest or _oid(file)}"', "X-Repo-Commit": self.commit, "Accept-Ranges": "bytes"}
+        content, first = file.read_bytes(), 0
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", "")):
+            first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            content = content[first : last + 1]
+        self._reply(request, 206 if wanted else 200, content, headers, body)
 
     def _reply(
         self,
@@ -409,7 +432,13 @@ class Hub:
             request.send_header(name, value)
         request.end_headers()
         if body:
-            request.wfile.write(content)
+            cut = bool(self.cut) and len(content) > self.cut
+            self.sent.append(self.cut if cut else len(content))
+            request.wfile.write(content[: self.sent[-1]])
+            request.wfile.flush()
+            while cut and self.wait:
+                time.sleep(0.05)
+            request.close_connection = request.close_connection or cut
 
 
 def _oid(path: Path) -> str:

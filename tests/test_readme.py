@@ -161,6 +161,7 @@ def project(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     for name in ("demo.py", "tools", "models/demo", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("LLAMA_ONNX_CACHE", str(tmp_path / "cache"))
     return folder
 
 

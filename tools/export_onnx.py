@@ -12,15 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from llama_onnx.commands.export import EXAMPLES, add_options
+from llama_onnx.commands.export import EXAMPLES, add_options, run
 from llama_onnx.commands.terminal import HelpFormatter, guard
-
-
-def run(options: argparse.Namespace) -> None:
-    """Export the checkpoint."""
-    from llama_onnx.export.exporter import export
-
-    export(options.source, options.out, options.dtype, options.block_size, options.ops)
 
 
 def main() -> int:

@@ -12,16 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from llama_onnx.commands.quantize import EXAMPLES, add_options, read_options
+from llama_onnx.commands.quantize import EXAMPLES, add_options, run
 from llama_onnx.commands.terminal import HelpFormatter, guard
-
-
-def run(options: argparse.Namespace) -> None:
-    """Quantise the model, and draw its quant table if asked to."""
-    from llama_onnx.export.quantize.quantizer import quantize
-
-    settings, more = read_options(options)
-    quantize(options.source, options.out, settings, more, options.plot)
 
 
 def main() -> int:

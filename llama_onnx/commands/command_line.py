@@ -17,6 +17,9 @@ VERBS = {
     "eval": "answer multiple choice questions",
     "inspect": "show the contents of a model directory, and check its files",
     "pack": "prepare a quantised model for streaming, ahead of time",
+    "pull": "download and export a model into the cache",
+    "list": "list the models in the cache",
+    "rm": "remove a model from the cache",
     "export": "turn a checkpoint into a model directory",
     "convert": "convert an fp32 model directory to fp16",
     "quantize": "quantise a checkpoint or a model directory to 2, 4 or 8 bits",
@@ -48,8 +51,9 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
         description="Run a Llama-family model of any size in any amount of memory, one ONNX shard per layer.",
         epilog="examples:\n"
         "  llama-onnx generate -p bonjour                    # with the small model that comes with llama_onnx\n"
-        "  llama-onnx export HF_DIR models/mine              # your own model\n"
-        "  llama-onnx generate -m models/mine -p bonjour --poolsize 2\n\n"
+        "  llama-onnx generate model.gguf -p bonjour         # your own; also a Hugging Face directory, or org/name\n"
+        "  llama-onnx export HF_DIR models/mine              # with control over everything\n"
+        "  llama-onnx generate models/mine -p bonjour --poolsize 2\n\n"
         "llama-onnx VERB --help shows the options of a verb.",
         formatter_class=HelpFormatter,
     )

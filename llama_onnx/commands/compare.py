@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from ..errors import RequestError
+from .models import NAME_HELP, add_offline, open_store
 from .options import add_option, add_threads, check_positive
 from .terminal import read_text
 
@@ -22,7 +23,7 @@ WINDOW = 512  # tokens
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the comparison."""
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model directories; the first is the reference")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"{NAME_HELP}. The first is the reference")
     parser.add_argument("--text", required=True, metavar="FILE", help="text in UTF-8; '-' reads stdin")
     parser.add_argument(
         "--torch", metavar="HF_DIR",
@@ -43,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--plot", type=Path, metavar="FILE.html", help="write a page with charts: one file, light and dark"
     )
     add_threads(parser)
+    add_offline(parser)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -69,7 +71,9 @@ def run(options: argparse.Namespace) -> None:
     from ..export.compare.results import tables
 
     text = read_text(options.text)
-    reference, candidates = open_models(options.models, options.torch, options.threads)
+    store = open_store(options)
+    models = [store.get(model) for model in options.models]
+    reference, candidates = open_models(models, options.torch, options.threads)
     found = compare_models(
         reference, candidates, text, options.text, options.ctx_size, options.max_tokens, not options.no_weights
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+from .models import add_offline, open_store
+
 EXAMPLES = """examples:
   %(prog)s checkpoints/alpaca models/alpaca
   %(prog)s checkpoints/alpaca models/alpaca-int4 --dtype int4 --block-size 32
@@ -40,10 +42,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="ort: the fused operators of ONNX Runtime; onnx: standard ONNX operators only, for other runtimes "
         "(default: %(default)s)",
     )  # fmt: skip
+    add_offline(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Export the checkpoint."""
     from ..export.exporter import export
 
-    export(options.source, options.out, options.dtype, options.block_size, options.ops)
+    export(open_store(options).source(options.source), options.out, options.dtype, options.block_size, options.ops)

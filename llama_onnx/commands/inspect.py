@@ -49,7 +49,7 @@ class ShardFigures:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    add_model(parser, positional=True)
+    add_model(parser)
     parser.add_argument("--verify", action="store_true", help="compare the sha256 of every file with the manifest's")
 
 

@@ -6,16 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelDirectoryError, RequestError
+from ..errors import ModelDirectoryError, PoolTooSmallError, RequestError
 from ..kv_types import CACHE_TYPES
 from ..model import LanguageModel, load
+from ..model_directory import read_config
 from ..sampling import SamplingParams
 from ..streaming.images import PACKING, Progress
 from ..streaming.promise import POOL_POLICIES
+from .models import NAME_HELP, add_offline, open_store, smaller_that_fits
 from .terminal import show_progress
 
 DEFAULTS = SamplingParams()
-MODEL_HELP = "model directory (default: the small model that comes with llama_onnx)"
+MODEL_HELP = f"{NAME_HELP} (default: the small model that comes with llama_onnx)"
 POOLSIZE_HELP = (
     "memory for the whole process: a number of GiB, or a size with its unit ('512MB'); 'min' keeps one shard in memory "
     "at a time (default: 80%% of what is available)"
@@ -44,13 +46,12 @@ def add_option(
     return action
 
 
-def add_model(parser: argparse.ArgumentParser, positional: bool = False) -> None:
-    """Add `-m DIR`; with `positional`, DIR may also be given without `-m`."""
-    group: argparse._ActionsContainer = parser
-    if positional:
-        group = parser.add_mutually_exclusive_group()
-        group.add_argument("directory", metavar="DIR", nargs="?", help=MODEL_HELP)
-    group.add_argument("-m", "--model", metavar="DIR", help="the same as DIR" if positional else MODEL_HELP)
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, which may be given with or without `-m`, and `--offline`."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("name", metavar="MODEL", nargs="?", help=MODEL_HELP)
+    group.add_argument("-m", "--model", metavar="MODEL", help="the same as MODEL")
+    add_offline(parser)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -110,9 +111,9 @@ def sampling_params(options: argparse.Namespace) -> SamplingParams:
 
 
 def model_directory(options: argparse.Namespace) -> Path:
-    """Return the given model directory, or that of the model that comes with llama_onnx."""
-    given = getattr(options, "directory", None) or options.model
-    return embedded_model() if given is None else Path(given)
+    """Return the directory of the given model, which may have to be made, or of the one that comes with llama_onnx."""
+    given = options.name if options.model is None else options.model
+    return embedded_model() if given is None else open_store(options).get(given)
 
 
 def load_model(options: argparse.Namespace, progress: Progress = show_progress, **more: Any) -> LanguageModel:
@@ -120,7 +121,14 @@ def load_model(options: argparse.Namespace, progress: Progress = show_progress, 
     asked = {name: getattr(options, name) for name in ("poolsize", "ctx_size", "threads", "pool_policy")}
     if hasattr(options, "cache_type"):
         asked["cache_type"] = options.cache_type
-    return load(model_directory(options), progress=progress, **{**asked, **more})
+    directory = model_directory(options)
+    try:
+        return load(directory, progress=progress, **{**asked, **more})
+    except PoolTooSmallError as error:
+        smaller = smaller_that_fits(read_config(directory), options.poolsize)
+        raise PoolTooSmallError(
+            f"{error}, or take the model as {smaller}, which would fit" if smaller else str(error)
+        ) from None
 
 
 def show_packing(doing: str, done: int, total: int) -> None:

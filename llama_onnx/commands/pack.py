@@ -19,7 +19,7 @@ EXAMPLES = "example: %(prog)s models/alpaca-int4"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    add_model(parser, positional=True)
+    add_model(parser)
 
 
 def run(options: argparse.Namespace) -> None:

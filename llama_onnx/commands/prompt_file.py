@@ -39,14 +39,14 @@ class Prompt:
     id: str | int | None
     params: SamplingParams
 
-    def encode(self, lm: LanguageModel, template: str) -> list[int]:
+    def encode(self, lm: LanguageModel, template: str, special: bool = False) -> list[int]:
         """Return its token ids.
 
         Raises:
             RequestError: it does not fit the context, or the template rejects it.
         """
         try:
-            ids = lm.format(self.text, template)
+            ids = lm.format(self.text, template, special)
             check_prompt(ids, lm.config.vocab_size, lm.context)
         except RequestError as error:
             raise RequestError(f"{self.place}: {error}") from None

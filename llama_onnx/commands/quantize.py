@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .models import add_offline, open_store
 from .options import add_option
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PICTURE",
         help="draw the quant table: a .png, .svg or .pdf file (needs matplotlib)",
     )
+    add_offline(parser)
 
 
 def read_options(options: argparse.Namespace) -> tuple[Settings, Options]:
@@ -118,4 +120,4 @@ def run(options: argparse.Namespace) -> None:
     from ..export.quantize.quantizer import quantize
 
     settings, more = read_options(options)
-    quantize(options.source, options.out, settings, more, options.plot)
+    quantize(open_store(options).source(options.source), options.out, settings, more, options.plot)

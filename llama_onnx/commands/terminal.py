@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import LlamaOnnxError, RequestError
 from ..memory import format_size
 from ..model import LanguageModel
+from ..text.templates import choose_template
 from ..tokens import Step
 
 INTERRUPTED = 130
@@ -67,11 +68,13 @@ def _give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_stream(steps: Iterator[Step]) -> None:
-    """Print text as it is generated, and a newline at the end."""
+def print_stream(steps: Iterator[Step]) -> Step | None:
+    """Print text as it is generated, and a newline at the end; return the last step."""
+    step = None
     for step in steps:
         print(step.text, end="", flush=True)
     print()
+    return step
 
 
 def read_text(path: str) -> str:
@@ -96,7 +99,7 @@ def read_text(path: str) -> str:
 def show_progress(doing: str, done: int, total: int) -> None:
     """Show a progress bar on stderr, and wipe it at the end; show nothing if stderr is not a terminal."""
     if done < total:
-        _draw_bar(done / total, f"{doing}, {done} of {total}")
+        draw_share(done / total, f"{doing}, {done} of {total}")
     else:
         wipe_bar()
 
@@ -105,7 +108,7 @@ def show_progress(doing: str, done: int, total: int) -> None:
 def progress_bar(title: str) -> Iterator[Callable[[float], None]]:
     """Yield a function that shows a share, 0 to 1, on the progress bar; wipe the bar at the end."""
     try:
-        yield lambda share: _draw_bar(share, f"{title}, {100 * share:.0f} %")
+        yield lambda share: draw_share(share, f"{title}, {100 * share:.0f} %")
     finally:
         wipe_bar()
 
@@ -118,13 +121,29 @@ def wipe_bar() -> None:
     _bar = ""
 
 
-def _draw_bar(share: float, text: str) -> None:
+def draw_share(share: float, text: str) -> None:
+    """Show a share, 0 to 1, on the progress bar with a text beside it, if stderr is a terminal."""
     global _bar
     full = int(BAR * min(share, 1.0))
     bar = f"{'█' * full}{'░' * (BAR - full)} {text}"
     if bar != _bar and sys.stderr.isatty():
         print(f"{WIPE}{bar}", end="", file=sys.stderr, flush=True)
         _bar = bar
+
+
+def print_end(lm: LanguageModel, template: str, last: Step | None, max_tokens: int) -> None:
+    """Print one line to stderr: how the prompt was presented, why the text ended, and how guesses fared."""
+    stats, name = lm.stats(), choose_template(lm.config, template).name
+    if last is None or last.finish_reason is None:
+        reason = "was stopped"
+    elif last.finish_reason == "stop":
+        reason = "ended with an end token" if last.token in lm.config.eos_token_ids else "ended at a stop text"
+    elif stats["prompt_tokens"] + stats["new_tokens"] >= lm.context:
+        reason = f"ended because the context of {lm.context} tokens is full"
+    else:
+        reason = f"ended after --max-tokens {max_tokens}"
+    guesses = f"prompt lookup: {stats['accepted']} of {stats['drafted']} guesses accepted"
+    print(f"[ template {name} | {reason} | {guesses} ]", file=sys.stderr)
 
 
 def print_stats(lm: LanguageModel) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingDependencyError, ModelDirectoryError
-from ..tokenizer import Detokenizer, Tokenizer
-from .added_tokens import TokenizerFiles
+from ..tokenizer import Detokenizer
+from .added_tokens import AddedToken, TokenizerFiles
+from .control import ControlTokens, TextTokenizer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -25,7 +27,7 @@ REPLACEMENT = "\ufffd"
 WINDOW = 8  # tokens of the prompt that are context for the first new tokens
 
 
-class JsonTokenizer(Tokenizer):
+class JsonTokenizer(TextTokenizer):
     """A `tokenizer.json`. The manifest's BOS rule replaces the one in the file (a `TemplateProcessing`)."""
 
     def __init__(self, path: Path, bos_token_id: int | None = None, files: TokenizerFiles | None = None) -> None:
@@ -45,6 +47,7 @@ class JsonTokenizer(Tokenizer):
         _add_tokens(self._backend, files or TokenizerFiles(), path)
         added = self._backend.get_added_tokens_decoder()
         self._special = frozenset(i for i, token in added.items() if token.special)
+        self._later: tokenizers.Tokenizer | None = None  # for text after a control token, made when it is needed
         self._size = 1 + max([-1, *self._backend.get_vocab(with_added_tokens=True).values()])
         base = set(self._backend.get_vocab(with_added_tokens=False).values())
         self._base_size = 1 + max([-1, *(base - added.keys())])
@@ -86,15 +89,43 @@ class JsonTokenizer(Tokenizer):
         """Return whether a token is special, so that it decodes to no text."""
         return token in self._special
 
+    @cached_property
+    def control(self) -> ControlTokens:
+        """The tokens that are ids in the output of a template, and text in a message."""
+        added = self._backend.get_added_tokens_decoder()
+        return ControlTokens(
+            AddedToken(i, token.content, True, token.lstrip, token.rstrip, token.single_word)
+            for i, token in added.items()
+            if token.special
+        )
+
     def _encode(self, text: str, special: bool) -> list[int]:
-        self._backend.encode_special_tokens = not special  # true makes the package encode them as text
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        return _ids(self._backend, text, special)
+
+    def _encode_part(self, text: str, first: bool) -> list[int]:
+        if not first and self._later is None:
+            self._later = _without_first_prefix(self._backend)
+        return _ids(self._backend if first or self._later is None else self._later, text, special=False)
 
     def _token_bytes(self, token: int) -> bytes:
         piece = self._backend.id_to_token(token) if 0 <= token < self._size else None
         if piece is None or token in self._special:
             return b""
         return self._pieces.to_bytes(piece) if self._pieces else self.decode_window([token]).encode()
+
+
+def _ids(backend: tokenizers.Tokenizer, text: str, special: bool) -> list[int]:
+    backend.encode_special_tokens = not special  # true makes the package encode them as text
+    return list(backend.encode(text, add_special_tokens=False).ids)
+
+
+def _without_first_prefix(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Return a tokenizer that treats the start of a text as any other place in it, or the same one if it does so."""
+    import tokenizers
+
+    first, never = '"prepend_scheme":"first"', '"prepend_scheme":"never"'
+    text = backend.to_str()
+    return tokenizers.Tokenizer.from_str(text.replace(first, never)) if first in text else backend
 
 
 class WindowDetokenizer(Detokenizer):

@@ -6,8 +6,8 @@ tokens that only the JSON files define are added to it. If `tokenizer.model` is 
 a tiktoken file under that name), or has another size than the model, `tokenizer.json` is used.
 
 In a prompt, the text of a special token is encoded as ordinary text, so that no text can pass for a control token. Only
-with `special=True`, as for the output of a chat template, is it encoded as the token's id. Added tokens that are not
-special are words and always encoded as their ids.
+with `special=True`, and where a chat template wrote it (`control.py`), is it encoded as the token's id. Added tokens
+that are not special are words and always encoded as their ids.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from ..config import ModelConfig
 from ..errors import RequestError
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
+from .control import Placeholders, TextTokenizer
 from .open import NoTokenizer
 from .templates import Message, choose_template, render
 
@@ -56,7 +57,11 @@ def check_params(params: Any, tokenizer: Tokenizer) -> SamplingParams:
 
 
 def encode_prompt(
-    config: ModelConfig, tokenizer: Tokenizer, prompt: str | Sequence[Message], template: str = "auto"
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[Message],
+    template: str = "auto",
+    special: bool = False,
 ) -> list[int]:
     """Return the token ids of an instruction, or of a conversation; see `LanguageModel.format`."""
     if isinstance(prompt, str):
@@ -64,5 +69,11 @@ def encode_prompt(
             raise RequestError("the prompt is empty; give some text")
         prompt = [{"role": "user", "content": prompt}]
     chosen = choose_template(config, template)
-    special = chosen.writes_special_tokens
-    return tokenizer.encode(render(chosen, prompt), add_bos=not special, special=special)
+    if not chosen.writes_special_tokens:
+        ids = tokenizer.encode(render(chosen, prompt), add_bos=False, special=special)
+        bos = tokenizer.bos_token_id
+        return ids if bos is None or (special and ids[:1] == [bos]) else [bos, *ids]
+    if special or not isinstance(tokenizer, TextTokenizer):
+        return tokenizer.encode(render(chosen, prompt), add_bos=False, special=True)
+    hidden = Placeholders(tokenizer.control.texts, prompt)
+    return tokenizer.encode_rendered(render(chosen, hidden.hide(prompt)), hidden)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelDirectoryError
-from ..tokenizer import Tokenizer
 from .added_tokens import AddedToken, TokenizerFiles
+from .control import ControlTokens, TextTokenizer
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -20,7 +18,7 @@ UNKNOWN_TEXT = " \u2047 ".encode()  # how sentencepiece decodes an unknown piece
 NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 
-class SentencePieceTokenizer(Tokenizer):
+class SentencePieceTokenizer(TextTokenizer):
     """A sentencepiece model and its added tokens."""
 
     def __init__(self, path: Path, bos_token_id: int | None = None, files: TokenizerFiles | None = None) -> None:
@@ -45,7 +43,8 @@ class SentencePieceTokenizer(Tokenizer):
                 self._added[i] = AddedToken(i, self._processor.id_to_piece(i), special=True)
         unknown = self._processor.unk_id()  # its name is the token itself in the output of a template, as in llama.cpp
         added = [*self._added.values(), AddedToken(unknown, self._processor.id_to_piece(unknown), special=True)]
-        self._splitters = {wanted: _Splitter(t for t in added if wanted or not t.special) for wanted in (False, True)}
+        self._control = ControlTokens(token for token in added if token.special)
+        self._splitters = {True: ControlTokens(added), False: ControlTokens(t for t in added if not t.special)}
         self._strip = _leading_spaces_stripped(self._processor)
         prefixes = "".join(self._processor.encode("a", out_type=str)).startswith(SPACE)
         self._unprefixed = None if prefixes and not files.prefixes_every_part else self._processor
@@ -69,10 +68,21 @@ class SentencePieceTokenizer(Tokenizer):
             return data, True
         return data[1:], bool(data[1:]) or self._strip == 1
 
+    @property
+    def control(self) -> ControlTokens:
+        """The tokens that are ids in the output of a template, and text in a message."""
+        return self._control
+
     def _encode(self, text: str, special: bool) -> list[int]:
+        return self._encode_with(self._splitters[special], text, True)
+
+    def _encode_part(self, text: str, first: bool) -> list[int]:
+        return self._encode_with(self._splitters[False], text, first)
+
+    def _encode_with(self, splitter: ControlTokens, text: str, first: bool) -> list[int]:
         ids: list[int] = []
-        processor = self._processor
-        for part in self._splitters[special].split(text):
+        processor = self._processor if first else self._continuing()
+        for part in splitter.split(text):
             ids += [part] if isinstance(part, int) else processor.encode(part)
             processor = self._continuing()
         return ids
@@ -92,34 +102,6 @@ class SentencePieceTokenizer(Tokenizer):
         if self._processor.is_byte(token):
             return bytes([int(piece[3:5], 16)])  # '<0x0A>'
         return UNKNOWN_TEXT if self._processor.is_unknown(token) else piece.replace(SPACE, " ").encode()
-
-
-class _Splitter:
-    """Finds added tokens in a text. At each position the longest one matches."""
-
-    def __init__(self, tokens: Iterable[AddedToken]) -> None:
-        self._by_text = {token.text: token for token in tokens}
-        longest_first = sorted(self._by_text.values(), key=lambda token: -len(token.text))
-        self._pattern = re.compile("|".join(map(_pattern, longest_first)) or "(?!)")  # (?!) matches nothing
-
-    def split(self, text: str) -> Iterator[str | int]:
-        """Yield the parts of a text in order: ids of added tokens, and the text between them."""
-        place = 0
-        for match in self._pattern.finditer(text):
-            token = self._by_text[match.group()]
-            if match.start() < place:  # white space that the previous token absorbed
-                continue
-            between = text[place : match.start()]
-            yield from filter(None, [between.rstrip() if token.lstrip else between])
-            yield token.id
-            place = match.end()
-            if token.rstrip:
-                place = len(text) - len(text[place:].lstrip())
-        yield from filter(None, [text[place:]])
-
-
-def _pattern(token: AddedToken) -> str:
-    return rf"(?<!\w){re.escape(token.text)}(?!\w)" if token.single_word else re.escape(token.text)
 
 
 def _load_sentencepiece(path: Path, override: bytes = b"") -> SentencePieceProcessor:

@@ -5,9 +5,8 @@
 - `chat`: the model's own Jinja template (`chat_template.jinja`, or `chat_template` in `tokenizer_config.json`). The
   optional `jinja2` renders it as transformers does, in its sandbox, because a template is downloaded code.
 
-A chat template writes BOS and the other special tokens as text, so its output is encoded with `add_bos=False,
-special=True`. As in transformers, this applies to the messages too: a message that contains `<|im_end|>` ends its turn.
-With the built-in templates, messages cannot contain special tokens.
+A chat template writes BOS and the other special tokens as text, which become tokens when its output is encoded. Those
+in a message stay text (`control.py`): a message that contains `<|im_end|>` does not end its turn.
 """
 
 from __future__ import annotations

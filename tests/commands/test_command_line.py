@@ -51,7 +51,9 @@ def test_only_the_module_of_the_given_verb_is_imported() -> None:
 
 def test_every_verb_is_a_module_that_is_listed() -> None:
     modules = {path.stem for path in (ROOT / "llama_onnx" / "commands").glob("*.py")}
-    assert modules - {"__init__", "command_line", "options", "terminal", "prompt_file"} == set(VERBS)
+    assert modules - {"__init__", "command_line", "options", "terminal", "prompt_file", "models", "prefill"} == set(
+        VERBS
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -199,10 +201,12 @@ def test_verbs_use_the_embedded_model_when_none_is_given(tmp_path: Path, capsys:
     assert shared.model_directory(parser_of("pack").parse_args([])) == ROOT / "models" / "demo"
 
 
-@pytest.mark.parametrize("verb", ["inspect", "pack"])
-def test_directory_may_be_an_argument_or_an_option(verb: str) -> None:
-    parser = parser_of(verb)
-    for arguments in (["somewhere"], ["-m", "somewhere"], ["--model=somewhere"]):
-        assert shared.model_directory(parser.parse_args(arguments)) == Path("somewhere")
+@pytest.mark.parametrize("verb", ["generate", "bench", "perplexity", "eval", "inspect", "pack"])
+def test_model_may_be_an_argument_or_an_option(verb: str, tmp_path: Path) -> None:
+    parser, folder = parser_of(verb), str(tmp_path)
+    needed = {"generate": ["-p", "x"], "perplexity": ["--text", "x"], "eval": ["--mmlu", "x"]}.get(verb, [])
+    for arguments in ([folder], ["-m", folder], [f"--model={folder}"]):
+        for given in ([*needed, *arguments], [*arguments, *needed]):
+            assert shared.model_directory(parser.parse_args(given)) == tmp_path
     with pytest.raises(SystemExit, match="2"):
-        parser.parse_args(["somewhere", "-m", "elsewhere"])
+        parser.parse_args([*needed, folder, "-m", "elsewhere"])

@@ -9,7 +9,6 @@ from ...model_directory import MANIFEST
 from ..checkpoint import Checkpoint
 from .gguf import GgufCheckpoint
 from .gguf_parts import is_later_part
-from .hub import download, is_hub_id
 from .hugging_face import HuggingFaceCheckpoint
 from .int4 import PackedCheckpoint, is_packed
 from .llama2c import Llama2cCheckpoint
@@ -23,8 +22,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a checkpoint in any supported format.
 
     Args:
-        path: a Hugging Face or Meta directory, a model directory of this project, or a GGUF or llama2.c file. If
-            nothing of that name exists, a model on the Hugging Face hub: `organisation/name[@revision]`.
+        path: a Hugging Face or Meta directory, a model directory of this project, or a GGUF or llama2.c file.
 
     Raises:
         ModelDirectoryError: there is no checkpoint, or it cannot be read.
@@ -35,16 +33,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _open(path: str | Path) -> Checkpoint:
-    name, path = str(path), Path(path)
+    path = Path(path)
     if path.is_dir():
         return _open_directory(path)
     if path.exists():
         return _open_file(path)
-    if is_hub_id(name):
-        return _open_directory(download(name))
-    raise ModelDirectoryError(
-        f"{path}: no such file or directory; give a checkpoint, or organisation/name of a model on the Hugging Face hub"
-    )
+    raise ModelDirectoryError(f"{path}: no such file or directory; give a checkpoint")
 
 
 def _open_directory(directory: Path) -> Checkpoint:

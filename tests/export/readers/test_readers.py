@@ -20,7 +20,6 @@ import numpy as np
 import onnx
 import pytest
 from checkpoint_files import (
-    Hub,
     Tensors,
     pack_words,
     quantise_like_gptq,
@@ -31,7 +30,7 @@ from checkpoint_files import (
     write_tokenizer_bin,
     write_torch_zip,
 )
-from helpers import FIXTURES, ROOT, STORIES, decoder_of
+from helpers import FIXTURES, STORIES, decoder_of
 from safetensors.numpy import load_file, save_file
 from sentencepiece import SentencePieceProcessor
 
@@ -919,61 +918,5 @@ def test_path_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path, "a.gguf")
 
 
-def on_hub(hub: Hub, home: Path, *names: str, **environment: str) -> list[str]:
-    """Open models of the hub in a separate process and return a line for each: what was read, or the error."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from llama_onnx.errors import LlamaOnnxError\n"
-        "from llama_onnx.export.readers.open import open_checkpoint\n"
-        "for name in sys.argv[2:]:\n"
-        "    try:\n"
-        "        checkpoint = open_checkpoint(name)\n"
-        "        print(len(checkpoint.names()), 'tensors', *sorted(checkpoint.files))\n"
-        "    except LlamaOnnxError as error:\n"
-        "        print(error)\n"
-    )
-    variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    variables |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
-    command = [sys.executable, "-c", code, str(ROOT), *names]
-    done = subprocess.run(command, env=variables, cwd=home, capture_output=True, text=True, timeout=60, check=False)
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(names), done.stdout + done.stderr
-    return lines
-
-
-def test_hub_model_is_downloaded_once_and_only_what_is_needed(tensors: Tensors, tmp_path: Path) -> None:
-    pytest.importorskip("huggingface_hub", reason="models are downloaded by the huggingface_hub package")
-    folder = hugging_face(tmp_path / "served", tensors)
-    (folder / "tokenizer.model").write_bytes(b"\n\x00")
-    for name in ("README.md", "pytorch_model.bin", "consolidated.safetensors"):
-        (folder / name).write_bytes(b"not needed")
-    home = tmp_path / "home"
-    home.mkdir()
-    read = f"{len(tensors)} tensors config.json tokenizer.model"
-    with Hub({"some/tiny": folder, "some/torch": TORCH / "sharded", "some/empty": home}) as hub:
-        names = ("some/tiny@main", "some/torch", "some/other", "some/tiny@v9", "some/empty")
-        tiny, torch, other, revision, empty = on_hub(hub, home, *names)
-    assert tiny == read
-    assert torch == "12 tensors config.json"
-    assert "no such model" in other
-    assert "no revision v9" in revision
-    assert "neither model.safetensors" in empty
-    asked = " ".join(request for request in hub.requests if "some/tiny" in request)
-    assert "model.safetensors" in asked
-    assert not any(name in asked for name in ("README", "pytorch_model", "consolidated"))
-    # Without the hub, cached models still open, and others give a clear error.
-    tiny, other = on_hub(hub, home, "some/tiny", "some/other", HF_HUB_OFFLINE="1")
-    assert tiny == read
-    assert "out of reach" in other
-    (other,) = on_hub(hub, home, "some/other")
-    assert "some/other" in other
-    assert "out of reach" in other or "failed" in other
-
-
-def test_existing_path_wins_over_the_hub(tensors: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hugging_face(tmp_path / "someone" / "tiny", tensors)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert open_checkpoint("someone/tiny").names() == set(tensors)
-    with pytest.raises(MissingDependencyError, match="pip install huggingface_hub"):
-        open_checkpoint("someone/else")
+def test_name_on_the_hub_is_no_path(tmp_path: Path) -> None:
+    refuse(Path("some/model"), "no such file or directory")
