@@ -18,13 +18,7 @@ from ..streaming.available import available_bytes
 from ..streaming.promise import AUTOMATIC_SHARE, SMALLEST
 from .terminal import draw_share, wipe_bar
 
-BLOCK_SIZE = 32
-BYTES = {
-    "fp32": 4.0,
-    "fp16": 2.0,
-    "int8": 1 + 4 / BLOCK_SIZE,
-    "int4": 0.5 + 4 / BLOCK_SIZE,
-}  # of a weight, scale and all
+BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1, "int4": 0.85}  # of a weight in memory, scale and all
 NAME_HELP = (
     "a model directory, a .gguf file, a Hugging Face directory, or organisation/name[@revision] on the Hugging Face "
     "hub. All but the first are exported once and kept in the cache; :int8 after the name asks for a precision"
@@ -33,8 +27,7 @@ NAME_HELP = (
 
 def default_precision(quantised: bool) -> str:
     """Return the precision for a source where none is asked for. The memory that is free now has no say in it."""
-    # As soon as the exporter has `auto`, which keeps the blocks of a quantised source, it takes the place of int8 here.
-    return "int8" if quantised else "int4"
+    return "auto" if quantised else "int4"
 
 
 def add_offline(parser: argparse._ActionsContainer) -> None:
@@ -82,14 +75,14 @@ def _report(line: str) -> None:
 
 def smaller_that_fits(config: ModelConfig, poolsize: str | None) -> str | None:
     """Return the best smaller precision of a model with which a poolsize is enough, or None. It is an estimate."""
-    if poolsize == SMALLEST or config.weights not in BYTES:
+    weights = "int8" if config.weights == "auto" else config.weights  # of 4 to 8 bits
+    if poolsize == SMALLEST or weights not in BYTES:
         return None
     fixed = process_bytes() + WARM_UP_BYTES
     total = parse_size(poolsize) if poolsize else fixed + int(AUTOMATIC_SHARE * available_bytes())
-    table = 2 * config.vocab_size * config.hidden_size  # the embedding stays in fp16
-    matrices = max(shard.loaded_bytes for shard in (*config.layers, config.head)) / BYTES[config.weights]
-    for precision in list(BYTES)[list(BYTES).index(config.weights) + 1 :]:
-        if fixed + 2 * max(table, matrices * BYTES[precision]) <= total:  # while it is loaded, a shard is there twice
+    matrices = max(shard.loaded_bytes for shard in (*config.layers, config.head)) / BYTES[weights]
+    for precision in list(BYTES)[list(BYTES).index(weights) + 1 :]:
+        if fixed + 2 * matrices * BYTES[precision] <= total:  # while it is loaded, a shard is there twice
             return precision
     return None
 
@@ -101,9 +94,9 @@ def _check_tools() -> None:
 
 def _choose(source: Path) -> str:
     from ..export.readers.open import open_checkpoint
-    from ..export.readers.quantised import is_quantised
+    from ..export.shards import is_quantized
 
-    return default_precision(is_quantised(open_checkpoint(source)))
+    return default_precision(is_quantized(open_checkpoint(source)))
 
 
 def _prepare(source: Path, out: Path, precision: str) -> None:
@@ -111,21 +104,23 @@ def _prepare(source: Path, out: Path, precision: str) -> None:
 
     if not out.with_name(f"{out.name}.partial").exists():  # the exporter knows what is still to be written
         _check_room(source, out, precision)
-    export(source, out, precision, BLOCK_SIZE)
+    export(source, out, precision)
 
 
 def _check_room(source: Path, out: Path, precision: str) -> None:
     """Raise ModelDirectoryError if the disk has no room for a model, and say in which precision it would."""
     from ..export.families.registry import read_spec
-    from ..export.graphs.weights import Precision, least_bytes
+    from ..export.graphs.weights import least_bytes
     from ..export.readers.open import open_checkpoint
 
-    spec = read_spec(open_checkpoint(source).config)
-    sizes = {name: least_bytes(spec, Precision(name, BLOCK_SIZE)) for name in BYTES}
+    checkpoint = open_checkpoint(source)
+    spec = read_spec(checkpoint.config)
+    sizes = {name: least_bytes(spec, name) for name in BYTES}
+    sizes["auto"] = sum(path.stat().st_size for path in checkpoint.source)
     free = shutil.disk_usage(out.parent).free
     if precision not in sizes or sizes[precision] <= free:
         return
-    fitting = [name for name in sizes if sizes[name] <= free]
+    fitting = [name for name in BYTES if sizes[name] <= free]
     advice = f"{fitting[0]} would fit: --dtype {fitting[0]}" if fitting else "no precision would fit; free some space"
     raise ModelDirectoryError(
         f"{out.parent}: the model needs {format_size(sizes[precision])} as {precision}, but {format_size(free)} are "

@@ -45,7 +45,7 @@ def export(
     checkpoint = open_checkpoint(source)
     spec = checked_spec(checkpoint)
     key = {"source": fingerprint(checkpoint), "precision": vars(precision), "ops": ops}
-    with ModelWriter(out, key, checkpoint.source, least_bytes(spec, precision)) as writer:
+    with ModelWriter(out, key, checkpoint.source, least_bytes(spec, dtype)) as writer:
         weights = Weights(checkpoint, precision, report)
         model = write_shards(writer, checkpoint, spec, weights, style, spec.tied_embeddings, f"exporting {out.name}")
         writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})

@@ -23,7 +23,7 @@ from llama_onnx.commands.models import default_precision, smaller_that_fits
 from llama_onnx.errors import ModelDirectoryError
 from llama_onnx.export.readers.hugging_face import AUXILIARY
 from llama_onnx.export.readers.open import open_checkpoint
-from llama_onnx.export.readers.quantised import is_quantised
+from llama_onnx.export.shards import is_quantized
 from llama_onnx.model_directory import read_config
 from llama_onnx.store.hub import FILES, LARGE
 
@@ -342,12 +342,12 @@ def test_default_precision_depends_on_the_source_alone(
     pytest.importorskip("gguf", reason="the GGUF files are written with it")
     config = json.loads((checkpoint / "config.json").read_text())
     tensors = load_file(checkpoint / "model.safetensors")
-    assert not is_quantised(open_checkpoint(checkpoint))
+    assert not is_quantized(open_checkpoint(checkpoint))
     for kind, quantised in (("F16", False), ("BF16", False), ("Q8_0", True), ("Q4_0", True)):
         write_gguf(tmp_path / f"{kind}.gguf", tensors, config, kind)
-        assert is_quantised(open_checkpoint(tmp_path / f"{kind}.gguf")) == quantised
+        assert is_quantized(open_checkpoint(tmp_path / f"{kind}.gguf")) == quantised
     assert default_precision(False) == "int4"
-    assert default_precision(True) != "int4"  # it would round again
+    assert default_precision(True) == "auto"  # which does not round again
 
 
 def test_disk_without_room_names_the_precision_that_would_fit(

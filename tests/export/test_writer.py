@@ -19,7 +19,7 @@ from llama_onnx.export import writer as model_writer
 from llama_onnx.export.exporter import export
 from llama_onnx.export.families.registry import read_spec
 from llama_onnx.export.graphs import graph
-from llama_onnx.export.graphs.weights import Precision, Weights, least_bytes
+from llama_onnx.export.graphs.weights import Weights, least_bytes
 from llama_onnx.export.quantize import layer
 from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.export.writer import ModelWriter
@@ -52,7 +52,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
 
 def least(checkpoint: Path, dtype: str = "fp32") -> int:
-    return least_bytes(read_spec(open_checkpoint(checkpoint).config), Precision(dtype))
+    return least_bytes(read_spec(open_checkpoint(checkpoint).config), dtype)
 
 
 def test_full_disk_is_reported_and_the_export_continues_when_there_is_room(
@@ -129,7 +129,7 @@ def test_estimated_size_is_slightly_below_the_written_size(dtype: str, tmp_path:
     from llama_onnx.export.families.registry import read_spec
     from llama_onnx.export.readers.open import open_checkpoint
 
-    needed = least_bytes(read_spec(open_checkpoint(checkpoint).config), Precision(dtype))
+    needed = least_bytes(read_spec(open_checkpoint(checkpoint).config), dtype)
     written = sum(
         (tmp_path / "out" / name).stat().st_size for name in files_of(tmp_path / "out") if "token" not in name
     )

@@ -27,12 +27,13 @@ class Precision:
     dtype: str = "fp32"
 
 
-def least_bytes(spec: DecoderSpec, precision: Precision) -> int:
-    """Return the bytes that matrices of floats take on disk, without norms, rope tables and padding; 0 for 'auto'."""
-    table = spec.vocab_size * spec.hidden_size
+def least_bytes(spec: DecoderSpec, dtype: str) -> int:
+    """Return the bytes that matrices take at least on disk, without norms, rope tables and padding; 0 for 'auto'."""
+    table = spec.vocab_size * spec.hidden_size * (1 if spec.tied_embeddings else 2)
     layers = spec.num_layers * sum(p.rows * p.columns for p in spec.projections.values())
-    bytes_each = {"fp32": 4, "fp16": 2}.get(precision.dtype, 0)
-    return (layers + table * (1 if spec.tied_embeddings else 2)) * bytes_each
+    bits = {"fp32": (32, 32), "fp16": (16, 16), "int8": (8.125, 8.125), "int4": (5, 8.5)}  # with scales and minima
+    of_layers, of_table = bits.get(dtype, (0, 0))
+    return int(layers * of_layers + table * of_table) // 8
 
 
 class Weights:

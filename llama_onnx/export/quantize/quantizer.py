@@ -68,7 +68,8 @@ def quantize(
     reads_text = settings.algo in CALIBRATED or options.mixed == "auto"
     text = calibration.read_texts(options.dataset) if reads_text else ""
     key = {"source": fingerprint(checkpoint), "settings": asdict(settings), "options": asdict(options), "bits": bits}
-    with ModelWriter(out, {**key, "text": text}, checkpoint.source) as writer:
+    needed = sum(size * (bits[name] or 2) for name, size in matrix_sizes(spec).items() if name != HEAD) // 8
+    with ModelWriter(out, {**key, "text": text}, checkpoint.source, needed) as writer:
         wide = Weights(checkpoint, Precision("fp32"), report)
 
         def samples() -> np.ndarray:
