@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=NAME_HELP)
     parser.add_argument(
         "--dtype", choices=DTYPES,
-        help="how the matrices are stored (default: int4; auto, which keeps what the file has, if it is quantised already)",
+        help="how the matrices are stored (default: int4; auto, which keeps what it has, for a quantised source)",
     )  # fmt: skip
     add_offline(parser)
 

@@ -19,7 +19,7 @@ from llama_onnx.export import writer as model_writer
 from llama_onnx.export.exporter import export
 from llama_onnx.export.families.registry import read_spec
 from llama_onnx.export.graphs import graph
-from llama_onnx.export.graphs.weights import Weights, least_bytes
+from llama_onnx.export.graphs.weights import Precision, Weights, least_bytes
 from llama_onnx.export.quantize import layer
 from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.export.writer import ModelWriter
