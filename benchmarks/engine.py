@@ -35,7 +35,7 @@ class Engine:
 
         Args:
             prefix: words to put before the command, such as a program that limits its memory.
-            description: `engine` (ours, llama.cpp, genai), `path`, `threads`, and the options of that engine.
+            description: `engine`, one of `ENGINES`, `path`, `threads`, and the options of that engine.
 
         Raises:
             RuntimeError: the process ended.
@@ -179,7 +179,39 @@ def genai(path: str, threads: int, ctx: int = 512) -> Run:
     return run
 
 
-ENGINES: dict[str, Callable[..., Run]] = {"ours": ours, "llama.cpp": llama_cpp, "genai": genai}
+def xllamacpp(path: str, threads: int, ctx: int = 512) -> Run:
+    """Load a GGUF file with the server of the package xllamacpp, which has llama.cpp built for many processors."""
+    import urllib.request
+
+    import xllamacpp as package
+
+    params = package.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel = path, ctx, 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    server = package.Server(params)
+    address = server.listening_address
+    address = address if address.startswith("http") else f"http://{address}"
+
+    def run(prompt: list[int], new: int, options: dict[str, Any]) -> dict[str, Any]:
+        asked = {"prompt": prompt, "n_predict": new, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        body = json.dumps({**asked, "return_tokens": True}).encode()
+        request = urllib.request.Request(f"{server and address}/completion", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as response:
+            answer = json.load(response)
+        spent, count = answer["timings"], answer["timings"]["predicted_n"]
+        return {
+            "prompt_seconds": spent["prompt_ms"] / 1000,
+            "new_seconds": spent["predicted_ms"] / 1000 * (count - 1) / count,
+            "new": count,
+            "tokens": answer["tokens"],
+        }
+
+    return run
+
+
+ENGINES: dict[str, Callable[..., Run]] = {
+    "ours": ours, "llama.cpp": llama_cpp, "xllamacpp": xllamacpp, "genai": genai,
+}  # fmt: skip
 
 
 def _figures(marks: list[float]) -> dict[str, float]:
