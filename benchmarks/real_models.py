@@ -46,7 +46,7 @@ def windows(lm: llama_onnx.LanguageModel) -> Iterator[list[int]]:
 
 
 def divergence(reference: Path, others: dict[str, Path]) -> dict[str, dict[str, float]]:
-    """Return for each model the mean KL divergence (nats) from a reference, and how often the likeliest token is equal."""
+    """Return the mean KL divergence in nats of each model from a reference, and the share of equal likeliest tokens."""
     with llama_onnx.load(reference, ctx_size=WINDOW) as lm:
         models = {name: llama_onnx.load(path, ctx_size=WINDOW) for name, path in others.items()}
         losses: dict[str, list[np.ndarray]] = {name: [] for name in others}
