@@ -110,22 +110,22 @@ def _free_english(rng: random.Random) -> str:
     """Return the template of a request."""
     chance = rng.random()
     hero = rng.choice(HEROES)
-    if chance < 0.3:
+    if chance < 0.36:
         linked = f"{rng.choice(LINKS)} {hero}" if rng.random() < 0.6 else hero
         question = _among(rng, linked, COMMON, 5, 1)
         return f"{rng.choice(ASKING)} {question}" + rng.choice(("?", "?", ""))
-    if chance < 0.45:
+    if chance < 0.5:
         then = " ".join([rng.choice(COMMON), *_any_words(rng, COMMON, 6)])
         return (
             ABOUT_HERO + rng.choice((". ", ". ", ", ", "! ", ": ")) + capitalize(then) + rng.choice(("", ".", "!", "?"))
         )
-    if chance < 0.55:
+    if chance < 0.6:
         label = rng.choice((*COMMON, *LABELS)) if rng.random() < 0.8 else noun(rng)
         return f"{label}{rng.choice((': ', ': ', ' - ', ', ', ' '))}{hero}" + rng.choice(ENGLISH_END)
-    if chance < 0.8:
+    if chance < 0.83:
         return _among(rng, hero, COMMON, 6, 6) + rng.choice(ENGLISH_END)
     request = f"{rng.choice(VERBS)} {rng.choice(NOUNS)} {rng.choice(LINKS)} "
-    if chance < 0.9:
+    if chance < 0.92:
         return f"{request}{rng.choice(NOUNS)}: {{N}} is a {{kind}} who " + " ".join(_any_words(rng, COMMON, 6))
     return request + hero + rng.choice(ENGLISH_END)
 

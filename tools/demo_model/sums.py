@@ -43,22 +43,23 @@ HELD_OUT = [pair for pair in PAIRS if is_held_out(*pair)]
 
 
 def answer_sum(first: int, second: int) -> str:
-    """Count on from the larger number, with the count in brackets."""
+    """Count on from the larger number, with the count in brackets.
+
+    The order is settled first, so that all the rest is copied from what stands before it.
+    """
     start, steps = max(first, second), min(first, second)
-    result = f"{first} + {second} = {first + second}."
-    if steps == 0:
-        return result
-    counted = ", ".join(f"{start + step} ({step})" for step in range(1, steps + 1))
-    return f"I count {steps} on from {start}: {counted}. {result}"
+    order = "" if start == first else f"That is {start} + {steps}. "
+    return f"{order}I count {steps} on from {start}{_counted(start, steps, 1)}. {first} + {second} = {first + second}."
 
 
 def answer_difference(first: int, second: int) -> str:
     """Count back from the first number, with the count in brackets."""
-    result = f"{first} - {second} = {first - second}."
-    if second == 0:
-        return result
-    counted = ", ".join(f"{first - step} ({step})" for step in range(1, second + 1))
-    return f"I count {second} back from {first}: {counted}. {result}"
+    return f"I count {second} back from {first}{_counted(first, second, -1)}. {first} - {second} = {first - second}."
+
+
+def _counted(start: int, steps: int, by: int) -> str:
+    numbers = ", ".join(f"{start + by * step} ({step})" for step in range(1, steps + 1))
+    return numbers and f": {numbers}"
 
 
 def make_sum(rng: random.Random) -> tuple[str, str]:

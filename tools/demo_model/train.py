@@ -36,7 +36,7 @@ STAGES: tuple[tuple[tuple[str, ...], int], ...] = (
     # Many wordings. Questions and short conversations are few tokens among stories, so they have steps of their own.
     (("1 whole", "1 cut", "1 lessons"), 500),
     # Any words around the hero.
-    (("2 recall", "2 whole", "2 cut", "2 lessons"), 6200),
+    (("2 recall", "2 whole", "2 cut", "2 lessons"), 5800),
 )
 STEPS = sum(steps for _, steps in STAGES)
 WARMUP, DECAY = 50, 0.65  # steps of rising rate; the part of all steps, at the end, in which it falls to 0
