@@ -47,7 +47,7 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None
         stored = write(g.weights, EMBEDDING, table)
         parts = [int(external(tensor, "length")) for tensor in stored.tensors.values()]
         g.loaded_bytes = looked_up_bytes(sum(parts), spec.vocab_size, len(parts))
-        rows = Widened(g, "/embed_tokens", stored, "input_ids").floats(found)
+        rows = Widened(g, stored, "input_ids").floats(found)
     else:
         name = g.weight(EMBEDDING, table, looked_up_bytes(table.nbytes, spec.vocab_size, 1))
         if table.dtype == FLOAT:

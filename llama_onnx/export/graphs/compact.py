@@ -7,6 +7,7 @@ runs them once, when it loads the shard. A lookup runs the same nodes on the row
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from .stored import read_tensor
 
 FLOAT = onnx.TensorProto.FLOAT
 LOW_BITS = 4  # of a value in two planes
+LAYER = r"^model\.layers\.\d+\."
 Tensors = Mapping[str, onnx.TensorProto]
 
 
@@ -191,9 +193,14 @@ def _planes(matrix: NBits) -> tuple[np.ndarray, np.ndarray]:
 class Widened:
     """Adds the nodes that widen a stored matrix, or rows of it."""
 
-    def __init__(self, g: Graph, name: str, stored: StoredNBits, ids: str = "") -> None:
-        """Widen everything, or the rows of `ids` [batch, sequence]; nodes are added under `name`."""
-        self._g, self._name, self._stored = g, f"{name}/widened", stored
+    def __init__(self, g: Graph, stored: StoredNBits, ids: str = "") -> None:
+        """Widen everything, or the rows of `ids` [batch, sequence].
+
+        The names of the nodes have no number of a layer: ONNX Runtime saves folded values in an order that depends on
+        their names, and layers of one kind must have the same order.
+        """
+        self._name = f"/widened/{re.sub(LAYER, '', stored.stem)[:-1]}"
+        self._g, self._stored = g, stored
         self._ids = ids
         self._lead = [0, 0] if ids else [0]  # dimensions that a Reshape keeps
 
@@ -220,6 +227,19 @@ class Widened:
     def minima(self) -> str:
         """Return the minima, float32 [rows, blocks]; '' if there are none."""
         return self._numbers("minimum", "minima") if self._stored.has_minima else ""
+
+    def centred_minima(self, scales: str) -> str:
+        """Return the minima for a kernel that takes the middle of the range for 0; '' if there are none."""
+        minima = self.minima()
+        if not minima:
+            return ""
+        middle = self._g.floats(f"{self._name}/middle", self._stored.middle)
+        return self._node("Sub", "centred_minima", minima, self._node("Mul", "taken", scales, middle))
+
+    def middles(self) -> str:
+        """Return the middle of the range as the zero point of every block, uint8 [rows, blocks]."""
+        middle = self._bytes("middle_byte", np.full((1, 1), self._stored.middle))
+        return self._node("Expand", "middles", middle, self._ints("shape", [self._stored.rows, self._stored.blocks]))
 
     def floats(self, outputs: list[str]) -> str:
         """Return the weights, float32 [rows, in]."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from ..families.spec import DecoderSpec, LayerSpec
 from ..nbits import ACCURACY_LEVEL, NBits
 from ..packages import onnx
@@ -91,34 +89,31 @@ class OrtOps:
 
 def _nbits_product(g: Graph, name: str, value: str, matrix: StoredNBits, outputs: Sequence[str]) -> str:
     """value · matrixᵀ. The minima of blocks are multiplied with the sums of the value over blocks, in float32."""
-    parts, shape, wide = matrix.tensors, [matrix.rows, matrix.blocks], Widened(g, name, matrix)
+    parts, wide = matrix.tensors, Widened(g, matrix)
     g.loaded_bytes += matrix.loaded_bytes
-    scales, minima = wide.scales(), wide.minima()
+    scales = wide.scales()
+    minima = wide.centred_minima(scales)
     inputs = [value, wide.values() if "low" in parts else g.shared(parts["qweight"]), scales]
     if "qzeros" in parts:
         inputs.append(g.shared(parts["qzeros"]))
     elif "low" in parts:
-        middle = g.constant(f"{name}/middle", np.full((1, 1), matrix.middle, np.uint8))
-        inputs.append(g.node("Expand", f"{name}/middle", [middle, g.ints(f"{name}/middle_shape", shape)]))
+        inputs.append(wide.middles())
     sizes = {"K": matrix.columns, "N": matrix.rows, "bits": matrix.bits, "block_size": matrix.block_size}
     product = g.node(
         "MatMulNBits", name, inputs, () if minima else outputs, domain=MICROSOFT, **sizes, accuracy_level=ACCURACY_LEVEL
     )
     if not minima:
         return product
-    sums = f"{value}/sums_of_{matrix.block_size}"
-    once(g, sums, lambda: _block_sums(g, sums, value, matrix))
-    # The kernel takes the middle of the range for 0, so that much of each minimum is subtracted already.
-    taken = g.node("Mul", f"{name}/taken", [scales, g.floats(f"{name}/half", matrix.middle)])
-    left = g.node("Sub", f"{name}/minima", [minima, taken])
-    moved = g.node("FusedMatMul", f"{name}/minima", [sums, left], domain=MICROSOFT, transB=1)
+    means, size = f"{value}/means_of_{matrix.block_size}", float(matrix.block_size)
+    once(g, means, lambda: _block_means(g, means, value, matrix))
+    moved = g.node("FusedMatMul", f"{name}/minima", [means, minima], domain=MICROSOFT, transB=1, alpha=size)
     return g.node("Sub", name, [product, moved], outputs)
 
 
-def _block_sums(g: Graph, name: str, value: str, matrix: StoredNBits) -> str:
+def _block_means(g: Graph, name: str, value: str, matrix: StoredNBits) -> str:
+    """Return the means of a value over blocks. A pool needs no shape from a tensor, which a slot's file would hold."""
     padding = matrix.blocks * matrix.block_size - matrix.columns
-    if padding:
-        value = g.node("Pad", name, [value, g.ints(f"{name}/padding", [0, 0, 0, 0, 0, padding])])
-    shape = g.ints(f"{name}/shape", [0, 0, matrix.blocks, matrix.block_size])
-    blocks = g.node("Reshape", name, [value, shape])
-    return g.node("ReduceSum", name, [blocks, g.ints(f"{name}/axis", [-1])], [name], keepdims=0)
+    size = [matrix.block_size]
+    return g.node(
+        "AveragePool", name, [value], [name], kernel_shape=size, strides=size, pads=[0, padding], count_include_pad=1
+    )
