@@ -156,6 +156,21 @@ def test_held_out_loss_is_near_that_of_training(lm: LanguageModel, bars: ModuleT
     held({LOSS: ratio}, {LOSS: (0.0, 1.1)}, np.inf)
 
 
+def test_answers_to_sums_count_to_their_results(bars: ModuleType) -> None:
+    sums = sys.modules["sums"]
+    for a, b in sums.PAIRS:
+        counts = [(max(a, b) + i, i) for i in range(1, min(a, b) + 1)]
+        answer = sums.answer_sum(a, b)
+        assert [tuple(map(int, found)) for found in re.findall(r"(\d+) \((\d+)\)", answer)] == counts
+        assert answer.endswith(f". {a} + {b} = {a + b}.")
+        assert answer.startswith(f"That is {b} + {a}. I count {a} on from {b}") == (a < b)
+        answer = sums.answer_difference(a + b, b)
+        assert [tuple(map(int, found)) for found in re.findall(r"(\d+) \((\d+)\)", answer)] == [
+            (a + b - i, i) for i in range(1, b + 1)
+        ]
+        assert answer.endswith(f". {a + b} - {b} = {a}.")
+
+
 def test_a_mangled_name_is_told_from_other_words(bars: ModuleType) -> None:
     assert bars.mangled("Biscuit", "A dog named Biscuit. Then Biscui said: Bisquit!") == ["Biscui", "Bisquit"]
     assert bars.mangled("Theo", "Then Theo and The friend of Theo, Rocky, had tea.") == []
