@@ -15,10 +15,9 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from ..files.file_lock import lock
 from ..files.onnx_file import read_graph, relocate
 from ..session import Session, open_session, session_options
 from . import self_check
-from .regions import Region, copy_regions, regions_of, round_up, scales_of
+from .regions import Region, copy_spans, regions_of, round_up, scales_of, spans_of
 from .tables import shared_tensors, with_short_tables
 
 FOLDER = ".packed"
@@ -37,7 +36,7 @@ LOCK = "lock"
 PACKING = "packing layers for this machine, once"
 Progress = Callable[[str, int, int], object]  # called with what is being done, how many steps are done, and the total
 TRIED = (1, 3, 40)  # tokens per pass: a single token and many tokens use different kernels
-VERSION = 3  # version of the layout of an image and its note
+VERSION = 4  # version of the layout of an image and its note
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,36 @@ class Image:
     def bytes(self) -> int:
         """Number of bytes that one load reads."""
         return sum(region.length for region in self.regions)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The layout that all images of one kind of shard have.
+
+    Attributes:
+        spans: (offset, length) in `slot.bin` of what is read of each tensor, by the tensor's name.
+        digest: what the images of this layout are marked with.
+    """
+
+    spans: dict[str, list[tuple[int, int]]]
+    digest: str
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The parts of `slot.bin` that an image fills."""
+        return tuple(regions_of(self.spans.values()))
+
+    @classmethod
+    def read(cls, folder: Path) -> Kind | None:
+        """Return the layout that the note in a kind's folder has; None if there is no valid note."""
+        try:
+            data = (folder / NOTE).read_bytes()
+            spans = {
+                str(name): [(int(a), int(b)) for a, b in parts] for name, parts in json.loads(data)["spans"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return cls(spans, hashlib.sha256(data).hexdigest())
 
 
 class Images:
@@ -112,10 +141,11 @@ class Images:
         path = self.folder / f"{shard.name}.image"
         try:
             note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            if note["key"] != self._shard_key(shard) or path.stat().st_size != note["bytes"]:
+            kind = Kind.read(self._kind_folder(shard))
+            if not kind or note["key"] != self._shard_key(shard) or note["kind"] != kind.digest:
                 return None
-            image = self._image(shard, path, note)
-            return image if image.graph.is_file() else None
+            image = self._image(shard, path, kind)
+            return image if path.stat().st_size == image.bytes and image.graph.is_file() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -133,38 +163,40 @@ class Images:
     def _pack(self, shard: Shard, path: Path) -> Image:
         with _scratch_folder(self.folder) as scratch:
             pack(with_short_tables(shard, scratch), scratch / "slot.onnx", "slot.bin")
-            packed = read_graph(scratch / "slot.onnx").initializers
-            kind = self._kind_folder(shard)
-            if (scales_are_read := _read_note(kind)) is None:
-                shutil.rmtree(kind, ignore_errors=True)  # it is damaged, if there is one
+            spans = spans_of(read_graph(scratch / "slot.onnx"))
+            folder = self._kind_folder(shard)
+            if (kind := Kind.read(folder)) is None:
+                shutil.rmtree(folder, ignore_errors=True)  # it is damaged, if there is one
                 self._make_kind(shard, scratch)
-                (scratch / "kind").rename(kind)
-                scales_are_read = _read_note(kind)
-            unread = {tensor.name for tensor in shared_tensors(shard)}
-            if not scales_are_read:
-                unread |= {tensor.name for tensor in scales_of(packed)}
-            regions = regions_of(packed, unread)
+                (scratch / "kind").rename(folder)
+                if (kind := Kind.read(folder)) is None:
+                    raise LlamaOnnxError(f"{folder}: was changed while it was written; try again")
+            # ONNX Runtime saves the constants that it folds in no fixed order, so each shard has a layout of its own.
+            own = [span for name in kind.spans for span in spans.get(name, ())]
+            places = [place for parts in kind.spans.values() for place in parts]
+            if [length for _, length in own] != [length for _, length in places]:
+                raise ModelDirectoryError(
+                    f"{shard.path}: differs from the others of its kind; export the model again"
+                )
             data = scratch / "slot.bin"
-            note = {
-                "key": self._shard_key(shard),
-                "bytes": sum(region.length for region in regions),
-                "regions": [asdict(region) for region in regions],
-            }
-            copy_regions(data if data.exists() else kind / "slot.bin", regions, path)
+            copy_spans(data if data.exists() else folder / "slot.bin", own, places, kind.regions, path)
+            note = {"key": self._shard_key(shard), "kind": kind.digest}
         _write(path.with_suffix(".json"), json.dumps(note).encode())  # written last: it makes the image valid
-        return self._image(shard, path, note)
+        return self._image(shard, path, kind)
 
     def _make_kind(self, shard: Shard, scratch: Path) -> None:
         """Make the files that all slots of a kind start from, out of the first of its shards to be packed."""
         graph = scratch / "slot.onnx"
         tables = shared_tensors(shard)  # otherwise every slot would have its own
         relocate(graph, {table.name: table.location for table in tables}, {table.name: table.shape for table in tables})
-        note = {"scales_are_read": self._are_scales_read(shard, graph)}
+        unread = [table.name for table in tables]
+        if not self._are_scales_read(shard, graph):
+            unread += [tensor.name for tensor in scales_of(read_graph(graph))]
         folder = scratch / "kind"
         folder.mkdir()
+        (folder / NOTE).write_text(json.dumps({"spans": spans_of(read_graph(graph), unread)}))
         for name in ("slot.onnx", "slot.bin"):
             (scratch / name).rename(folder / name)
-        (folder / NOTE).write_text(json.dumps(note))
 
     def _are_scales_read(self, shard: Shard, graph: Path) -> bool:
         """Test whether the kernels read the scales of packed matrices.
@@ -174,7 +206,7 @@ class Images:
         session = Session(shard, graph, fold=False)
         before = [self_check.compute(session, self._config, tokens) for tokens in TRIED]
         with graph.with_name("slot.bin").open("r+b") as file:
-            for tensor in scales_of(read_graph(graph).initializers):
+            for tensor in scales_of(read_graph(graph)):
                 _, offset, length = tensor.location
                 originals = os.pread(file.fileno(), length, offset)
                 os.pwrite(file.fileno(), bytes(length), offset)  # the session maps the file, so it sees the zeros
@@ -196,21 +228,12 @@ class Images:
         own = shard.path.with_suffix(".bin").name
         return tuple(shard.path.with_name(name) for name in shard.data_files if name != own)
 
-    def _image(self, shard: Shard, path: Path, note: dict[str, Any]) -> Image:
-        kind = self._kind_folder(shard)
-        regions = tuple(Region(**region) for region in note["regions"])
-        return Image(path, kind / "slot.onnx", kind / "slot.bin", regions, self._shared(shard))
+    def _image(self, shard: Shard, path: Path, kind: Kind) -> Image:
+        folder = self._kind_folder(shard)
+        return Image(path, folder / "slot.onnx", folder / "slot.bin", kind.regions, self._shared(shard))
 
     def _shard_key(self, shard: Shard) -> str:
         return hashlib.sha256(f"{self._key} {shard.digest}".encode()).hexdigest()
-
-
-def _read_note(kind: Path) -> bool | None:
-    """Return whether the scales of a kind are read, from the note in its folder; None if there is no valid note."""
-    try:
-        return bool(json.loads((kind / NOTE).read_text(encoding="utf-8"))["scales_are_read"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _write(path: Path, data: bytes) -> None:

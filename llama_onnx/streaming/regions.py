@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Container, Sequence
+import re
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from ..errors import LlamaOnnxError
-from ..files.onnx_file import Initializer
+from ..files.onnx_file import Graph, Initializer
 
 PAGE = 4096
 PIECE = 8 << 20  # bytes per read, large enough for the full speed of the disk
 READERS = 2  # concurrent reads
-MATRIX, SCALES = ".qweight", ".scales"  # suffixes of the initializers of a quantised matrix
 
 
 @dataclass(frozen=True)
@@ -38,30 +39,56 @@ def forget_pages(descriptor: int) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def regions_of(tensors: Sequence[Initializer], unread: Container[str]) -> list[Region]:
-    """Return the regions of a packed data file that hold tensors, except the tensors named in `unread`."""
-    spans = [
-        span
-        for tensor in tensors
+def spans_of(graph: Graph, unread: Container[str] = ()) -> dict[str, list[tuple[int, int]]]:
+    """Return (offset, length) in the data file of what is read of each tensor, except the tensors named in `unread`.
+
+    The names are those of a layer without its number, so that layers of one kind have the same ones.
+    """
+    return {
+        re.sub(r"(?<=\blayers\.)\d+", "", tensor.name): _packed_spans(tensor) or [tensor.location[1:]]
+        for tensor in graph.initializers
         if tensor.name not in unread and tensor.location[0]
-        for span in _packed_spans(tensor) or [tensor.location[1:]]
-    ]
-    return _merged([_whole_pages(offset, length) for offset, length in spans if length])
+    }
 
 
-def scales_of(tensors: Sequence[Initializer]) -> list[Initializer]:
+def regions_of(spans: Iterable[Sequence[tuple[int, int]]]) -> list[Region]:
+    """Return the regions of a data file that hold these spans of tensors."""
+    return _merged([_whole_pages(offset, length) for parts in spans for offset, length in parts if length])
+
+
+def scales_of(graph: Graph) -> list[Initializer]:
     """Return the scales of the matrices that were packed."""
-    packed = {tensor.name.removesuffix(MATRIX) for tensor in tensors if _packed_spans(tensor)}
-    return [tensor for tensor in tensors if tensor.name.endswith(SCALES) and tensor.name.removesuffix(SCALES) in packed]
+    tensors = {tensor.name: tensor for tensor in graph.initializers}
+    packed = {tensor.name for tensor in graph.initializers if _packed_spans(tensor)}
+    names = {node.inputs[2] for node in graph.nodes if node.op_type == "MatMulNBits" and node.inputs[1] in packed}
+    return [tensors[name] for name in sorted(names & tensors.keys())]
 
 
-def copy_regions(source: Path, regions: Sequence[Region], target: Path) -> None:
-    """Write the regions of a file one after another into another file, and replace that file atomically."""
+def copy_spans(
+    source: Path,
+    spans: Sequence[tuple[int, int]],
+    places: Sequence[tuple[int, int]],
+    regions: Sequence[Region],
+    target: Path,
+) -> None:
+    """Write an image, and replace the file atomically: the bytes of regions, one region after another.
+
+    Args:
+        source: the data file of a packed shard.
+        spans: (offset, length) of what is copied from it.
+        places: (offset, length) of the same in the file that the regions are parts of.
+        regions: those that hold all places.
+        target: the image.
+    """
+    starts = dict(zip(regions, accumulate((region.length for region in regions), initial=0), strict=False))
     temporary = target.with_name(target.name + ".tmp")
     with source.open("rb") as read, temporary.open("wb") as write:
-        for region in regions:
-            read.seek(region.offset)
-            write.write(read.read(region.length).ljust(region.length, b"\0"))
+        for (offset, length), (place, _) in zip(spans, places, strict=True):
+            region = next(r for r in regions if r.offset <= place < r.offset + r.length)
+            read.seek(offset)
+            write.seek(starts[region] + place - region.offset)
+            write.write(read.read(length))
+        write.truncate(sum(region.length for region in regions))
         write.flush()
         os.fsync(write.fileno())
         forget_pages(write.fileno())
@@ -157,10 +184,7 @@ def _packed_spans(tensor: Initializer) -> list[tuple[int, int]]:
 
 
 def _whole_pages(offset: int, length: int) -> Region:
-    """Return the region around a tensor.
-
-    A small tensor may start anywhere in a page. The rest of the page is copied too: it belongs to the same shard.
-    """
+    """Return the region around a tensor. A small tensor may start anywhere in a page."""
     start = offset // PAGE * PAGE
     return Region(start, round_up(offset + length) - start)
 
