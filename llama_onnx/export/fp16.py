@@ -70,7 +70,7 @@ def _convert_shard(g: Graph, shard: Shard, config: ModelConfig, writer: ModelWri
                 array = to_half(tensor.name, read_tensor(tensor, config.directory), report)
             g.weight(tensor.name, array, loaded_bytes=0)
             if tensor.name in tables:
-                g.loaded_bytes = looked_up_bytes(array.nbytes, config.vocab_size, 1)
+                g.loaded_bytes = looked_up_bytes([array.nbytes], config.vocab_size)
         else:
             # It belongs to another shard, which is already converted (tied embeddings), or to a file that is copied.
             owner = next((other.name for other in config.shards if place == f"{other.name}.bin"), None)

@@ -90,6 +90,13 @@ class NBits:
         blocks = self.packed.shape[0] * self.packed.shape[1]
         return self.packed.nbytes + blocks * (LOADED_BYTES_OF_BLOCK + (0 if self.minima is None else 4))
 
+    def trimmed(self) -> NBits:
+        """Return the matrix in the smallest block that holds a row, if it has one block only: the rest is padding."""
+        size = min((size for size in BLOCK_SIZES if size >= self.columns), default=self.block_size)
+        if self.packed.shape[1] > 1 or size >= self.block_size:
+            return self
+        return replace(self, packed=np.ascontiguousarray(self.packed[:, :, : size * self.bits // 8]))
+
     def rows(self, arrange: Callable[[np.ndarray], np.ndarray]) -> NBits:
         """Return the matrix with its rows rearranged. Rows of zeros that `arrange` adds are 0, as their scales are."""
 

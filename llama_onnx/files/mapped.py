@@ -1,16 +1,12 @@
-"""What a table takes that is mapped from a file and of which only a few rows are read: the embedding."""
+"""What tables take that are mapped from a file and of which only a few rows are read: the embedding."""
+
+from collections.abc import Iterable
 
 LOOKED_UP = 128  # rows read before the file is mapped anew, which frees the pages of all earlier ones
-AROUND = 64 << 10  # bytes that Linux maps at once around a page that is read (measured: 64 KB a row and tensor)
-MOST_TENSORS = 6  # of a table: values in two planes, scales and minima in two levels each
+AROUND = 64 << 10  # bytes that Linux maps around a row that it has to read (measured); more of what is in its cache
+TENSORS = 3  # most of them that are large: values in two planes, scales
 
 
-def looked_up_bytes(table: int, rows: int, tensors: int = MOST_TENSORS) -> int:
-    """Return the most bytes that a table takes while rows are looked up in it.
-
-    Args:
-        table: its bytes.
-        rows: how many it has.
-        tensors: how many tensors it is stored in.
-    """
-    return min(table, LOOKED_UP * (tensors * AROUND + table // rows))
+def looked_up_bytes(tables: Iterable[int], rows: int) -> int:
+    """Return the most bytes that tables of so many bytes, with so many rows each, take while rows are looked up."""
+    return sum(min(table, LOOKED_UP * (AROUND + table // rows)) for table in tables)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...config import ModelConfig, Shard
 from ..families.spec import EMBEDDING, HEAD
-from ..graphs.compact import StoredNBits, products, read
+from ..graphs.compact import StoredNBits, find, products, read
 from ..graphs.stored import read_graph, read_tensor
 from ..nbits import dequantize
 from ..packages import onnx
@@ -101,7 +101,9 @@ def matrices(shard: Shard) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
         if packed is not None:  # before a MatMul it is [in, out]
             transposed = any(n.op_type == "MatMul" and node.output[0] in n.input for n in graph.node)
             yield _public_name(packed, shard), partial(_read_linear, node, tensors, folder, transposed)
-    for stored in products(graph):
+    width = graph.output[0].type.tensor_type.shape.dim[-1].dim_value  # of the rows that an embedding looks up
+    table = find(tensors, EMBEDDING, width) if shard.name == "embed" else None
+    for stored in [*products(graph), *([table] if table else [])]:
         yield _public_name(f"{stored.stem}weight", shard), partial(_read_nbits, stored, folder)
     taken = {name for node in linear for name in node.input}
     for name, tensor in tensors.items():

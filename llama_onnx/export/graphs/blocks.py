@@ -46,10 +46,10 @@ def build_embed(g: Graph, spec: DecoderSpec, weights: Weights, ops: Ops) -> None
     if isinstance(table, NBits):
         stored = write(g.weights, EMBEDDING, table)
         parts = [int(external(tensor, "length")) for tensor in stored.tensors.values()]
-        g.loaded_bytes = looked_up_bytes(sum(parts), spec.vocab_size, len(parts))
+        g.loaded_bytes = looked_up_bytes(parts, spec.vocab_size)
         rows = Widened(g, stored, "input_ids").floats(found)
     else:
-        name = g.weight(EMBEDDING, table, looked_up_bytes(table.nbytes, spec.vocab_size, 1))
+        name = g.weight(EMBEDDING, table, looked_up_bytes([table.nbytes], spec.vocab_size))
         if table.dtype == FLOAT:
             rows = g.node("Gather", "/embed_tokens", [name, "input_ids"], found)
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..nbits import Levels, NBits, Numbers, unpack_bits
+from ..nbits import BLOCK_SIZES, Levels, NBits, Numbers, unpack_bits
 from ..packages import onnx
 from .graph import Graph, WeightFile
 from .stored import read_tensor
@@ -56,7 +56,7 @@ class StoredNBits:
         if "low" in self.tensors:
             return self.columns // self.blocks
         sizes = [self.tensors["qweight"].dims[2] * 8 // bits for bits in (8, 4, 2)]
-        return next(size for size in sizes if -(-self.columns // size) == self.blocks)
+        return next(size for size in sizes if size in BLOCK_SIZES and -(-self.columns // size) == self.blocks)
 
     @property
     def bits(self) -> int:
@@ -88,6 +88,7 @@ class StoredNBits:
 
 def write(weights: WeightFile, tensor: str, matrix: NBits) -> StoredNBits:
     """Write a matrix to a weight file; `tensor` is its name in the checkpoint."""
+    matrix = matrix.trimmed()  # otherwise bits and block size could not be told from the shape
     stem = tensor.removesuffix("weight")
     tensors: dict[str, onnx.TensorProto] = {}
 
@@ -124,7 +125,7 @@ def find(tensors: Tensors, tensor: str, columns: int) -> StoredNBits | None:
 
 
 def products(graph: onnx.GraphProto) -> list[StoredNBits]:
-    """Return the matrices that a graph multiplies with."""
+    """Return the quantised matrices that a graph multiplies with."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     widths: dict[str, int] = {}
     for node in graph.node:
@@ -196,8 +197,7 @@ class Widened:
     def __init__(self, g: Graph, stored: StoredNBits, ids: str = "") -> None:
         """Widen everything, or the rows of `ids` [batch, sequence].
 
-        The names of the nodes have no number of a layer: ONNX Runtime saves folded values in an order that depends on
-        their names, and layers of one kind must have the same order.
+        The names of the nodes have no number of a layer, so that what layers of one kind fold has the same names.
         """
         self._name = f"/widened/{re.sub(LAYER, '', stored.stem)[:-1]}"
         self._g, self._stored = g, stored

@@ -130,7 +130,7 @@ def test_a_model_compared_with_itself_is_exact(model: Path) -> None:
 def test_fewer_bits_are_worse_in_every_way(comparison: Comparison) -> None:
     fp16, int8, int4 = comparison.outcomes
     for better, worse in ((fp16, int8), (int8, int4)):
-        for first, second in zip(better.shards[1:], worse.shards[1:], strict=True):
+        for first, second in zip(better.shards[1:-1], worse.shards[1:-1], strict=True):
             assert first.local.sqnr > second.local.sqnr + 10
             assert first.accumulated.sqnr > second.accumulated.sqnr + 10
         found, other = better.distribution.summary(), worse.distribution.summary()
@@ -204,8 +204,11 @@ def test_weights_are_read_as_the_operators_compute_with_them(checkpoint: Path, p
         assert found.keys() == {key for key, array in expected.items() if array.ndim == 2}
         for key, array in found.items():
             wanted = expected[key].astype(np.float16).astype(np.float32)
-            if name != "fp16" and "embed" not in key:
-                wanted = dequantize(quantize_rtn(expected[key], 8 if name == "int8" else 4, 32))
+            if name == "int8":
+                wanted = dequantize(quantize_rtn(expected[key], 8, 32))
+            elif name.startswith("int4"):  # some have 8 bits; how they are rounded is tested with the quantisers
+                assert np.abs(array - expected[key]).max() < 0.15 * np.abs(expected[key]).max(), key
+                continue
             np.testing.assert_allclose(array, wanted, atol=1e-6, err_msg=f"{name} {key}")
 
 

@@ -20,6 +20,8 @@ from llama_onnx.export.fp16 import convert
 from llama_onnx.export.graphs.graph import Graph, WeightFile
 from llama_onnx.export.graphs.styles import get_ops
 from llama_onnx.export.nbits import dequantize, quantize_rtn
+from llama_onnx.export.quantize.quantizer import quantize
+from llama_onnx.export.quantize.settings import FORMATS, Options, Settings
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config
 from llama_onnx.session import start_runtime
@@ -183,13 +185,13 @@ def test_fp16_of_both_styles_agree(exported: Any, tmp_path: Path, name: str) -> 
     np.testing.assert_allclose(results[0], expected_of(name)["logits"], rtol=0, atol=0.1)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", ["llama-gqa", "phi3-window", "gemma3-head-dim-24"])
-def test_quantised_styles_agree(tmp_path: Path, name: str, dtype: str) -> None:
+def test_quantised_styles_agree(tmp_path: Path, name: str, bits: int) -> None:
     ids = expected_of(name)["ids"]
     results = []
-    for style in STYLES:
-        export(FIXTURES / name, tmp_path / style, dtype, 32, ops=style)
+    for form, style in FORMATS.items():
+        quantize(FIXTURES / name, tmp_path / style, Settings("rtn", 32), Options(bits=bits, form=form))
         results.append(decoder_of(tmp_path / style).logits(ids))
     # The fused operator rounds activations to 8 bits, which limits how well the two agree.
     assert np.corrcoef(results[0].ravel(), results[1].ravel())[0, 1] > 0.99

@@ -184,9 +184,18 @@ def test_a_model_directory_quantises_like_its_checkpoint(checkpoint: Path, tmp_p
     assert (tmp_path / "indirect" / "tokenizer.model").is_file()
 
 
-def test_rtn_equals_the_plain_export(checkpoint: Path, tmp_path: Path) -> None:
-    export(checkpoint, tmp_path / "export", "int4", 32)
-    quantize(checkpoint, tmp_path / "out", Settings("rtn", 32))
+@pytest.mark.parametrize(
+    ("dtype", "settings", "options"),
+    [
+        ("int8", Settings("rtn", 32), Options(bits=8, embedding_bits=8)),
+        ("int4", Settings("k_quant", 32, minima=True), Options(head_bits=8, embedding_bits=8, mixed="sensitive")),
+    ],
+)
+def test_plain_export_is_this_recipe(
+    checkpoint: Path, tmp_path: Path, dtype: str, settings: Settings, options: Options
+) -> None:
+    export(checkpoint, tmp_path / "export", dtype, 32)
+    quantize(checkpoint, tmp_path / "out", settings, options)
     for name in ("embed", "decoder-00", "head"):
         assert (tmp_path / "out" / f"{name}.bin").read_bytes() == (tmp_path / "export" / f"{name}.bin").read_bytes()
 
@@ -535,9 +544,9 @@ def test_picture_that_cannot_be_drawn_is_refused_before_anything_is_quantised(
 
 @pytest.mark.parametrize("option", ["--awqlite-alpha-step", "--awqclip-alpha-step", "--awqclip-alpha-min"])
 def test_error_about_a_setting_names_the_option_that_was_typed(
-    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["quantize", str(tmp_path / "in"), str(tmp_path / "out"), option, "7"]) == 1
+    assert main(["quantize", str(checkpoint), str(tmp_path / "out"), option, "7"]) == 1
     assert capsys.readouterr().err == f"error: {option} is 7.0; use a number from 0.001 to 1\n"
 
 
