@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +86,17 @@ def size(folder: Path) -> int:
 def speeds(sides: dict[str, dict[str, Any]], vocabulary: int, rounds: int) -> dict[str, dict[str, float]]:
     """Return the medians of prefill and decode in tokens per second for each engine; they take turns."""
     prompt = random_prompt(PROMPT, vocabulary)
-    engines = {name: Engine(threads=2, ctx=PROMPT + NEW + 8, **side) for name, side in sides.items()}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    try:
+    with ExitStack() as stack:
+        engines = {
+            name: stack.enter_context(Engine(threads=2, ctx=PROMPT + NEW + 8, **side)) for name, side in sides.items()
+        }
         for number in range(rounds + 1):
             for name in list(engines)[:: 1 if number % 2 else -1]:
                 answer = engines[name].ask(prompt=prompt, new=NEW)
                 if number:  # the first round warms up
                     rates = PROMPT / answer["prompt_seconds"], (answer["new"] - 1) / answer["new_seconds"]
                     found[name].append(rates)
-    finally:
-        for engine in engines.values():
-            engine.close()
     return {
         name: dict(zip(("prefill", "decode"), np.median(rates, 0).tolist(), strict=True))
         for name, rates in found.items()

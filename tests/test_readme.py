@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_files import write_gguf_model
 from helpers import ROOT, make_checkpoint
 
 from llama_onnx.commands.command_line import VERBS
@@ -140,6 +141,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     make_checkpoint(folder / "HF_DIR", max_position_embeddings=1024, num_key_value_heads=1, **small)
+    write_gguf_model(folder / "model.gguf", folder / "HF_DIR")
     for dtype in ("fp32", "fp16", "int8", "int4"):
         export(folder / "HF_DIR", folder / "models" / f"stories-{dtype}", dtype, 32)
     shutil.copytree(folder / "models" / "stories-fp32", folder / "models" / "mine")
@@ -158,7 +160,7 @@ def project(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A directory with the scripts, and all files that the commands read."""
     folder = tmp_path / "project"
     shutil.copytree(models, folder)
-    for name in ("demo.py", "tools", "models/demo", "benchmarks"):
+    for name in ("demo.py", "tools", "models/demo", "benchmarks", "tests"):
         (folder / name).symlink_to(ROOT / name)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LLAMA_ONNX_CACHE", str(tmp_path / "cache"))

@@ -116,7 +116,7 @@ def progress_bar(title: str) -> Iterator[Callable[[float], None]]:
 def wipe_bar() -> None:
     """Wipe the progress bar, if one is shown."""
     global _bar
-    if _bar:
+    if _bar and sys.stderr.isatty():
         print(WIPE, end="", file=sys.stderr, flush=True)
     _bar = ""
 

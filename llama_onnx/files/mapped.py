@@ -10,3 +10,8 @@ TENSORS = 3  # most of them that are large: values in two planes, scales
 def looked_up_bytes(tables: Iterable[int], rows: int) -> int:
     """Return the most bytes that tables of so many bytes, with so many rows each, take while rows are looked up."""
     return sum(min(table, LOOKED_UP * (AROUND + table // rows)) for table in tables)
+
+
+def at_most(loaded: int, stored: int, rows: int) -> int:
+    """Return the bytes that the manifest gives for an embedding of `stored` bytes; old ones give the whole table's."""
+    return min(loaded, looked_up_bytes([stored] * TENSORS, rows))

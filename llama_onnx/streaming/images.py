@@ -175,9 +175,7 @@ class Images:
             own = [span for name in kind.spans for span in spans.get(name, ())]
             places = [place for parts in kind.spans.values() for place in parts]
             if [length for _, length in own] != [length for _, length in places]:
-                raise ModelDirectoryError(
-                    f"{shard.path}: differs from the others of its kind; export the model again"
-                )
+                raise ModelDirectoryError(f"{shard.path}: differs from the others of its kind; export the model again")
             data = scratch / "slot.bin"
             copy_spans(data if data.exists() else folder / "slot.bin", own, places, kind.regions, path)
             note = {"key": self._shard_key(shard), "kind": kind.digest}

@@ -131,11 +131,10 @@ def test_choices_and_defaults_of_the_verbs_match_the_library() -> None:
     from llama_onnx.commands import compare, export, quantize
     from llama_onnx.export.compare.comparison import DEFAULT_CTX
     from llama_onnx.export.graphs.styles import get_ops
-    from llama_onnx.export.graphs.weights import Precision
     from llama_onnx.export.nbits import BITS, BLOCK_SIZES
     from llama_onnx.export.quantize.bits import FLOAT_BITS, RULES
     from llama_onnx.export.quantize.methods.registry import METHODS
-    from llama_onnx.export.quantize.settings import FORMATS, Options, Settings
+    from llama_onnx.export.quantize.settings import FORMATS, ROUNDED, Options, Settings
 
     assert (quantize.METHODS, quantize.BITS, quantize.BLOCK_SIZES) == (METHODS, BITS, BLOCK_SIZES)
     assert (FLOAT_BITS, tuple(FORMATS), RULES) == (quantize.FLOAT_BITS, quantize.FORMATS, quantize.RULES)
@@ -143,8 +142,7 @@ def test_choices_and_defaults_of_the_verbs_match_the_library() -> None:
     assert (settings, more) == (Settings(), Options())
     assert settings.algo == "k_quant"
     assert compare.WINDOW == DEFAULT_CTX
-    for dtype in export.DTYPES:
-        Precision(dtype, 128)
+    assert ("auto", "fp32", "fp16", *sorted(ROUNDED, reverse=True)) == export.DTYPES
     for ops in export.OPS:
         get_ops(ops)
 

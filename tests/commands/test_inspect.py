@@ -28,7 +28,8 @@ def big_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("dtype", "ops", "precision"),
     [
-        ("fp32", "ort", "float32"), ("fp16", "ort", "float16"), ("int4", "ort", "int4/32 + int8/32"), ("int8", "ort", "int8/32"),
+        ("fp32", "ort", "float32"), ("fp16", "ort", "float16"),
+        ("int4", "ort", "int4/32 + int8/32"), ("int8", "ort", "int8/32"),
         ("int4", "onnx", "int4/32 + int8/32"), ("int8", "onnx", "int8/32"),
     ],
 )  # fmt: skip

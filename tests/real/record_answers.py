@@ -35,7 +35,8 @@ def record(path: Path) -> list[dict[str, object]]:
             [[entry["id"], round(entry["logprob"], 4)] for entry in place["top_logprobs"]]
             for place in answer["completion_probabilities"]
         ]
-        found.append({"ids": ids, "likeliest": places})
+        if len(places) == TOKENS:  # it leaves tokens out that are part of a character
+            found.append({"ids": ids, "likeliest": places})
     return found
 
 
