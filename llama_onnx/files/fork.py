@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 
 
 def exit_without_destructors() -> None:
@@ -14,3 +15,9 @@ def exit_without_destructors() -> None:
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
         libc.on_exit(libc._exit, None)
+
+
+def watch_forks() -> None:
+    """Let every child that is forked from now on exit without destructors."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=exit_without_destructors)

@@ -1,0 +1,70 @@
+"""Threads spin while they wait only where nobody else needs the cores."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_onnx.errors import RequestError
+from llama_onnx.files import threads
+from llama_onnx.files.threads import OtherProcesses, checked_threads, usable_cores
+
+ROOT = Path(__file__).parents[1]
+SPIN = "while True: pass"
+CHOICE = """
+import llama_onnx.session as session
+from llama_onnx.files.threads import OtherProcesses
+OtherProcesses.cores = lambda self: {busy}
+import llama_onnx
+with llama_onnx.load("models/demo", threads=2) as lm:
+    text = lm.generate("hello", llama_onnx.SamplingParams(temperature=0, max_tokens=8))
+print(session._shared, text)
+"""
+
+
+def choice(busy: float) -> tuple[str, str]:
+    command = [sys.executable, "-c", CHOICE.format(busy=busy)]
+    shared, _, text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.partition(
+        " "
+    )
+    return shared, text
+
+
+def test_pools_are_chosen_by_what_others_use_and_the_text_is_the_same() -> None:
+    (quiet, text), (busy, same) = choice(0.0), choice(threads.BUSY * usable_cores())
+    assert (quiet, busy) == ("True", "False")
+    assert text == same != "\n"
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="the system does not tell how busy it is")
+def test_a_busy_process_is_noticed_and_own_work_is_not() -> None:
+    measured = OtherProcesses()
+    end = measured._began + 0.5
+    while threads.time.monotonic() < end:
+        pass
+    alone = measured.cores()
+    with subprocess.Popen([sys.executable, "-c", SPIN]) as other:
+        try:
+            measured = OtherProcesses()
+            threads.time.sleep(0.5)
+            beside = measured.cores()
+        finally:
+            other.kill()
+    assert beside > 0.5
+    assert alone < beside + 0.5  # other tests may run meanwhile
+
+
+def test_a_system_that_does_not_tell_counts_as_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_seconds_of_others", lambda: None)
+    assert OtherProcesses().cores() == 0.0
+    assert not OtherProcesses().need_cores()
+
+
+@pytest.mark.parametrize("number", [0, -1, 1 << 20, 1.5, True, "2"])
+def test_number_of_threads_out_of_range_is_refused(number: object) -> None:
+    with pytest.raises(RequestError, match="threads must be 1 to"):
+        checked_threads(number)  # type: ignore[arg-type]
+    assert checked_threads(None) == usable_cores()
