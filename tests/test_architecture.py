@@ -73,7 +73,7 @@ RUNS = {"run", "run_with_iobinding", "run_with_ort_values", "run_async"}  # name
 # resident, with the loader from which it borrows sessions, and the session of the embedding.
 EXECUTED = (
     "text/", "streaming/promise.py", "streaming/available.py", "streaming/pool.py", "streaming/loader.py",
-    "streaming/lookups.py", "files/mapped.py",
+    "streaming/lookups.py", "files/mapped.py", "files/threads.py", "files/fork.py",
 )  # fmt: skip
 
 

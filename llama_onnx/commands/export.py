@@ -15,7 +15,7 @@ EXAMPLES = """examples:
   %(prog)s checkpoints/alpaca models/alpaca-int4 --dtype int4 --block-size 32
   %(prog)s model.gguf models/mine            # keeps the file's own precision
 """
-DTYPES = ("auto", "fp32", "fp16", "int8", "int4")
+DTYPES = ("auto", "fast", "fp32", "fp16", "int8", "int4")
 OPS = ("ort", "onnx")
 
 
@@ -30,12 +30,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="how the matrices are stored; auto keeps the integers and scales of a quantised file (default: auto for a "
-        "quantised file or checkpoint, fp32 for floats)",
+        help="how the matrices are stored; auto keeps the integers and scales of a quantised file, fast rounds them "
+        "once more, into larger blocks (default: auto for a quantised file or checkpoint, fp32 for floats)",
     )
     parser.add_argument(
         "--block-size", type=int, metavar="N",
-        help="weights that share a scale in int8 and int4 (default: 128 in int8, 32 in int4)",
+        help="weights that share a scale in int8 and int4 (default: 128, 32 in int4)",
     )  # fmt: skip
     parser.add_argument(
         "--ops", choices=OPS, default="ort",

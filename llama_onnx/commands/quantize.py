@@ -27,7 +27,7 @@ BITS = (2, 4, 8)
 FLOAT_BITS = 16
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 FORMATS = ("nbits", "qdq")
-RULES = ("last_matmul", "first_last", "sensitive", "auto")
+RULES = ("last_matmul", "first_last", "sensitive", "stored", "auto")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -24,8 +24,8 @@ def export(
         source: a checkpoint in any format that `open_checkpoint` reads.
         out: the directory to make. An existing model there is replaced once the new one is complete.
         dtype: how matrices are stored: 'auto' (as the checkpoint stores them), 'fp32', 'fp16', or rounded to 'int8' or
-            'int4' by the `recipe` of each. Norm weights and biases are always float32. None means 'auto' for a
-            quantised checkpoint, else 'fp32'.
+            'int4', or 'fast', by the `recipe` of each. Norm weights and biases are always float32. None means 'auto'
+            for a quantised checkpoint, else 'fp32'.
         block_size: how many weights share a scale in int8 and int4; None is the recipe's.
         ops: 'ort' for ONNX Runtime's fused operators, 'onnx' for standard operators only.
 
@@ -36,6 +36,8 @@ def export(
     out, style = Path(out), get_ops(ops)
     if dtype is None:
         dtype = "auto" if ops == "ort" and is_quantized(open_checkpoint(source)) else "fp32"
+    if dtype == "fast" and not is_quantized(open_checkpoint(source)):
+        raise RequestError(f"{source} holds floats, and 'fast' is for quantised weights; use --dtype int4")
     if dtype in ROUNDED:
         quantize(source, out, *recipe(dtype, block_size, ops))
         return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ EMBED_NAME, HEAD = "embed_tokens", "lm_head"
 MORE_BITS = 8  # for the matrices that a rule prefers
 FLOAT_BITS = 16  # stored in float16
 SENSITIVE = "sensitive"
-RULES = ("last_matmul", "first_last", SENSITIVE, "auto")
+STORED = "stored"
+RULES = ("last_matmul", "first_last", SENSITIVE, STORED, "auto")
 
 
 def matrix_names(spec: DecoderSpec) -> list[str]:
@@ -37,6 +39,7 @@ def plan(
     head_bits: int | None = None,
     layers_8bit: str | None = None,
     mixed: str | None = None,
+    stored: Callable[[str], int | None] = lambda name: None,
 ) -> dict[str, int]:
     """Return the bits of each matrix by its name.
 
@@ -46,10 +49,11 @@ def plan(
         head_bits: of lm_head.
         layers_8bit: layers or names of matrices that get 8 bits, such as '0,1,31'.
         mixed: 'last_matmul': lm_head gets 8 bits. 'first_last': the first and the last layer get 8 bits. 'sensitive':
-            v and down get 8 bits in about half of the layers, as in llama.cpp's Q4_K_M. 'auto': changes nothing here;
-            see `auto_bits`. Anything else is the path of a table: CSV (layer, tensor, bits; a row without a tensor
-            stands for the whole layer) or JSON ({name or layer: bits}). The quant table of an earlier run is such a
-            table.
+            v and down get 8 bits in about half of the layers, as in llama.cpp's Q4_K_M. 'stored': 8 bits where the
+            checkpoint has more than `bits`. 'auto': changes nothing here; see `auto_bits`. Anything else is the path of
+            a table: CSV (layer, tensor, bits; a row without a tensor stands for the whole layer) or JSON ({name or
+            layer: bits}). The quant table of an earlier run is such a table.
+        stored: gives the bits of a tensor of the checkpoint by its name, None if it is stored in floats.
 
     Raises:
         RequestError: the table cannot be read, or a name or a number of bits is not valid.
@@ -63,6 +67,10 @@ def plan(
         count, edge = spec.num_layers, spec.num_layers // 8
         some = [i for i in range(count) if i < edge or i >= 7 * count // 8 or (i - edge) % 3 == 2]
         _set(chosen, {f"{i}.{name}": MORE_BITS for i in some for name in ("self_attn.v_proj", "mlp.down_proj")}, mixed)
+    elif mixed == STORED:
+        for i, (name, p) in product(range(spec.num_layers), spec.projections.items()):
+            if (stored(f"model.layers.{i}.{p.tensor}.weight") or FLOAT_BITS) > bits:
+                chosen[f"{i}.{name}"] = MORE_BITS
     elif mixed and mixed != "auto":
         _set(chosen, _read_table(Path(mixed)), mixed)
     if layers_8bit:

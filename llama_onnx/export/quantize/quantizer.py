@@ -21,7 +21,7 @@ from ..readers.open import open_checkpoint
 from ..shards import checked_spec, fingerprint, manifest_model, write_shards
 from ..writer import ModelWriter, write_json
 from . import auto_bits, calibration
-from .bits import FLOAT_BITS, HEAD, SENSITIVE, matrix_sizes, mean_bits, plan
+from .bits import FLOAT_BITS, HEAD, SENSITIVE, STORED, matrix_sizes, mean_bits, plan
 from .blas import one_blas_thread
 from .layer import LayerQuantizer
 from .methods.registry import CALIBRATED
@@ -62,7 +62,7 @@ def quantize(
     checkpoint = open_checkpoint(source)
     spec = checked_spec(checkpoint)
     default = options.bits if options.mixed != "auto" else 4  # auto chooses the bits later: for qdq, 4 or more
-    bits = plan(spec, default, options.head_bits, options.layers_8bit, options.mixed)
+    bits = plan(spec, default, options.head_bits, options.layers_8bit, options.mixed, checkpoint.stored_bits)
     if options.form == "qdq" and (2 in bits.values() or options.embedding_bits == 4):
         raise RequestError("qdq supports matrices of 4 or 8 bits and embeddings of 8 or 16; use --format nbits")
     reads_text = settings.algo in CALIBRATED or options.mixed == "auto"
@@ -147,7 +147,7 @@ def _title(out: Path, settings: Settings) -> str:
 
 def _precision(settings: Settings, options: Options, bits: dict[str, int], spec: DecoderSpec) -> dict[str, str]:
     inside = {number for name, number in bits.items() if name != HEAD}
-    alike = options.mixed == SENSITIVE or (len(inside) == 1 and inside != {FLOAT_BITS})
+    alike = options.mixed in (SENSITIVE, STORED) or (len(inside) == 1 and inside != {FLOAT_BITS})
     weights = f"int{min(inside)}" if alike else "mixed"
     return {
         "weights": weights,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from ...errors import RequestError
 from ..nbits import BITS, check_format
-from .bits import FLOAT_BITS, SENSITIVE
+from .bits import FLOAT_BITS, SENSITIVE, STORED
 from .methods.common import Format
 from .methods.registry import check_method
 
 FORMATS = {"nbits": "ort", "qdq": "onnx"}  # and the style of graph for each
-BLOCK_SIZES_OF = {"int8": 128, "int4": 32}  # of `recipe`
+BLOCK_SIZES_OF = {"int8": 128, "int4": 32, "fast": 128}  # of `recipe`
 ROUNDED = tuple(BLOCK_SIZES_OF)
 FINEST_STEP = 0.001  # of a search, which quantises a matrix at every step
 PORTABLE = "rtn_dq"  # listed as a method, but is rtn written as qdq
@@ -78,11 +78,11 @@ class Options:
 
 
 def recipe(dtype: str, block_size: int | None = None, ops: str = "ort") -> tuple[Settings, Options]:
-    """Return how `export` makes 'int4' and 'int8': without calibration text, embedding and lm_head in 8 bits.
+    """Return how `export` rounds: without calibration text, embedding and lm_head in 8 bits.
 
     Args:
-        dtype: one of `ROUNDED`.
-        block_size: how many weights share a scale; None means 32 in int4 and 128 in int8.
+        dtype: 'int4', 'int8', or 'fast': 4 bits where a quantised file has 4 or fewer, 8 where it has more.
+        block_size: how many weights share a scale; None means 32 in int4 and 128 in the others.
         ops: the style of graph.
     """
     form = next(form for form, style in FORMATS.items() if style == ops)
@@ -90,7 +90,8 @@ def recipe(dtype: str, block_size: int | None = None, ops: str = "ort") -> tuple
         options = Options(bits=8, embedding_bits=8, form=form, keep=True)
         return Settings("rtn", BLOCK_SIZES_OF[dtype] if block_size is None else block_size), options
     size = BLOCK_SIZES_OF[dtype] if block_size is None else block_size
-    options = Options(bits=4, head_bits=8, embedding_bits=8, mixed=SENSITIVE, form=form, keep=True)
+    mixed, keep = (STORED, False) if dtype == "fast" else (SENSITIVE, True)
+    options = Options(bits=4, head_bits=8, embedding_bits=8, mixed=mixed, form=form, keep=keep)
     return Settings("k_quant", size, zero_point=ops == "onnx", minima=ops == "ort"), options
 
 

@@ -15,6 +15,7 @@ from checkpoint_files import GGUF_NAMES  # noqa: E402
 from helpers import random_tensors  # noqa: E402
 
 import llama_onnx  # noqa: E402
+from llama_onnx.errors import RequestError  # noqa: E402
 from llama_onnx.export.exporter import export  # noqa: E402
 from llama_onnx.export.graphs.compact import Widened, find, products, read, write  # noqa: E402
 from llama_onnx.export.graphs.graph import Graph, WeightFile  # noqa: E402
@@ -191,6 +192,26 @@ def test_an_auto_export_streams_with_equal_results(model: Path, tmp_path: Path) 
         whole = lm.logits(ids)
     with llama_onnx.load(tmp_path / "out", poolsize="min") as lm:
         np.testing.assert_array_equal(lm.logits(ids), whole)
+
+
+def test_a_fast_export_has_blocks_of_128_and_never_fewer_bits_than_the_file(model: Path, tmp_path: Path) -> None:
+    export(model, tmp_path / "out", dtype="fast")
+    checkpoint, bits = open_checkpoint(model), set()
+    for path in sorted((tmp_path / "out").glob("*.onnx")):
+        for stored in products(read_graph(path)):
+            kept = checkpoint.stored_bits(f"{stored.stem}weight")
+            assert stored.bits == (8 if kept > 4 or path.stem == "head" else 4), stored.stem
+            assert stored.block_size == min(128, stored.columns)
+            bits.add(stored.bits)
+    assert bits == {4, 8}
+    with llama_onnx.load(tmp_path / "out") as lm:
+        assert np.isfinite(lm.logits(np.arange(3, 40))).all()
+
+
+def test_fast_is_refused_for_floats(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"holds floats.*use --dtype int4"):
+        export(checkpoint, tmp_path / "out", dtype="fast")
+    assert not (tmp_path / "out").exists()
 
 
 def test_rounding_a_quantised_file_again_is_said(
