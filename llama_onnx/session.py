@@ -19,21 +19,18 @@ import numpy as np
 
 from .config import Shard
 from .errors import ModelDirectoryError, ModelStateError, RequestError
-from .files.fork import watch_forks
+from .files.fork import keep_in_forks, watch_forks
 from .files.threads import OtherProcesses, checked_threads
 from .memory import return_what_is_freed
 
 if TYPE_CHECKING:
     import onnxruntime
 
-# Memory of a session besides its weights: graph, kernels, binding, fragmented heap (measured: 1 to 1.7 MB).
-SESSION_BYTES = 3 << 19
-# Memory that the first session adds to the process: code pages and tables of the runtime (measured: 16 to 20 MB).
-WARM_UP_BYTES = 24 << 20
+SESSION_BYTES = 3 << 19  # besides its weights: graph, kernels, binding, fragmented heap (measured: 1 to 1.7 MB)
+WARM_UP_BYTES = 24 << 20  # added by the first session: code and tables of the runtime (measured: 16 to 20 MB)
 
 _threads: int | None = None
-_shared = True  # whether sessions share a thread pool
-_process: int | None = None  # the one that made the thread pool; its forks do not have these threads
+_shared, _process = True, 0  # whether sessions share a pool; the process whose threads they are, and no fork of it
 
 
 def start_runtime(threads: int | None = None) -> None:
@@ -66,12 +63,12 @@ class Session:
     """One loaded shard. Inputs and outputs are bound by address, so a run copies nothing."""
 
     def __init__(self, shard: Shard, path: Path | None = None, fold: bool = True, given: Any = None) -> None:
-        """Load a shard, from `path` if given instead of its own file, with OrtValues for the tensors in `given`.
+        """Load a shard, perhaps from another `path`, with OrtValues `given` for some tensors.
 
-        With `fold`, float16 weights are converted to float32 now. Otherwise they stay mapped, and runs convert them.
+        With `fold`, float16 weights become float32 now. Otherwise they stay mapped, and runs convert them.
         """
         self.shard, self._given = shard, given or {}  # the runtime does not keep them
-        fold = fold or shard.mapped_bytes == shard.loaded_bytes  # nothing to fold
+        fold |= shard.mapped_bytes == shard.loaded_bytes  # nothing to fold
         options = session_options(shard.quantized, fold)
         for name in self._given:
             options.add_initializer(name, self._given[name])
@@ -79,6 +76,7 @@ class Session:
         self._binding = self.runtime.io_binding()
         self._inputs = {value.name for value in self.runtime.get_inputs()}
         self._outputs = {value.name for value in self.runtime.get_outputs()}
+        keep_in_forks(self)
         self._bound: tuple[weakref.ref[np.ndarray], ...] = ()  # weak, so that they do not keep a KV cache in memory
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:

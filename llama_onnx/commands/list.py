@@ -28,12 +28,14 @@ def run(options: argparse.Namespace) -> None:
         print("\n".join(_table(models)))
     else:
         print(f"no models in {cache.models}; get one with llama-onnx pull", file=sys.stderr)
+    whole = {(model.key, model.precision) for model in models}
     for left in cache.unfinished():
-        print(
-            f"unfinished, no model yet: {left.key}:{left.precision}, {format_size(left.bytes)}; the same command again "
-            f"continues it, llama-onnx rm {left.key}:{left.precision} removes it",
-            file=sys.stderr,
-        )
+        name = f"{left.key}:{left.precision}"
+        if (left.key, left.precision) in whole:
+            state, end = "unfinished, a newer version of a model above", "continues it"
+        else:
+            state, end = "unfinished, no model yet", f"continues it, llama-onnx rm {name} removes it"
+        print(f"{state}: {name}, {format_size(left.bytes)}; the same command again {end}", file=sys.stderr)
 
 
 def _fields(model: CachedModel) -> dict[str, object]:

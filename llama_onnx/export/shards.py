@@ -104,7 +104,10 @@ def _has_head_of_its_own(checkpoint: Checkpoint) -> bool:
 
 
 def _digest(checkpoint: Checkpoint, name: str) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(checkpoint.tensor(name)).reshape(-1).view(np.uint8).data).digest()
+    found = hashlib.sha256()
+    for part in checkpoint.parts(name):
+        found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return found.digest()
 
 
 def _check_names(checkpoint: Checkpoint, spec: DecoderSpec) -> None:

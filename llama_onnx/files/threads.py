@@ -9,7 +9,7 @@ from ..errors import RequestError
 
 BUSY = 0.25  # of the cores, used by other processes
 SHORTEST = 0.1  # seconds over which that is measured at least
-IDLE = (3, 4)  # idle, waiting for a disk: columns of the first line of /proc/stat
+IDLE = (3, 4)  # idle, waiting for a disk: columns of the lines of /proc/stat
 
 
 def usable_cores() -> int:
@@ -48,11 +48,12 @@ class OtherProcesses:
 
 
 def _seconds_of_others() -> float | None:
-    """Return the processor time of all processes but this one, since the start of the machine."""
+    """Return the time that our cores have worked for other processes, since the start of the machine."""
     try:
         with open("/proc/stat", encoding="ascii") as file:
-            ticks = [int(field) for field in file.readline().split()[1:9]]
-        used = sum(count for column, count in enumerate(ticks) if column not in IDLE)
+            lines = dict(line.split(maxsplit=1) for line in file if line.startswith("cpu"))
+        ticks = [list(map(int, lines[f"cpu{core}"].split()[:8])) for core in os.sched_getaffinity(0)]
+        used = sum(count for row in ticks for column, count in enumerate(row) if column not in IDLE)
         return used / os.sysconf("SC_CLK_TCK") - time.process_time()
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, AttributeError):
         return None

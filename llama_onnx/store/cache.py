@@ -177,7 +177,7 @@ class Cache:
                     if precision in (None, path.name):
                         self._discard(path)
                 for path in _folders(folder / MAKING):
-                    if precision is None or path.name.removesuffix(PARTIAL) == precision:
+                    if precision is None or path.name.removesuffix(PARTIAL).lstrip(".") == precision:
                         shutil.rmtree(path)
                 for left in (folder / MAKING, folder):
                     with contextlib.suppress(OSError):

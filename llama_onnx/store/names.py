@@ -14,11 +14,11 @@ from enum import Enum
 from pathlib import Path
 from urllib.parse import quote
 
-from ..errors import ModelDirectoryError
+from ..errors import ModelDirectoryError, RequestError
 from ..model_directory import ASIDE, MANIFEST
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9_][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
-PRECISION = re.compile(r"[a-z0-9]+", re.ASCII)
+PRECISIONS = ("auto", "fast", "fp32", "fp16", "int8", "int4")
 PART = re.compile(r"(.*)-\d{5}-of-\d{5}(\.gguf)")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*.pth", "*.gguf")
 CHECKPOINT_FILES = (".gguf", ".bin")
@@ -74,8 +74,10 @@ def parse_name(text: str, models: Path) -> Name:
     """
     found = _parse(text, models, None)
     base, colon, precision = text.rpartition(":")
-    if found is None and base and colon and PRECISION.fullmatch(precision):
-        found = _parse(base, models, precision)
+    if found is None and base and colon and (of_base := _parse(base, models, precision)):
+        if precision not in PRECISIONS:
+            raise RequestError(f"{precision[:40]!r} is not a precision; after the colon goes {', '.join(PRECISIONS)}")
+        found = of_base
     if found is not None:
         return found
     raise ModelDirectoryError(
@@ -95,7 +97,7 @@ def _parse(text: str, models: Path, precision: str | None) -> Name | None:
         if path.suffix not in CHECKPOINT_FILES:
             raise ModelDirectoryError(f"{text}: not a model; give a directory, or a .gguf file")
         return Name(Kind.CHECKPOINT, text, local_key(path), precision)
-    if text and path.with_name(ASIDE.format(path.name)).is_dir():  # reading it says what happened to the model
+    if path.name and path.with_name(ASIDE.format(path.name)).is_dir():  # reading it says what happened to the model
         return Name(Kind.DIRECTORY, text)
     if is_key(text) and (models / text).is_dir():
         return Name(Kind.CACHED, text, text, precision)

@@ -49,6 +49,9 @@ def fetch(
         lock(file, wait=True)  # another process may be downloading the same file
         if path.exists():
             return
+        if not os.fstat(file.fileno()).st_nlink:  # it was damaged, and that process has removed it
+            raise OSError(f"{name}: another process had to start over; run the command again")
+        file.seek(0, os.SEEK_END)
         tries = 0
         while (there := file.tell()) < size:
             try:

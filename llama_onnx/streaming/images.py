@@ -49,6 +49,7 @@ class Image:
         data: the data file of `graph`.
         regions: where the bytes go in the slot's copy of `data`.
         shared: files that the graphs of all shards read: rope tables.
+        layout: the digest of the layout of a packed image; only images of one layout fit into a slot.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Image:
     data: Path
     regions: tuple[Region, ...]
     shared: tuple[Path, ...] = ()
+    layout: str = ""
 
     @property
     def bytes(self) -> int:
@@ -228,7 +230,7 @@ class Images:
 
     def _image(self, shard: Shard, path: Path, kind: Kind) -> Image:
         folder = self._kind_folder(shard)
-        return Image(path, folder / "slot.onnx", folder / "slot.bin", kind.regions, self._shared(shard))
+        return Image(path, folder / "slot.onnx", folder / "slot.bin", kind.regions, self._shared(shard), kind.digest)
 
     def _shard_key(self, shard: Shard) -> str:
         return hashlib.sha256(f"{self._key} {shard.digest}".encode()).hexdigest()

@@ -28,7 +28,7 @@ class LookupSession(Session):
 
     def __init__(self, shard: Shard, fold: bool = True) -> None:
         super().__init__(shard, fold=fold)
-        self._fold, self._rows = fold, 0
+        self._fold, self._rows, self._file = fold, 0, _identity(shard)
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         """See `Session`. Many rows are looked up a few at a time."""
@@ -42,8 +42,18 @@ class LookupSession(Session):
             self._look_up(part.stop - start, {"input_ids": ids[:, part]}, {"hidden": hidden[:, part]})
 
     def _look_up(self, count: int, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-        if self._rows + count > LOOKED_UP:
+        # A model that was replaced or removed stays as it was loaded, at the price of the pages.
+        if self._rows + count > LOOKED_UP and _identity(self.shard) == self._file:
             super().__init__(self.shard, fold=self._fold)
             self._rows = 0
         self._rows += count
         super().run(inputs, outputs)
+
+
+def _identity(shard: Shard) -> list[tuple[int, int]] | None:
+    """Return what changes when the files of a shard are replaced; None if they are gone."""
+    try:
+        found = [path.stat() for path in (shard.path, *(shard.path.with_name(name) for name in shard.data_files))]
+    except OSError:
+        return None
+    return [(status.st_ino, status.st_mtime_ns) for status in found]

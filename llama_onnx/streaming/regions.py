@@ -84,6 +84,8 @@ def copy_spans(
     temporary = target.with_name(target.name + ".tmp")
     with source.open("rb") as read, temporary.open("wb") as write:
         for (offset, length), (place, _) in zip(spans, places, strict=True):
+            if not length:
+                continue
             region = next(r for r in regions if r.offset <= place < r.offset + r.length)
             read.seek(offset)
             write.seek(starts[region] + place - region.offset)

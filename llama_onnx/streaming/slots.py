@@ -166,7 +166,7 @@ class Slot:
         self, shard: Shard, image: Image, folder: Path, shared: Sequence[Path], tables: Mapping[str, Any]
     ) -> None:
         self.kind = shard.kind
-        self._layout = image.regions
+        self._layout = image.layout, image.regions
         self._owner = os.getpid()  # a forked child shares the file and must not change it
         graph = Path(shutil.copyfile(image.graph, folder / image.graph.name))
         for path in shared:
@@ -188,7 +188,7 @@ class Slot:
         """
         if os.getpid() != self._owner:
             raise LlamaOnnxError("a forked process cannot use the layers of its parent; load the model after the fork")
-        if image.regions != self._layout:
+        if (image.layout, image.regions) != self._layout:
             raise LlamaOnnxError(f"{image.path}: its layout does not match the slot; remove the file, it is made again")
         try:
             read_regions(image.path, image.regions, self._memory)

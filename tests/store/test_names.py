@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llama_onnx.errors import ModelDirectoryError
-from llama_onnx.store.names import Kind, Name, hub_key, is_key, local_key, parse_name
+from llama_onnx.commands.export import DTYPES
+from llama_onnx.errors import ModelDirectoryError, RequestError
+from llama_onnx.store.names import PRECISIONS, Kind, Name, hub_key, is_key, local_key, parse_name
 
 
 def kind_of(text: str, cache: Path) -> Kind:
@@ -57,7 +58,7 @@ def test_model_that_an_interrupted_export_moved_aside_is_still_reported(
     [
         "nothing", "./some/tiny", "/some/tiny", "some/tiny/", "some//tiny", "a/b/c", "../b", "a/..", "a/b@../../c",
         "-a/b", ".a/b", "a/.b", "a--b/c", "a/b--c", "a b/c", "a/b@", "a/b@v 1", "a/b\n", "~/b", "a/b.gguf", "a/b.bin",
-        "é/b", "a\\b", "..", "a/b:INT4", "a/b:../c", "a/b:", "x:int4", ":int4",
+        "é/b", "a\\b", "..", "x:int4", ":int4",
     ],
 )  # fmt: skip
 def test_what_is_no_name_is_refused_in_one_line(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +125,18 @@ def test_parts_of_a_file_are_one_model(tmp_path: Path) -> None:
     assert min(keys).startswith("m-")
     parts[1].write_bytes(b"GGUF, changed")
     assert local_key(parts[0]) not in keys
+
+
+@pytest.mark.parametrize("text", ["a/b:INT4", "a/b:../c", "a/b:", "a/b:q4", "a/b:latest", "m.gguf:q4"])
+def test_what_is_no_precision_is_refused_before_anything_is_downloaded(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(RequestError, match="is not a precision; after the colon goes auto, fast") as caught:
+        parse_name(text, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_precisions_of_names_are_those_of_the_exporter() -> None:
+    assert PRECISIONS == DTYPES

@@ -118,6 +118,19 @@ def test_charge_of_the_embedding_does_not_depend_on_the_context(tmp_path: Path) 
     assert looked_up_bytes([1000], 100) == 1000, "no more than all of it"
 
 
+def test_replaced_embedding_does_not_change_a_model_that_is_loaded(large: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(large, tmp_path / "m")
+    session = LookupSession(read_config(folder).embed)
+    ids = np.arange(LOOKED_UP)[None]
+    before = look_up(session, ids)
+    table = folder / "embed.bin"
+    table.rename(folder / "old")
+    table.write_bytes(bytes((folder / "old").stat().st_size))
+    np.testing.assert_array_equal(look_up(session, ids), before)
+    shutil.rmtree(folder)
+    np.testing.assert_array_equal(look_up(session, ids), before)
+
+
 def test_models_look_rows_up_through_such_a_session(large: Path) -> None:
     for policy in ("resident", "lru"):
         with llama_onnx.load(large, poolsize=8, pool_policy=policy) as lm:

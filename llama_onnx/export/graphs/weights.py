@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import ModelDirectoryError
+from ...errors import ModelDirectoryError, RequestError
 from ..checkpoint import Checkpoint
 from ..families.spec import DecoderSpec
 from ..half import fits_half, narrow, to_half, widen
@@ -25,6 +25,10 @@ class Precision:
     """How matrices are stored: 'fp32', 'fp16', or 'auto': as the checkpoint stores them."""
 
     dtype: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("fp32", "fp16", "auto"):
+            raise RequestError(f"{self.dtype!r:.40} is not a precision")
 
 
 def least_bytes(spec: DecoderSpec, dtype: str) -> int:
@@ -105,11 +109,14 @@ class Weights:
             return quantize_rtn(array, *SPARE)
         return np.ascontiguousarray(array)
 
-    def kept(self, name: str, shape: tuple[int, ...], bits: int | None = None) -> NBits | None:
-        """Return the integers of the checkpoint if they are wanted as they are: in 'auto', or if they have `bits`."""
+    def kept(self, name: str, shape: tuple[int, ...], bits: int | None = None, minima: bool = False) -> NBits | None:
+        """Return the integers of the checkpoint if they are wanted as they are: in 'auto', or if they have `bits`.
+
+        Those with minima are wanted in 'auto', or with `minima`.
+        """
         wanted = self._checkpoint.stored_bits(name) == bits if bits else self._precision.dtype == "auto"
         stored = self._checkpoint.quantized(name) if wanted else None
-        if stored is None or (bits and stored.minima is not None):
+        if stored is None or (bits and stored.minima is not None and not minima):
             return None
         _check_shape(name, (len(stored.packed), stored.columns), shape)
         return stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,10 @@ def quantize(
     spec = checked_spec(checkpoint)
     default = options.bits if options.mixed != "auto" else 4  # auto chooses the bits later: for qdq, 4 or more
     bits = plan(spec, default, options.head_bits, options.layers_8bit, options.mixed, checkpoint.stored_bits)
+    if options.keep:  # what has these bits already keeps them, rather than being rounded to more
+        for i, (name, p) in product(range(spec.num_layers), spec.projections.items()):
+            if checkpoint.stored_bits(f"model.layers.{i}.{p.tensor}.weight") == options.bits:
+                bits[f"{i}.{name}"] = options.bits
     if options.form == "qdq" and (2 in bits.values() or options.embedding_bits == 4):
         raise RequestError("qdq supports matrices of 4 or 8 bits and embeddings of 8 or 16; use --format nbits")
     reads_text = settings.algo in CALIBRATED or options.mixed == "auto"
@@ -79,12 +84,7 @@ def quantize(
         if options.mixed == "auto":
             bits = _auto_bits(spec, wide, settings, options, writer, samples)
         quantizer = LayerQuantizer(spec, wide, bits, settings, writer, samples)
-        share = (
-            spec.tied_embeddings
-            and options.form == "nbits"
-            and options.embedding_bits == bits[HEAD]
-            and (bits[HEAD] == FLOAT_BITS or spec.hidden_size % settings.block_size == 0)
-        )
+        share = spec.tied_embeddings and options.form == "nbits" and options.embedding_bits == bits[HEAD]
         weights = QuantizedWeights(
             checkpoint,
             spec,

@@ -23,9 +23,7 @@ from .methods.registry import data_free
 from .settings import Settings
 from .table import FILE, Row, read_table, write_table
 
-TWICE = (
-    "the weights are quantised already and are rounded a second time, to {} bits; --dtype auto keeps them as they are"
-)
+TWICE = "the weights are quantised already, and are rounded a second time; --dtype auto keeps them as they are"
 
 
 class QuantizedWeights(Weights):
@@ -95,15 +93,15 @@ class QuantizedWeights(Weights):
         if self._embedding_bits == FLOAT_BITS:
             return super().embedding(name, shape)
         form = self._settings.form(self._embedding_bits)
-        kept = self.kept(name, shape, form.bits) if self._keep else None
+        kept = self.kept(name, shape, form.bits, self._settings.minima) if self._keep else None
         if kept is not None:
             quantised, error = kept, 0.0
         else:
-            self._say_if_again(name, form.bits)
+            self._say_if_again(name)
             quantised, error = self._by_parts(self._wide.floats(name, shape), form)
-        self._note(EMBED_NAME, form, error, "weights")
+        self._note(EMBED_NAME, quantised, error, "weights")
         if self._shared_table:
-            self._note(HEAD_NAME, form, error, "weights")
+            self._note(HEAD_NAME, quantised, error, "weights")
         return quantised
 
     def head(self, name: str, shape: tuple[int, int]) -> Rows | NBits:
@@ -113,11 +111,11 @@ class QuantizedWeights(Weights):
             self._rows[HEAD_NAME] = Row(*_place(HEAD_NAME), FLOAT_BITS, 1, 0.0, "weights")
             return self.floats(name, shape)
         form = self._settings.form(bits)
-        kept = self.kept(name, shape, bits) if self._keep else None
+        kept = self.kept(name, shape, bits, self._settings.minima) if self._keep else None
         if kept is not None:
-            self._note(HEAD_NAME, form, 0.0, "weights")
+            self._note(HEAD_NAME, kept, 0.0, "weights")
             return kept
-        self._say_if_again(name, bits)
+        self._say_if_again(name)
         if self._quantizer:
             self._note(HEAD_NAME, form, self._now.errors[HEAD_NAME], "products")
             return self._now.matrices.pop(HEAD_NAME)
@@ -158,12 +156,13 @@ class QuantizedWeights(Weights):
             self._rows[matrix] = Row(*_place(matrix), FLOAT_BITS, 1, 0.0, "weights")
             return super().matrix(name, shape, rows, arrange_rows, arrange_columns)
         form = self._settings.form(bits)
-        kept = self.kept(name, shape, bits) if self._keep and arrange_columns is None else None
+        wanted = self._keep and arrange_columns is None
+        kept = self.kept(name, shape, bits, self._settings.minima) if wanted else None
         if kept is not None:
             kept = kept.rows(lambda part: (arrange_rows or (lambda whole: whole))(part[rows]))
-            self._note(matrix, form, 0.0, "weights")
+            self._note(matrix, kept, 0.0, "weights")
             return kept
-        self._say_if_again(name, bits)
+        self._say_if_again(name)
         if self._quantizer:
             self._note(matrix, form, self._now.errors[matrix], "products")
             return self._now.matrices.pop(matrix)
@@ -173,11 +172,11 @@ class QuantizedWeights(Weights):
         self._note(matrix, form, weight_error(array, quantised), "weights")
         return quantised
 
-    def _say_if_again(self, name: str, bits: int) -> None:
-        """Say once that weights are rounded which are integers of as few bits already."""
-        if not self._said and bits <= (self._checkpoint.stored_bits(name) or 0):
+    def _say_if_again(self, name: str) -> None:
+        """Say once that weights are rounded which are integers already."""
+        if not self._said and self._checkpoint.stored_bits(name):
             self._said = True
-            self._report(TWICE.format(bits))
+            self._report(TWICE)
 
     def _by_parts(self, table: Rows, form: Format) -> tuple[NBits, float]:
         """Return a large table quantised a few rows at a time, and its `weight_error`."""
@@ -191,7 +190,7 @@ class QuantizedWeights(Weights):
         whole = stack(map(quantised, table.parts), table.shape[0])
         return whole, float(squares[0] / squares[1]) if squares[1] else 0.0
 
-    def _note(self, matrix: str, form: Format, error: float, of: str) -> None:
+    def _note(self, matrix: str, form: Format | NBits, error: float, of: str) -> None:
         if not np.isfinite(error):
             raise RequestError(f"{matrix}: quantising gave values that are not finite; the checkpoint may be damaged")
         self._rows[matrix] = Row(*_place(matrix), form.bits, form.block_size, error, of)

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...errors import ModelDirectoryError
 from ..checkpoint import Checkpoint
-from ..nbits import BLOCK_SIZES, NBits, pack_bits
+from ..nbits import BLOCK_SIZES, NBits, narrowed, pack_bits
 from ..progress import report
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the column in each place of a word
@@ -102,7 +102,7 @@ class PackedCheckpoint:
         zeros, scales = zeros[:, blocks], np.ascontiguousarray(scales[:, blocks])
         points = None if np.all(zeros == 1 << (self._bits - 1)) else pack_bits(zeros, self._bits)
         packed = pack_bits(values.reshape(len(values), -1, size), self._bits)
-        return NBits(packed, scales, points, self._bits, columns)
+        return NBits(packed, narrowed(scales), points, self._bits, columns)
 
     def _read_settings(self, settings: dict[str, Any]) -> None:
         method, bits, group = settings.get("quant_method"), settings.get("bits"), settings.get("group_size")

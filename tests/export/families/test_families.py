@@ -24,7 +24,7 @@ from llama_onnx.export.quantize.quantizer import quantize
 from llama_onnx.export.quantize.settings import FORMATS, Options, Settings
 from llama_onnx.kv_cache import KVCache
 from llama_onnx.model_directory import read_config
-from llama_onnx.session import start_runtime
+from llama_onnx.session import session_options
 
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/expected.npz") if (path.parent / "config.json").is_file())
 STYLES = ("ort", "onnx")
@@ -210,9 +210,7 @@ def test_standard_product_is_exact(tmp_path: Path, bits: int, columns: int, bloc
     weights.close()
     g.save(tmp_path / "product.onnx")
     onnx.checker.check_model(str(tmp_path / "product.onnx"), full_check=True)
-    start_runtime()
-    options = onnxruntime.SessionOptions()
-    options.use_per_session_threads = False
+    options = session_options(prepack=True)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(tmp_path / "product.onnx", options, providers=["CPUExecutionProvider"])
     x = rng.standard_normal((3, columns)).astype(np.float32)

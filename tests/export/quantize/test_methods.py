@@ -14,7 +14,7 @@ from llama_onnx.export.nbits import NBits, dequantize, to_blocks, unpack_bits, w
 from llama_onnx.export.quantize.methods import awq, gptq, hqq, k_quant, rtn
 from llama_onnx.export.quantize.methods.common import Format, integers, quantize_with
 from llama_onnx.export.quantize.methods.registry import DATA_FREE
-from llama_onnx.session import start_runtime
+from llama_onnx.session import session_options
 
 FORMATS = [Format(bits, 32, zero) for bits in (2, 4, 8) for zero in (False, True)]
 
@@ -52,10 +52,9 @@ def run_kernel(matrix: NBits, inputs: np.ndarray, accuracy_level: int = 0) -> np
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    start_runtime()
-    options = ort.SessionOptions()
-    options.use_per_session_threads = False
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        model.SerializeToString(), session_options(prepack=True), providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {"x": inputs})[0]
 
 

@@ -200,6 +200,16 @@ def test_plain_export_is_this_recipe(
         assert (tmp_path / "out" / f"{name}.bin").read_bytes() == (tmp_path / "export" / f"{name}.bin").read_bytes()
 
 
+def test_tied_table_whose_rows_do_not_fill_their_blocks_is_written_once(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "c", hidden_size=192, tie_word_embeddings=True)
+    export(checkpoint, tmp_path / "fp32")
+    export(checkpoint, tmp_path / "int8", "int8")
+    head = json.loads((tmp_path / "int8" / "manifest.json").read_text())["shards"][-1]
+    assert "embed.bin" in head["data_files"]
+    ids = np.arange(3, 40)
+    assert relative(*(decoder_of(tmp_path / dtype).logits(ids) for dtype in ("int8", "fp32"))) < 0.1
+
+
 @pytest.mark.parametrize("zero_point", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_both_formats_compute_the_same(checkpoint: Path, tmp_path: Path, bits: int, zero_point: bool) -> None:

@@ -220,4 +220,4 @@ def test_rounding_a_quantised_file_again_is_said(
     export(model, tmp_path / "auto", dtype="auto")
     assert "second time" not in capsys.readouterr().err
     export(model, tmp_path / "int4", dtype="int4", block_size=32)
-    assert capsys.readouterr().err.count("rounded a second time, to 4 bits; --dtype auto keeps them") == 1
+    assert capsys.readouterr().err.count("rounded a second time; --dtype auto keeps them") == 1
