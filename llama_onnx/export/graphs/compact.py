@@ -21,6 +21,7 @@ from .stored import read_tensor
 
 FLOAT = onnx.TensorProto.FLOAT
 LOW_BITS = 4  # of a value in two planes
+MOST_IN_PLANES = 64 << 20  # bytes of a matrix in 8 bits; joining the planes of a larger one takes too much memory
 LAYER = r"^model\.layers\.\d+\."
 Tensors = Mapping[str, onnx.TensorProto]
 
@@ -102,7 +103,8 @@ def write(weights: WeightFile, tensor: str, matrix: NBits) -> StoredNBits:
         else:
             add(long, numbers)
 
-    if matrix.kept_bits and matrix.columns % (matrix.block_size) == 0:
+    small = matrix.packed.nbytes <= MOST_IN_PLANES or matrix.minima is not None  # which count from the lowest value
+    if matrix.kept_bits and matrix.columns % matrix.block_size == 0 and small:
         low, high = _planes(matrix)
         add("low", low)
         add("high", high)
