@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from .config import TEMPLATES, ModelConfig, Shard
 from .errors import ModelDirectoryError
-from .files.mapped import at_most
+from .files.mapped import charge_of_lookups
 from .original.layout import is_legacy, read_legacy_config
 
 MANIFEST = "manifest.json"
@@ -114,6 +114,6 @@ def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:
             _refuse(directory / MANIFEST, f"shard {name} needs {needed!r}, which is not listed")
     digest = " ".join(_field(listed[needed], "sha256", str) for needed in (file, *data_files))
     loaded, stored = _count(entry, "loaded_bytes"), _count(entry, "file_bytes")
-    loaded = at_most(loaded, stored, manifest["model"]["vocab_size"]) if name == "embed" else loaded
+    loaded = charge_of_lookups(loaded, stored, manifest["model"]["vocab_size"]) if name == "embed" else loaded
     quantized, kind = _field(entry, "quantized", bool), _field(entry, "kind", str)
     return Shard(name, directory / file, tuple(data_files), loaded, stored, quantized, kind=kind, digest=digest)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,8 @@ print(session._shared, text)
 
 def choice(busy: float) -> tuple[str, str]:
     command = [sys.executable, "-c", CHOICE.format(busy=busy)]
-    shared, _, text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.partition(
-        " "
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    shared, _, text = done.stdout.partition(" ")
     return shared, text
 
 
@@ -40,19 +41,14 @@ def test_pools_are_chosen_by_what_others_use_and_the_text_is_the_same() -> None:
     assert text == same != "\n"
 
 
-@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="the system does not tell how busy it is")
-def test_own_work_does_not_count() -> None:
-    def seconds(of_all: float, own: float, monkeypatch: pytest.MonkeyPatch) -> float:
-        ticks = " ".join(["0", "0", str(int(of_all * threads.os.sysconf("SC_CLK_TCK"))), *["0"] * 7])
-        core = min(threads.os.sched_getaffinity(0))
-        monkeypatch.setattr(threads.os, "sched_getaffinity", lambda process: {core})
-        monkeypatch.setattr("builtins.open", lambda *args, **options: io.StringIO(f"cpu  9 9 9\ncpu{core} {ticks}\n"))
-        monkeypatch.setattr(threads.time, "process_time", lambda: own)
-        return threads._seconds_of_others() or 0.0
-
-    with pytest.MonkeyPatch.context() as patch:
-        assert seconds(5.0, 2.0, patch) == 3.0
-        assert seconds(6.0, 3.0, patch) == 3.0
+@pytest.mark.parametrize(("of_all", "own"), [(5.0, 2.0), (6.0, 3.0), (3.0, 0.0)])
+def test_own_work_does_not_count(of_all: float, own: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = f"0 0 {of_all * os.sysconf('SC_CLK_TCK'):.0f} 77 88 0 0 0 0 0"  # the two are idle
+    stat = f"cpu  9 9 9\ncpu0 {ticks}\ncpu1 1 2 3 4 5 6 7 8 9 10\n"
+    monkeypatch.setattr("builtins.open", lambda *args, **options: io.StringIO(stat))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    monkeypatch.setattr(time, "process_time", lambda: own)
+    assert threads._seconds_of_others() == 3.0
 
 
 @pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="the system does not tell how busy it is")
@@ -60,7 +56,7 @@ def test_a_busy_process_is_noticed() -> None:
     with subprocess.Popen([sys.executable, "-c", SPIN]) as other:
         try:
             measured = OtherProcesses()
-            threads.time.sleep(0.5)
+            time.sleep(0.5)
             beside = measured.cores()
         finally:
             other.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..store.names import PRECISIONS
 from .models import add_offline, open_store
 
 EXAMPLES = """examples:
@@ -15,7 +16,6 @@ EXAMPLES = """examples:
   %(prog)s checkpoints/alpaca models/alpaca-int4 --dtype int4 --block-size 32
   %(prog)s model.gguf models/mine            # keeps the file's own precision
 """
-DTYPES = ("auto", "fast", "fp32", "fp16", "int8", "int4")
 OPS = ("ort", "onnx")
 
 
@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="model directory to make")
     parser.add_argument(
         "--dtype",
-        choices=DTYPES,
+        choices=PRECISIONS,
         help="how the matrices are stored; auto keeps the integers and scales of a quantised file, fast rounds them "
         "once more, into larger blocks (default: auto for a quantised file or checkpoint, fp32 for floats)",
     )

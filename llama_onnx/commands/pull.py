@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from ..memory import format_size
-from .export import DTYPES
+from ..store.names import PRECISIONS
 from .models import NAME_HELP, add_offline, open_store
 
 EXAMPLES = """examples:
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument("model", metavar="MODEL", help=NAME_HELP)
     parser.add_argument(
-        "--dtype", choices=DTYPES,
+        "--dtype", choices=PRECISIONS,
         help="how the matrices are stored (default: int4; auto, which keeps what it has, for a quantised source)",
     )  # fmt: skip
     add_offline(parser)

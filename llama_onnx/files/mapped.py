@@ -12,6 +12,6 @@ def looked_up_bytes(tables: Iterable[int], rows: int) -> int:
     return sum(min(table, LOOKED_UP * (AROUND + table // rows)) for table in tables)
 
 
-def at_most(loaded: int, stored: int, rows: int) -> int:
+def charge_of_lookups(loaded: int, stored: int, rows: int) -> int:
     """Return the bytes that the manifest gives for an embedding of `stored` bytes; old ones give the whole table's."""
     return min(loaded, looked_up_bytes([stored] * TENSORS, rows))

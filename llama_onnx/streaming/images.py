@@ -27,7 +27,8 @@ from ..files.file_lock import lock
 from ..files.onnx_file import read_graph, relocate
 from ..session import Session, open_session, session_options
 from . import self_check
-from .regions import Region, copy_spans, regions_of, round_up, scales_of, spans_of
+from .layout import Layout, scales_of, spans_of
+from .regions import Region, round_up
 from .tables import shared_tensors, with_short_tables
 
 FOLDER = ".packed"
@@ -63,36 +64,6 @@ class Image:
     def bytes(self) -> int:
         """Number of bytes that one load reads."""
         return sum(region.length for region in self.regions)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """The layout that all images of one kind of shard have.
-
-    Attributes:
-        spans: (offset, length) in `slot.bin` of what is read of each tensor, by the tensor's name.
-        digest: what the images of this layout are marked with.
-    """
-
-    spans: dict[str, list[tuple[int, int]]]
-    digest: str
-
-    @cached_property
-    def regions(self) -> tuple[Region, ...]:
-        """The parts of `slot.bin` that an image fills."""
-        return tuple(regions_of(self.spans.values()))
-
-    @classmethod
-    def read(cls, folder: Path) -> Kind | None:
-        """Return the layout that the note in a kind's folder has; None if there is no valid note."""
-        try:
-            data = (folder / NOTE).read_bytes()
-            spans = {
-                str(name): [(int(a), int(b)) for a, b in parts] for name, parts in json.loads(data)["spans"].items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return cls(spans, hashlib.sha256(data).hexdigest())
 
 
 class Images:
@@ -143,10 +114,10 @@ class Images:
         path = self.folder / f"{shard.name}.image"
         try:
             note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            kind = Kind.read(self._kind_folder(shard))
-            if not kind or note["key"] != self._shard_key(shard) or note["kind"] != kind.digest:
+            layout = Layout.read(self._kind_folder(shard) / NOTE)
+            if not layout or note["key"] != self._shard_key(shard) or note["kind"] != layout.digest:
                 return None
-            image = self._image(shard, path, kind)
+            image = self._image(shard, path, layout)
             return image if path.stat().st_size == image.bytes and image.graph.is_file() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -165,24 +136,24 @@ class Images:
     def _pack(self, shard: Shard, path: Path) -> Image:
         with _scratch_folder(self.folder) as scratch:
             pack(with_short_tables(shard, scratch), scratch / "slot.onnx", "slot.bin")
-            spans = spans_of(read_graph(scratch / "slot.onnx"))
+            own = spans_of(read_graph(scratch / "slot.onnx"))
             folder = self._kind_folder(shard)
-            if (kind := Kind.read(folder)) is None:
+            if (layout := Layout.read(folder / NOTE)) is None:
                 shutil.rmtree(folder, ignore_errors=True)  # it is damaged, if there is one
                 self._make_kind(shard, scratch)
                 (scratch / "kind").rename(folder)
-                if (kind := Kind.read(folder)) is None:
+                if (layout := Layout.read(folder / NOTE)) is None:
                     raise LlamaOnnxError(f"{folder}: was changed while it was written; try again")
-            # ONNX Runtime saves the constants that it folds in no fixed order, so each shard has a layout of its own.
-            own = [span for name in kind.spans for span in spans.get(name, ())]
-            places = [place for parts in kind.spans.values() for place in parts]
-            if [length for _, length in own] != [length for _, length in places]:
-                raise ModelDirectoryError(f"{shard.path}: differs from the others of its kind; export the model again")
             data = scratch / "slot.bin"
-            copy_spans(data if data.exists() else folder / "slot.bin", own, places, kind.regions, path)
-            note = {"key": self._shard_key(shard), "kind": kind.digest}
+            try:
+                layout.write_image(data if data.exists() else folder / "slot.bin", own, path)
+            except ValueError:
+                raise ModelDirectoryError(
+                    f"{shard.path}: differs from the others of its kind; export the model again"
+                ) from None
+            note = {"key": self._shard_key(shard), "kind": layout.digest}
         _write(path.with_suffix(".json"), json.dumps(note).encode())  # written last: it makes the image valid
-        return self._image(shard, path, kind)
+        return self._image(shard, path, layout)
 
     def _make_kind(self, shard: Shard, scratch: Path) -> None:
         """Make the files that all slots of a kind start from, out of the first of its shards to be packed."""
@@ -194,7 +165,7 @@ class Images:
             unread += [tensor.name for tensor in scales_of(read_graph(graph))]
         folder = scratch / "kind"
         folder.mkdir()
-        (folder / NOTE).write_text(json.dumps({"spans": spans_of(read_graph(graph), unread)}))
+        (folder / NOTE).write_bytes(Layout(spans_of(read_graph(graph), unread)).note())
         for name in ("slot.onnx", "slot.bin"):
             (scratch / name).rename(folder / name)
 
@@ -228,9 +199,11 @@ class Images:
         own = shard.path.with_suffix(".bin").name
         return tuple(shard.path.with_name(name) for name in shard.data_files if name != own)
 
-    def _image(self, shard: Shard, path: Path, kind: Kind) -> Image:
+    def _image(self, shard: Shard, path: Path, layout: Layout) -> Image:
         folder = self._kind_folder(shard)
-        return Image(path, folder / "slot.onnx", folder / "slot.bin", kind.regions, self._shared(shard), kind.digest)
+        return Image(
+            path, folder / "slot.onnx", folder / "slot.bin", layout.regions, self._shared(shard), layout.digest
+        )
 
     def _shard_key(self, shard: Shard) -> str:
         return hashlib.sha256(f"{self._key} {shard.digest}".encode()).hexdigest()

@@ -1,19 +1,16 @@
-"""Regions: the parts of a data file that a loaded shard computes from, in whole pages; copying and reading them."""
+"""Regions: the parts of a data file that a loaded shard computes from, in whole pages, and reading them."""
 
 from __future__ import annotations
 
 import errno
 import mmap
 import os
-import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 from ..errors import LlamaOnnxError
-from ..files.onnx_file import Graph, Initializer
 
 PAGE = 4096
 PIECE = 8 << 20  # bytes per read, large enough for the full speed of the disk
@@ -39,62 +36,17 @@ def forget_pages(descriptor: int) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def spans_of(graph: Graph, unread: Container[str] = ()) -> dict[str, list[tuple[int, int]]]:
-    """Return (offset, length) in the data file of what is read of each tensor, except the tensors named in `unread`.
-
-    The names are those of a layer without its number, so that layers of one kind have the same ones.
-    """
-    return {
-        re.sub(r"(?<=\blayers\.)\d+", "", tensor.name): _packed_spans(tensor) or [tensor.location[1:]]
-        for tensor in graph.initializers
-        if tensor.name not in unread and tensor.location[0]
-    }
-
-
-def regions_of(spans: Iterable[Sequence[tuple[int, int]]]) -> list[Region]:
-    """Return the regions of a data file that hold these spans of tensors."""
-    return _merged([_whole_pages(offset, length) for parts in spans for offset, length in parts if length])
-
-
-def scales_of(graph: Graph) -> list[Initializer]:
-    """Return the scales of the matrices that were packed."""
-    tensors = {tensor.name: tensor for tensor in graph.initializers}
-    packed = {tensor.name for tensor in graph.initializers if _packed_spans(tensor)}
-    names = {node.inputs[2] for node in graph.nodes if node.op_type == "MatMulNBits" and node.inputs[1] in packed}
-    return [tensors[name] for name in sorted(names & tensors.keys())]
-
-
-def copy_spans(
-    source: Path,
-    spans: Sequence[tuple[int, int]],
-    places: Sequence[tuple[int, int]],
-    regions: Sequence[Region],
-    target: Path,
-) -> None:
-    """Write an image, and replace the file atomically: the bytes of regions, one region after another.
-
-    Args:
-        source: the data file of a packed shard.
-        spans: (offset, length) of what is copied from it.
-        places: (offset, length) of the same in the file that the regions are parts of.
-        regions: those that hold all places.
-        target: the image.
-    """
-    starts = dict(zip(regions, accumulate((region.length for region in regions), initial=0), strict=False))
-    temporary = target.with_name(target.name + ".tmp")
-    with source.open("rb") as read, temporary.open("wb") as write:
-        for (offset, length), (place, _) in zip(spans, places, strict=True):
-            if not length:
-                continue
-            region = next(r for r in regions if r.offset <= place < r.offset + r.length)
-            read.seek(offset)
-            write.seek(starts[region] + place - region.offset)
-            write.write(read.read(length))
-        write.truncate(sum(region.length for region in regions))
-        write.flush()
-        os.fsync(write.fileno())
-        forget_pages(write.fileno())
-    temporary.replace(target)
+def regions_around(spans: Iterable[tuple[int, int]]) -> list[Region]:
+    """Return regions that hold these spans (offset, length) of a file, in order; small ones may share a page."""
+    merged: list[Region] = []
+    for offset, length in sorted(span for span in spans if span[1]):
+        start, end = offset // PAGE * PAGE, round_up(offset + length)
+        last = merged[-1] if merged else None
+        if last and start <= last.offset + last.length:
+            merged[-1] = Region(last.offset, max(last.length, end - last.offset))
+        else:
+            merged.append(Region(start, end - start))
+    return merged
 
 
 def read_regions(path: Path, regions: Sequence[Region], memory: mmap.mmap) -> None:
@@ -173,31 +125,3 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDONLY | os.O_DIRECT)
     except OSError:
         return os.open(path, os.O_RDONLY)
-
-
-def _packed_spans(tensor: Initializer) -> list[tuple[int, int]]:
-    """Return (offset, length) of the buffers that a matrix was packed into; its original bytes are not read any more.
-
-    The file says `prepacked_0 = key|offset;length;…`.
-    """
-    entries = [entry for name, entry in tensor.external_data.items() if name.startswith("prepacked")]
-    parts = [part.split(";") for entry in entries for part in entry.split("|")[1:]]
-    return [(int(part[0]), int(part[1])) for part in parts]
-
-
-def _whole_pages(offset: int, length: int) -> Region:
-    """Return the region around a tensor. A small tensor may start anywhere in a page."""
-    start = offset // PAGE * PAGE
-    return Region(start, round_up(offset + length) - start)
-
-
-def _merged(regions: list[Region]) -> list[Region]:
-    """Return the regions in order, with those that touch or overlap joined."""
-    merged: list[Region] = []
-    for region in sorted(regions, key=lambda region: region.offset):
-        last = merged[-1] if merged else None
-        if last and region.offset <= last.offset + last.length:
-            merged[-1] = Region(last.offset, max(last.length, region.offset + region.length - last.offset))
-        else:
-            merged.append(region)
-    return merged

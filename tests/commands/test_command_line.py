@@ -135,6 +135,7 @@ def test_choices_and_defaults_of_the_verbs_match_the_library() -> None:
     from llama_onnx.export.quantize.bits import FLOAT_BITS, RULES
     from llama_onnx.export.quantize.methods.registry import METHODS
     from llama_onnx.export.quantize.settings import FORMATS, ROUNDED, Options, Settings
+    from llama_onnx.store.names import PRECISIONS
 
     assert (quantize.METHODS, quantize.BITS, quantize.BLOCK_SIZES) == (METHODS, BITS, BLOCK_SIZES)
     assert (FLOAT_BITS, tuple(FORMATS), RULES) == (quantize.FLOAT_BITS, quantize.FORMATS, quantize.RULES)
@@ -142,7 +143,7 @@ def test_choices_and_defaults_of_the_verbs_match_the_library() -> None:
     assert (settings, more) == (Settings(), Options())
     assert settings.algo == "k_quant"
     assert compare.WINDOW == DEFAULT_CTX
-    assert {*export.DTYPES} == {"auto", "fp32", "fp16", *ROUNDED}
+    assert {*PRECISIONS} == {"auto", "fp32", "fp16", *ROUNDED}
     for ops in export.OPS:
         get_ops(ops)
 

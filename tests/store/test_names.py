@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_onnx.commands.export import DTYPES
 from llama_onnx.errors import ModelDirectoryError, RequestError
-from llama_onnx.store.names import PRECISIONS, Kind, Name, hub_key, is_key, local_key, parse_name
+from llama_onnx.store.names import Kind, Name, hub_key, is_key, local_key, parse_name
 
 
 def kind_of(text: str, cache: Path) -> Kind:
@@ -136,7 +135,3 @@ def test_what_is_no_precision_is_refused_before_anything_is_downloaded(
     with pytest.raises(RequestError, match="is not a precision; after the colon goes auto, fast") as caught:
         parse_name(text, tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_precisions_of_names_are_those_of_the_exporter() -> None:
-    assert PRECISIONS == DTYPES

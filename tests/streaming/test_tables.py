@@ -93,9 +93,7 @@ def test_looked_up_rows_take_no_more_than_is_charged(large: Path) -> None:
     shard, rng = read_config(large).embed, np.random.default_rng(0)
     session = LookupSession(shard)
     table, most = shard.path.with_suffix(".bin"), 0
-    with table.open(
-        "rb"
-    ) as file:  # what was just written lies in large pieces in the page cache, which are mapped whole
+    with table.open("rb") as file:  # what was just written lies in large pieces in memory, which are mapped whole
         os.fsync(file.fileno())
         forget_pages(file.fileno())
     for count in (1000, *[1] * 500, 300):

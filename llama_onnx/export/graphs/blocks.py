@@ -11,12 +11,13 @@ from ..families.spec import EMBEDDING, FINAL_NORM, HEAD, DecoderSpec
 from ..nbits import NBits
 from ..packages import onnx
 from .activations import activate, softcap
-from .compact import StoredNBits, Widened, find, write
+from .compact import StoredNBits, find, write
 from .graph import Graph, Rows, WeightFile
 from .heads import norm_heads, pad_heads
 from .ops import Heads, Matrix, Ops
 from .stored import external
 from .weights import Arrange, Weights
+from .widened import Widened
 
 ROPE_FILE = "rope.bin"
 FLOAT = np.float32

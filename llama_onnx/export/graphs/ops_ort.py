@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from ..families.spec import DecoderSpec, LayerSpec
 from ..nbits import ACCURACY_LEVEL, NBits
 from ..packages import onnx
-from .compact import StoredNBits, Widened, once, write
+from .compact import StoredNBits, write
 from .floats import as_float
 from .graph import MICROSOFT, Graph
 from .heads import norm_heads
 from .ops import Heads, Matrix
+from .widened import Widened
 
 
 class OrtOps:
@@ -105,7 +106,8 @@ def _nbits_product(g: Graph, name: str, value: str, matrix: StoredNBits, outputs
     if not minima:
         return product
     means, size = f"{value}/means_of_{matrix.block_size}", float(matrix.block_size)
-    once(g, means, lambda: _block_means(g, means, value, matrix))
+    if not any(means in node.output for node in g.nodes):  # matrices with the same input share them
+        _block_means(g, means, value, matrix)
     moved = g.node("FusedMatMul", f"{name}/minima", [means, minima], domain=MICROSOFT, transB=1, alpha=size)
     return g.node("Sub", name, [product, moved], outputs)
 

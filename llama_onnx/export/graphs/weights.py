@@ -28,7 +28,7 @@ class Precision:
 
     def __post_init__(self) -> None:
         if self.dtype not in ("fp32", "fp16", "auto"):
-            raise RequestError(f"{self.dtype!r:.40} is not a precision")
+            raise RequestError(f"{self.dtype!r:.40} is not a precision; use auto, fast, fp32, fp16, int8 or int4")
 
 
 def least_bytes(spec: DecoderSpec, dtype: str) -> int:

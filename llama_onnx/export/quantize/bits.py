@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
-from itertools import product
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError
+from ..checkpoint import Checkpoint
 from ..families.spec import DecoderSpec
 from ..nbits import BITS
 
@@ -33,13 +33,23 @@ def matrix_sizes(spec: DecoderSpec) -> dict[str, int]:
     return {**sizes, HEAD: spec.vocab_size * spec.hidden_size}
 
 
+def stored_bits(spec: DecoderSpec, checkpoint: Checkpoint) -> dict[str, int | None]:
+    """Return the bits that the matrices of the layers have in a checkpoint, by name; None where it has floats."""
+    return {
+        f"{i}.{name}": checkpoint.stored_bits(f"model.layers.{i}.{p.tensor}.weight")
+        for i in range(spec.num_layers)
+        for name, p in spec.projections.items()
+    }
+
+
 def plan(
     spec: DecoderSpec,
     bits: int,
     head_bits: int | None = None,
     layers_8bit: str | None = None,
     mixed: str | None = None,
-    stored: Callable[[str], int | None] = lambda name: None,
+    stored: Mapping[str, int | None] | None = None,
+    keep: bool = False,
 ) -> dict[str, int]:
     """Return the bits of each matrix by its name.
 
@@ -53,7 +63,8 @@ def plan(
             checkpoint has more than `bits`. 'auto': changes nothing here; see `auto_bits`. Anything else is the path of
             a table: CSV (layer, tensor, bits; a row without a tensor stands for the whole layer) or JSON ({name or
             layer: bits}). The quant table of an earlier run is such a table.
-        stored: gives the bits of a tensor of the checkpoint by its name, None if it is stored in floats.
+        stored: the bits of the matrices in the checkpoint, None where it has floats; see `stored_bits`.
+        keep: a matrix that has `bits` in the checkpoint has them here, whatever `mixed` says.
 
     Raises:
         RequestError: the table cannot be read, or a name or a number of bits is not valid.
@@ -68,11 +79,11 @@ def plan(
         some = [i for i in range(count) if i < edge or i >= 7 * count // 8 or (i - edge) % 3 == 2]
         _set(chosen, {f"{i}.{name}": MORE_BITS for i in some for name in ("self_attn.v_proj", "mlp.down_proj")}, mixed)
     elif mixed == STORED:
-        for i, (name, p) in product(range(spec.num_layers), spec.projections.items()):
-            if (stored(f"model.layers.{i}.{p.tensor}.weight") or FLOAT_BITS) > bits:
-                chosen[f"{i}.{name}"] = MORE_BITS
+        chosen |= {name: MORE_BITS for name, there in (stored or {}).items() if (there or FLOAT_BITS) > bits}
     elif mixed and mixed != "auto":
         _set(chosen, _read_table(Path(mixed)), mixed)
+    if keep:
+        chosen |= {name: bits for name, there in (stored or {}).items() if there == bits}
     if layers_8bit:
         _set(chosen, dict.fromkeys(map(str.strip, layers_8bit.split(",")), MORE_BITS), "--layers-8bit")
     if head_bits is not None:

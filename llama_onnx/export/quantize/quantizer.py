@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from ..readers.open import open_checkpoint
 from ..shards import checked_spec, fingerprint, manifest_model, write_shards
 from ..writer import ModelWriter, write_json
 from . import auto_bits, calibration
-from .bits import FLOAT_BITS, HEAD, SENSITIVE, STORED, matrix_sizes, mean_bits, plan
+from .bits import FLOAT_BITS, HEAD, SENSITIVE, STORED, matrix_sizes, mean_bits, plan, stored_bits
 from .blas import one_blas_thread
 from .layer import LayerQuantizer
 from .methods.registry import CALIBRATED
@@ -63,11 +62,8 @@ def quantize(
     checkpoint = open_checkpoint(source)
     spec = checked_spec(checkpoint)
     default = options.bits if options.mixed != "auto" else 4  # auto chooses the bits later: for qdq, 4 or more
-    bits = plan(spec, default, options.head_bits, options.layers_8bit, options.mixed, checkpoint.stored_bits)
-    if options.keep:  # what has these bits already keeps them, rather than being rounded to more
-        for i, (name, p) in product(range(spec.num_layers), spec.projections.items()):
-            if checkpoint.stored_bits(f"model.layers.{i}.{p.tensor}.weight") == options.bits:
-                bits[f"{i}.{name}"] = options.bits
+    stored = stored_bits(spec, checkpoint)
+    bits = plan(spec, default, options.head_bits, options.layers_8bit, options.mixed, stored, options.keep)
     if options.form == "qdq" and (2 in bits.values() or options.embedding_bits == 4):
         raise RequestError("qdq supports matrices of 4 or 8 bits and embeddings of 8 or 16; use --format nbits")
     reads_text = settings.algo in CALIBRATED or options.mixed == "auto"

@@ -86,10 +86,9 @@ def recipe(dtype: str, block_size: int | None = None, ops: str = "ort") -> tuple
         ops: the style of graph.
     """
     form = next(form for form, style in FORMATS.items() if style == ops)
-    if dtype == "int8":
-        options = Options(bits=8, embedding_bits=8, form=form, keep=True)
-        return Settings("rtn", BLOCK_SIZES_OF[dtype] if block_size is None else block_size), options
     size = BLOCK_SIZES_OF[dtype] if block_size is None else block_size
+    if dtype == "int8":
+        return Settings("rtn", size), Options(bits=8, embedding_bits=8, form=form, keep=True)
     mixed, keep = (STORED, False) if dtype == "fast" else (SENSITIVE, True)
     options = Options(bits=4, head_bits=8, embedding_bits=8, mixed=mixed, form=form, keep=keep)
     return Settings("k_quant", size, zero_point=ops == "onnx", minima=ops == "ort"), options

@@ -18,10 +18,11 @@ import llama_onnx  # noqa: E402
 from llama_onnx.errors import RequestError  # noqa: E402
 from llama_onnx.export.exporter import export  # noqa: E402
 from llama_onnx.export.graphs import compact  # noqa: E402
-from llama_onnx.export.graphs.compact import Widened, find, products, read, write  # noqa: E402
+from llama_onnx.export.graphs.compact import find, products, read, write  # noqa: E402
 from llama_onnx.export.graphs.graph import Graph, WeightFile  # noqa: E402
 from llama_onnx.export.graphs.ops_ort import OrtOps  # noqa: E402
 from llama_onnx.export.graphs.stored import read_graph  # noqa: E402
+from llama_onnx.export.graphs.widened import Widened  # noqa: E402
 from llama_onnx.export.nbits import NBits, dequantize  # noqa: E402
 from llama_onnx.export.readers.gguf_blocks import TYPES, read_blocks  # noqa: E402
 from llama_onnx.export.readers.gguf_file import Entry  # noqa: E402
