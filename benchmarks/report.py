@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-PACKAGES = ("onnxruntime", "numpy", "llama-cpp-python", "onnxruntime-genai")
+PACKAGES = ("onnxruntime", "numpy", "llama-cpp-python", "xllamacpp", "onnxruntime-genai")
 OURS, THEIRS = "#2a78b5", ("#c06a2b", "#7d8a96", "#8a5fa8")
 
 
@@ -30,11 +30,16 @@ def about() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *map(_shown, sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
         "versions": versions,
     }
+
+
+def _shown(argument: str) -> str:
+    """Return an argument of the command as others may read it: of a path on this machine, the name only."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

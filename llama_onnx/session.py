@@ -1,7 +1,7 @@
 """Makes all ONNX Runtime sessions.
 
 All sessions share one thread pool: one for each would leave dozens of threads spinning on a few cores. Where others
-need the cores, none spins, and each session has a pool (2 cores, measured: 10 % slower if quiet, 40 % faster if busy).
+need the cores, none spins, and each session has a pool of its own; see docs/speed.md for what that costs and gains.
 Float shards stay mapped from the file. Quantised ones must be packed, or every call dequantises the whole matrix.
 """
 
