@@ -31,11 +31,11 @@ def genai_logits(path: Path, spec: DecoderSpec) -> Logits:
     return logits
 
 
-def gguf_logits(path: Path) -> Logits:
-    """Return a function that runs a GGUF file with llama.cpp."""
+def gguf_logits(path: Path, length: int = LENGTH) -> Logits:
+    """Return a function that runs a GGUF file with llama.cpp, on texts of at most `length` tokens."""
     from llama_cpp import Llama
 
-    model = Llama(str(path), n_ctx=LENGTH, n_batch=LENGTH, logits_all=True, verbose=False)
+    model = Llama(str(path), n_ctx=length, n_batch=length, logits_all=True, verbose=False)
 
     def logits(ids: np.ndarray) -> np.ndarray:
         model.reset()

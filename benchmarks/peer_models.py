@@ -17,7 +17,7 @@ from llama_onnx.export.checkpoint import Checkpoint
 from llama_onnx.export.readers.open import open_checkpoint
 
 # Numbers of llama.cpp's file types, from llama.h.
-GGUF_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}
+GGUF_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}
 GGUF_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -30,6 +30,7 @@ GGUF_NAMES = {
     "post_attention_layernorm": "ffn_norm",
 }
 
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 HEAD_SIZE = 16  # ONNX Runtime's attention kernel needs heads of a multiple of this size
 
 
@@ -79,6 +80,36 @@ def write_gguf(source: str | Path, out: Path, half: bool = True) -> None:
     for name in names:
         writer.write_tensor_data(load(name))
     writer.close()
+
+
+def dequantized_gguf(source: Path, out: Path) -> None:
+    """Write a GGUF file again with all tensors in float32."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(out, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
+            array = field.types[0] == gguf.GGUFValueType.ARRAY
+            writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if array else None)
+    writer.add_file_type(0)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_safetensors(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a checkpoint in float32 as a Hugging Face directory."""
+    folder.mkdir()
+    for name, content in checkpoint.files.items():
+        (folder / name).write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+    config = dict(checkpoint.config, architectures=[ARCHITECTURES[checkpoint.config["model_type"]]])
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {name: np.array(checkpoint.tensor(name), np.float32) for name in checkpoint.names()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def quantize_gguf(source: Path, out: Path, kind: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TEMPLATES = ("plain", "alpaca", "chat")
+CAPABILITIES = ("bit_planes", "block_minima", "rope_rows", "scale_factors")  # what graphs have only where it is needed
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,7 @@ def return_what_is_freed() -> None:
 
 def lazy_zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     """Return zeros that take memory only for the 4 KB pages that are written; numpy's may use pages of 2 MB."""
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if sys.platform != "linux":
         return np.zeros(shape, dtype)
     pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .config import TEMPLATES, ModelConfig, Shard
+from .config import CAPABILITIES, TEMPLATES, ModelConfig, Shard
 from .errors import ModelDirectoryError
 from .files.mapped import charge_of_lookups
 from .original.layout import is_legacy, read_legacy_config
@@ -37,13 +37,14 @@ def read_config(directory: str | Path) -> ModelConfig:
     if odd := sorted(set(shards) ^ set(wanted)):
         _refuse(directory / MANIFEST, f"{counts['num_layers']} layers do not match the listed shards (see {odd[0]})")
     bos, eos, template = model.get("bos_token_id"), _field(model, "eos_token_ids", list), model.get("template")
-    for token in [*eos, *([] if bos is None else [bos])]:
+    for token in eos if bos is None else [*eos, bos]:
         if type(token) is not int or not 0 <= token < counts["vocab_size"]:
             _refuse(directory / MANIFEST, f"special token id {token!r} is not in the vocabulary")
     if template not in (None, *TEMPLATES):
         _refuse(directory / MANIFEST, f"template {str(template)[:40]!r} is not one of {TEMPLATES}")
-    if "rope_switch_length" in model:
-        counts["rope_switch_length"] = _count(model, "rope_switch_length")
+    counts |= {name: _count(model, name) for name in ("rope_switch_length",) if name in model}
+    if unknown := set(map(str, _field({"capabilities": [], **manifest}, "capabilities", list))) - set(CAPABILITIES):
+        _refuse(directory / MANIFEST, f"capability {min(unknown)[:40]!r} is not known", "use the program that made it")
     add_bos, weights = _field(model, "add_bos", bool), _field(precision, "weights", str)
     copies = STANDARD_COPIES if precision.get("ops") == "onnx" else SOFT_CAPPED.get(architecture, (0, 1))
     return ModelConfig(
@@ -76,7 +77,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _refuse(where: str | Path, what: str, advice: str = "export the model again") -> NoReturn:
+def _refuse(where: str | Path, what: str, advice: str = "copy or export the model again") -> NoReturn:
     raise ModelDirectoryError(f"{where}: {what}; {advice}") from None
 
 
@@ -95,15 +96,14 @@ def _count(fields: dict[str, Any], name: str) -> int:
 
 
 def _check_files(directory: Path, files: dict[str, Any]) -> None:
-    copy = "copy or export the model again"
     for name, entry in files.items():
         path, size = directory / name, _field(entry if isinstance(entry, dict) else {}, "bytes", int)
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             _refuse(directory / MANIFEST, f"file name {name!r} points outside the directory")
         if not path.is_file():
-            _refuse(path, "missing, though the manifest lists it", copy)
+            _refuse(path, "missing, though the manifest lists it")
         if (found := path.stat().st_size) != size:
-            _refuse(path, f"{found} bytes where the manifest says {size}: truncated or replaced", copy)
+            _refuse(path, f"{found} bytes where the manifest says {size}: truncated or replaced")
 
 
 def _shard(directory: Path, manifest: dict[str, Any], entry: Any) -> Shard:

@@ -61,7 +61,7 @@ class ModelWriter:
         self.out = out
         self.folder = out.with_name(out.name + ".partial")
         self._key = json.loads(json.dumps(key))
-        self._shards: dict[str, dict[str, Any]] = {}
+        self._done: dict[str, dict[str, Any]] = {}  # what the journal keeps of each shard
         self._files: dict[str, dict[str, Any]] = {}
         self._finished: dict[str, Any] = {}
         self._resumed = False
@@ -130,12 +130,16 @@ class ModelWriter:
             "kind": graph.kind(),
             "quantized": any(node.op_type in ("MatMulNBits", "DequantizeLinear") for node in graph.nodes),
         }
-        self._add({"shard": entry, "files": {files[0]: file_entry(self.folder / files[0]), files[1]: data}})
+        self._add({
+            "shard": entry,
+            "files": {files[0]: file_entry(self.folder / files[0]), files[1]: data},
+            "capabilities": sorted(graph.capabilities()),
+        })  # fmt: skip
         self._write_journal()
 
     def written(self, name: str) -> Shard:
         """Return a shard that has been written, so that it can be run."""
-        entry = self._shards[name]
+        entry = self._done[name]["shard"]
         return Shard(
             name=f"{self.folder.name}/{name}",
             path=self.folder / entry["file"],
@@ -176,7 +180,8 @@ class ModelWriter:
             "architecture": architecture,
             "model": model,
             "precision": precision,
-            "shards": list(self._shards.values()),
+            "capabilities": sorted({name for done in self._done.values() for name in done["capabilities"]}),
+            "shards": [done["shard"] for done in self._done.values()],
             "files": dict(sorted(self._files.items())),
         }
         (self.folder / JOURNAL).unlink(missing_ok=True)
@@ -190,7 +195,7 @@ class ModelWriter:
         (self.out / LOCK).unlink()  # held until now, so that no other run could start in the moved folder
 
     def _add(self, done: dict[str, Any]) -> None:
-        self._shards[done["shard"]["name"]] = done["shard"]
+        self._done[done["shard"]["name"]] = done
         self._files.update(done["files"])
 
     def _matches(self, file: str, entry: dict[str, Any]) -> bool:
@@ -200,8 +205,8 @@ class ModelWriter:
     def _read_journal(self) -> dict[str, Any]:
         try:
             journal = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
-            if journal["key"] == self._key:
-                finished = dict(journal["shards"])
+            finished = dict(journal["shards"])
+            if journal["key"] == self._key and all("capabilities" in done for done in finished.values()):
                 self._resumed = True
                 return finished
         except (OSError, ValueError, KeyError):
@@ -223,11 +228,7 @@ class ModelWriter:
             )
 
     def _write_journal(self) -> None:
-        shards = {
-            name: {"shard": shard, "files": {file: self._files[file] for file in (shard["file"], f"{name}.bin")}}
-            for name, shard in self._shards.items()
-        }
-        write_json(self.folder / JOURNAL, {"key": self._key, "shards": shards})
+        write_json(self.folder / JOURNAL, {"key": self._key, "shards": self._done})
 
 
 def file_entry(path: Path) -> dict[str, Any]:

@@ -79,6 +79,19 @@ def test_manifest_describes_every_file(model: Path) -> None:
     ]
 
 
+def test_manifest_lists_what_only_some_graphs_have(checkpoint: Path, model: Path, tmp_path: Path) -> None:
+    def listed(folder: Path) -> list[str]:
+        found = json.loads((folder / "manifest.json").read_text())["capabilities"]
+        assert read_config(folder).num_layers  # a capability that is not known would be refused
+        return list(found)
+
+    assert listed(model) == []
+    export(checkpoint, tmp_path / "int4", "int4")
+    assert "block_minima" in listed(tmp_path / "int4")
+    export(FIXTURES / "phi3-longrope-below", tmp_path / "longrope")
+    assert listed(tmp_path / "longrope") == ["rope_rows"]
+
+
 def test_every_tensor_is_external_and_aligned_to_a_page(model: Path) -> None:
     for path in model.glob("*.onnx"):
         for tensor in onnx.load(str(path), load_external_data=False).graph.initializer:

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from ... import __version__
+from ...config import CAPABILITIES
 from ..packages import onnx
 
 ALIGNMENT = 4096  # ONNX Runtime maps aligned tensors in place; direct reads need whole pages too
@@ -25,6 +26,11 @@ SYNC_WRITE, SYNC_WRITE_AND_WAIT = 2, 7  # flags of sync_file_range(2)
 OPSET = 21
 IR_VERSION = 10  # supported by every ONNX Runtime that has these operators
 MICROSOFT = "com.microsoft"
+MARKS = {  # names of tensors by which a capability is told
+    "bit_planes": {"low"},
+    "block_minima": {"minima", "minimum_base"},
+    "scale_factors": {"scale_factors"},
+}
 
 
 @dataclass(frozen=True)
@@ -242,6 +248,12 @@ class Graph:
             for t in self.initializers
         ]
         return hashlib.sha256(json.dumps([nodes, attributes, tensors]).encode()).hexdigest()[:16]
+
+    def capabilities(self) -> set[str]:
+        """Return the `CAPABILITIES` of this graph: inputs and kinds of weights that only some graphs have."""
+        found = {value.name for value in self.inputs} & set(CAPABILITIES)
+        endings = {tensor.name.rpartition(".")[2] for tensor in self.initializers}
+        return found | {name for name, marks in MARKS.items() if marks & endings}
 
     def save(self, path: Path) -> None:
         """Write the graph. Its weights are already in their file."""
