@@ -199,7 +199,9 @@ def plot(path: Path, results: dict[str, list[Point]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(len(results), 2, figsize=(11, 4.2 * len(results)), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(
+        len(results), 2, figsize=(11, 4.2 * len(results)), layout="constrained", squeeze=False
+    )
     costs: tuple[tuple[str, Callable[[Point], float]], ...] = (
         ("megabytes, all files", lambda point: point.bytes / 1e6),
         ("milliseconds a token", lambda point: 1000 / point.decode),
@@ -212,7 +214,9 @@ def plot(path: Path, results: dict[str, list[Point]]) -> None:
                 panel.plot(list(map(cost, own)), [p.loss for p in own], "o", ms=5, color=colour, alpha=alpha,
                            label=None if tool == "ours" else tool)  # fmt: skip
             edge = frontier([point for point in points if point.tool == "ours"], cost)
-            panel.plot(list(map(cost, edge)), [p.loss for p in edge], "-o", color=OURS, lw=1.5, ms=5, label="ours, best")
+            panel.plot(
+                list(map(cost, edge)), [p.loss for p in edge], "-o", color=OURS, lw=1.5, ms=5, label="ours, best"
+            )
             for point in points:
                 if point.tool == "llama.cpp":
                     panel.annotate(point.method, (cost(point), point.loss), (6, 4), textcoords="offset points",

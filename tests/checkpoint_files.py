@@ -401,10 +401,12 @@ class Hub:
         if match[3] not in ("main", self.commit):
             return self._reply(request, 404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
         if match[2] != "resolve":
-            files = sorted(file for file in folder.iterdir() if file.is_file())
-            names = [{"rfilename": file.name} for file in files]
-            sizes = {f.name: self.sizes.get(f.name, f.stat().st_size) for f in files}
-            tree = [{"type": "file", "path": f.name, "size": sizes[f.name], "oid": _oid(f)} for f in files]
+            files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+            names = [{"rfilename": name} for name in files]
+            if "recursive=true" not in request.path.lower():
+                files = {name: file for name, file in files.items() if "/" not in name}
+            sizes = {name: self.sizes.get(name, file.stat().st_size) for name, file in files.items()}
+            tree = [{"type": "file", "path": name, "size": sizes[name], "oid": _oid(files[name])} for name in files]
             model = {"_id": "1", "id": match[1], "modelId": match[1], "sha": self.commit, "siblings": names, "tags": []}
             answer = json.dumps(model if match[2] == "revision" else tree).encode()
             return self._reply(request, 200, answer, {"Content-Type": "application/json"}, body)

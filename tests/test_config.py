@@ -65,7 +65,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest is a list": (lambda folder: (folder / "manifest.json").write_text("[]"), "not a llama_onnx manifest"),
     "other format": (edit_manifest(lambda m: m.update(format="other")), "not a llama_onnx manifest"),
     "later version": (edit_manifest(lambda m: m.update(format_version=99)), "format version 99"),
-    "unknown capability": (edit_manifest(lambda m: m.update(capabilities=["gates"])), "capability 'gates' is not known"),
+    "unknown capability": (
+        edit_manifest(lambda m: m.update(capabilities=["gates"])),
+        "capability 'gates' is not known",
+    ),
     "capabilities are a text": (edit_manifest(lambda m: m.update(capabilities="rope_rows")), "'capabilities' is"),
     "no model": (edit_manifest(lambda m: m.pop("model")), "'model' is missing"),
     "no shards": (edit_manifest(lambda m: m.update(shards=[])), "do not match the listed shards"),

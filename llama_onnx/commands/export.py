@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="SOURCE",
         help="Hugging Face directory (safetensors or .bin, GPTQ and AWQ too), Meta directory, GGUF or llama2.c file, "
-        "fp32 or fp16 model directory, or organisation/name[@revision] on the Hugging Face hub",
+        "fp32 or fp16 model directory, or organisation/name[/file.gguf][@revision] on the hub",
     )  # fmt: skip
     parser.add_argument("out", metavar="OUT", help="model directory to make")
     parser.add_argument(

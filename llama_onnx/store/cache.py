@@ -44,7 +44,7 @@ class CachedModel:
 
     @property
     def name(self) -> str:
-        """The name to give for it: `org/name[@revision]`, or its key."""
+        """The name to give for it: `org/name[/file.gguf][@revision]`, or its key."""
         return str(self.source["name"]) if self.source.get("kind") == "hub" else self.key
 
     @property

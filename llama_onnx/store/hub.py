@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from ..errors import MissingDependencyError, ModelDirectoryError
 from ..memory import format_size
-from .names import Name
+from .names import BESIDE, PART, Name
 from .transfer import Progress, fetch
 
 FILES = (  # beside the weights
@@ -39,6 +39,10 @@ WEIGHTS = (  # the second kind is downloaded only if there is none of the first
     ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
 )
+GGUF = ("*.gguf", *BESIDE)
+PROJECTOR = "mmproj"  # the images' part of a model, in a GGUF file of its own
+USUAL = "q4_k_m"  # the precision that other programs take of a repository with several GGUF files
+SHOWN = 12  # of them in a message
 LEAST_KEPT = 0.14  # of the bytes downloaded, in the exported model: float32 rounded to 4 bits
 LARGE = 1 << 20  # bytes of a file that is worth continuing
 OFF = ("", "0", "no", "off", "false")
@@ -57,8 +61,10 @@ def download(
     room: Path | None = None,
     report: Callable[[str], object] = lambda line: None,
     progress: Progress = lambda name, done, total: None,
-) -> Path:
-    """Return the directory of a checkpoint, after downloading the files that are missing.
+) -> tuple[Path, str]:
+    """Return a checkpoint, a directory or a GGUF file, and its commit, after downloading the files that are missing.
+
+    Of a repository with safetensors or torch files and GGUF files, the latter are taken only by name.
 
     Args:
         name: of the kind HUB.
@@ -83,10 +89,12 @@ def download(
             for file, size in missing.items():
                 if size >= LARGE:
                     _fetch(hub, name, str(commit), file, size, progress)
-        for weights in WEIGHTS if files is None else [tuple(files)]:
-            folder = _snapshot(hub, name, [*FILES, *weights] if files is None else list(files), offline)
-            if files is not None or any((folder / file).is_file() for file in (weights[0], weights[2])):
-                return folder
+        unknown = [[*GGUF]] if name.file else [*([*FILES, *weights] for weights in WEIGHTS), [*GGUF]]
+        for wanted in unknown if files is None else [list(files)]:
+            folder = _snapshot(hub, name, wanted, offline)
+            there = files or [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+            if weights := _weights(list(there), name):
+                return folder / weights[0] if weights[0].endswith(".gguf") else folder, folder.name
         reason = "its weights have not been downloaded, and cannot be now: offline, or the hub is out of reach"
     except ModelDirectoryError:
         raise
@@ -138,7 +146,7 @@ def _wanted(hub: Any, name: Name) -> tuple[str | None, dict[str, int] | None]:
     api = hub.HfApi()
     try:
         commit = api.model_info(name.repository, revision=name.revision or "main").sha
-        entries = list(api.list_repo_tree(name.repository, revision=commit))
+        entries = list(api.list_repo_tree(name.repository, revision=commit, recursive="/" in (name.file or "")))
     except hub.errors.HfHubHTTPError as error:
         if error.response is None or error.response.status_code >= 500:
             return None, None
@@ -146,17 +154,44 @@ def _wanted(hub: Any, name: Name) -> tuple[str | None, dict[str, int] | None]:
     except Exception:  # the classes of network errors differ from version to version
         return None, None
     sizes = {entry.path: int(entry.size) for entry in entries if hasattr(entry, "size")}
-    for first, parts, index in WEIGHTS:
-        found = [file for file in sizes if file in (first, index) or fnmatch(file, parts)]
+    weights = _weights(list(sizes), name)
+    if not weights:
+        what = "no model.safetensors, no pytorch_model.bin and no GGUF file"
+        raise ModelDirectoryError(f"{name.text}: this model on the hub has {what}")
+    beside = BESIDE if weights[0].endswith(".gguf") else FILES
+    taken = [*weights, *(file for file in sizes if any(fnmatch(file, pattern) for pattern in beside))]
+    return commit, {file: size for file, size in sizes.items() if file in taken}
+
+
+def _weights(there: list[str], name: Name) -> list[str]:
+    """Return the files with the weights among those of a repository; none if there are none.
+
+    Raises:
+        ModelDirectoryError: there are several GGUF files and none is the usual one, or the one that is asked for is
+            not there.
+    """
+    for first, parts, index in WEIGHTS if not name.file else ():
+        found = [file for file in there if file in (first, index) or fnmatch(file, parts)]
         if first in found or index in found:
-            return commit, {file: size for file, size in sizes.items() if file in FILES or file in found}
-    gguf = sorted(file for file in sizes if file.endswith(".gguf"))
-    if gguf:
-        raise ModelDirectoryError(
-            f"{name.text}: this model on the hub has GGUF files only; download one, and give its path: "
-            f"hf download {name.repository} {gguf[0]} --local-dir ."
-        )
-    raise ModelDirectoryError(f"{name.text}: this model on the hub has no model.safetensors and no pytorch_model.bin")
+            return found
+    files = sorted(file for file in there if file.endswith(".gguf") and PROJECTOR not in file.lower())
+    models: dict[str, str] = {}  # all parts of a model have one name
+    for file in files:
+        models.setdefault(PART.sub(r"\1\2", file), file)
+    wanted = PART.sub(r"\1\2", name.file or "")
+    usual = [model for model in models if USUAL in model.lower()]
+    if name.file is None and len(models) > 1 and len(usual) == 1:
+        wanted = usual[0]
+    elif name.file is None and len(models) == 1:
+        wanted = next(iter(models))
+    if wanted in models:
+        return [file for file in files if PART.sub(r"\1\2", file) == wanted]
+    if name.file is None and not models:
+        return []
+    listed = ", ".join(list(models.values())[:SHOWN]) + ", …" * (len(models) > SHOWN)
+    what = f"has no file {name.file}" if name.file else "has several GGUF files"
+    example = f"{name.repository}/{next(iter(models.values()), 'FILE.gguf')}"
+    raise ModelDirectoryError(f"{name.text}: this model on the hub {what}; give one as {example} (there: {listed})")
 
 
 def _check_room(name: Name, missing: int, whole: int, room: Path | None, report: Callable[[str], object]) -> None:

@@ -92,7 +92,7 @@ class ModelStore:
             return Path(text)
         name = parse_name(text, self.cache.models)
         if name.kind is Kind.HUB:
-            return download(name, self._offline, report=self.report, progress=self._progress)
+            return download(name, self._offline, report=self.report, progress=self._progress)[0]
         if name.kind is Kind.CACHED:
             return self.get(text)
         return Path(text)
@@ -148,9 +148,9 @@ class ModelStore:
     def _fetch(self, name: Name) -> tuple[Path, dict[str, Any]]:
         """Return the checkpoint of a name, and what is recorded about it."""
         if name.kind is Kind.HUB:
-            folder = download(name, self._offline, self.cache.models, self.report, self._progress)
-            return folder, {
-                "name": name.text, "kind": "hub", "commit": folder.name, "download": str(folder),
+            found, commit = download(name, self._offline, self.cache.models, self.report, self._progress)
+            return found, {
+                "name": name.text, "kind": "hub", "commit": commit, "download": str(found),
                 "producer": f"llama_onnx {__version__}",
             }  # fmt: skip
         path = Path(name.text).resolve()

@@ -17,7 +17,10 @@ from urllib.parse import quote
 from ..errors import ModelDirectoryError, RequestError
 from ..model_directory import ASIDE, MANIFEST
 
-HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9_][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
+HUB_ID = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:/(?P<file>\w[\w./-]*\.gguf))?(?:@(?P<revision>[\w./-]+))?",
+    re.ASCII,
+)
 PRECISIONS = ("auto", "fast", "fp32", "fp16", "int8", "int4")
 PART = re.compile(r"(.*)-\d{5}-of-\d{5}(\.gguf)")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*.pth", "*.gguf")
@@ -41,7 +44,7 @@ class Name:
 
     Attributes:
         kind: what it names.
-        text: the name without the precision: a path, `org/name[@revision]`, or a name that `list` shows.
+        text: the name without the precision: a path, `org/name[/file.gguf][@revision]`, or a name that `list` shows.
         key: the name of its folder in the cache; empty for a model directory.
         precision: the precision after the colon, if there is one.
     """
@@ -53,13 +56,18 @@ class Name:
 
     @property
     def repository(self) -> str:
-        """The part of a hub name before the revision."""
-        return self.text.partition("@")[0]
+        """The organisation and the name on the hub."""
+        return _hub_parts(self.text)["repository"] or ""
+
+    @property
+    def file(self) -> str | None:
+        """The GGUF file in the repository, if the name has one."""
+        return _hub_parts(self.text)["file"]
 
     @property
     def revision(self) -> str | None:
         """The revision of a hub name, if it has one."""
-        return self.text.partition("@")[2] or None
+        return _hub_parts(self.text)["revision"]
 
 
 def parse_name(text: str, models: Path) -> Name:
@@ -114,17 +122,20 @@ def is_checkpoint(directory: Path) -> bool:
 
 
 def is_hub_id(text: str) -> bool:
-    """Return whether a text has the form `organisation/name[@revision]`, as the hub allows it."""
-    match = HUB_ID.fullmatch(text)
-    if match is None or ".." in text or "--" in text.partition("@")[0]:
+    """Return whether a text has the form `organisation/name[/file.gguf][@revision]`, as the hub allows it."""
+    parts = _hub_parts(text)
+    repository = parts["repository"] or ""
+    if not repository or ".." in text or "--" in repository:
         return False
-    return not match[2].endswith(CHECKPOINT_FILES)  # then a file was meant
+    return not repository.endswith(CHECKPOINT_FILES)  # then a file was meant
 
 
 def hub_key(text: str) -> str:
     """Return the folder name of a hub name. Different names have different folders."""
-    repository, _, revision = text.partition("@")
-    key = repository.replace("/", "--") + (f"@{quote(revision, safe='')}" if revision else "")
+    parts = _hub_parts(text)
+    key = (parts["repository"] or "").replace("/", "--")
+    key += f"--{quote(parts['file'], safe='')}" if parts["file"] else ""
+    key += f"@{quote(parts['revision'], safe='')}" if parts["revision"] else ""
     if len(key) > LONGEST:
         raise ModelDirectoryError(f"{text[:60]}…: this name is too long; no model on the hub has such a name")
     return key
@@ -148,6 +159,12 @@ def local_key(path: Path) -> str:
 def is_key(text: str) -> bool:
     """Return whether a text can be the name of a folder in the cache, and of nothing outside it."""
     return re.fullmatch(r"[\w@%.-]+", text, re.ASCII) is not None and not text.startswith(".")
+
+
+def _hub_parts(text: str) -> dict[str, str | None]:
+    """Return repository, file and revision of a hub name; each None if it has none, or is no such name."""
+    match = HUB_ID.fullmatch(text)
+    return match.groupdict() if match else dict.fromkeys(HUB_ID.groupindex)
 
 
 def _files_of(path: Path) -> Iterator[Path]:

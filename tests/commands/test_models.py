@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -82,7 +83,8 @@ def user(tmp_path: Path, checkpoint: Path) -> Iterator[User]:
         (served / name).write_bytes(b"not needed")
     (tmp_path / "home").mkdir()
     (tmp_path / "gguf").mkdir()
-    (tmp_path / "gguf" / "model-q4.gguf").touch()
+    for name in ("tiny-F32.gguf", "tiny-Q8_0.gguf", "mmproj-tiny.gguf"):
+        (tmp_path / "gguf" / name).touch()
     with Hub({"some/tiny": served, "some/empty": tmp_path / "home", "some/tiny-GGUF": tmp_path / "gguf"}) as hub:
         yield User(tmp_path / "home", hub, served)
 
@@ -156,13 +158,41 @@ def test_hub_out_of_reach_is_no_matter_for_what_was_downloaded(user: User) -> No
     assert "out of reach" in error
 
 
+def test_gguf_file_of_a_repository_is_taken_by_name_or_because_it_is_the_usual_one(user: User) -> None:
+    pytest.importorskip("gguf", reason="the GGUF files are written with it")
+    served = user.served.with_name("gguf")
+    config = json.loads((user.served / "config.json").read_text())
+    tensors = load_file(user.served / "model.safetensors")
+    write_gguf(served / "tiny-Q8_0.gguf", tensors, config, "Q8_0")
+    shutil.copy(user.served / "tokenizer.model", served)
+    answer, told = user.run("generate", "some/tiny-GGUF/tiny-Q8_0.gguf", *SAY)
+    assert "exporting some/tiny-GGUF/tiny-Q8_0.gguf as auto" in told
+    assert not any(name in user.asked() for name in ("F32", "mmproj"))
+    assert user.run("generate", "some/tiny-GGUF/tiny-Q8_0.gguf", *SAY, "--offline") == (answer, "")
+    shutil.move(served / "tiny-Q8_0.gguf", served / "tiny-q4_k_m.gguf")
+    user.hub.commit = "1" * 40
+    assert user.run("generate", "some/tiny-GGUF@main", *SAY)[0] == answer
+    assert user.models() == [("some/tiny-GGUF/tiny-Q8_0.gguf", "auto"), ("some/tiny-GGUF@main", "auto")]
+
+
+def test_gguf_file_in_parts_is_downloaded_whole(user: User) -> None:
+    served, big = user.served.with_name("gguf"), user.served.with_name("gguf") / "big"
+    big.mkdir()
+    for number in (1, 2):
+        (big / f"b-0000{number}-of-00002.gguf").write_bytes(b"GGUF")
+    user.run("pull", "some/tiny-GGUF/big/b-00001-of-00002.gguf", fails=True)  # it is no model
+    assert {"b-00001-of-00002.gguf", "b-00002-of-00002.gguf"} <= {path.name for path in user.home.rglob("*.gguf")}
+    assert not any(path.name in map(str, served.glob("*.gguf")) for path in user.home.rglob("*.gguf"))
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("some/other", "no such model on the hub"),
         ("some/tiny@v9", "the hub has no revision v9"),
-        ("some/empty", "no model.safetensors and no pytorch_model.bin"),
-        ("some/tiny-GGUF", "hf download some/tiny-GGUF model-q4.gguf"),
+        ("some/empty", "no model.safetensors, no pytorch_model.bin and no GGUF file"),
+        ("some/tiny-GGUF", "give one as some/tiny-GGUF/tiny-F32.gguf (there: tiny-F32.gguf, tiny-Q8_0.gguf)"),
+        ("some/tiny-GGUF/tiny-Q4_0.gguf", "has no file tiny-Q4_0.gguf"),
         ("nothing", "no such directory or file"),
     ],
 )

@@ -33,6 +33,9 @@ def test_each_kind_of_model_is_recognised(
     name = parse_name("some/tiny@v1.0/x:int4", tmp_path)
     assert (name.kind, name.repository, name.revision, name.precision) == (Kind.HUB, "some/tiny", "v1.0/x", "int4")
     assert (name.text, name.key) == ("some/tiny@v1.0/x", "some--tiny@v1.0%2Fx")
+    name = parse_name("some/tiny/q4/a--b.gguf@v1:int8", tmp_path)
+    assert (name.kind, name.repository, name.file, name.revision) == (Kind.HUB, "some/tiny", "q4/a--b.gguf", "v1")
+    assert (name.key, name.precision) == ("some--tiny--q4%2Fa--b.gguf@v1", "int8")
 
 
 def test_what_exists_here_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +60,7 @@ def test_model_that_an_interrupted_export_moved_aside_is_still_reported(
     [
         "nothing", "./some/tiny", "/some/tiny", "some/tiny/", "some//tiny", "a/b/c", "../b", "a/..", "a/b@../../c",
         "-a/b", ".a/b", "a/.b", "a--b/c", "a/b--c", "a b/c", "a/b@", "a/b@v 1", "a/b\n", "~/b", "a/b.gguf", "a/b.bin",
-        "é/b", "a\\b", "..", "x:int4", ":int4",
+        "é/b", "a\\b", "..", "x:int4", ":int4", "a/b/../c.gguf", "a/b/.gguf", "a/b/c.bin",
     ],
 )  # fmt: skip
 def test_what_is_no_name_is_refused_in_one_line(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +76,7 @@ def test_what_is_no_name_is_refused_in_one_line(text: str, tmp_path: Path, monke
 
 def test_folders_of_different_names_differ_and_lie_in_the_cache(tmp_path: Path) -> None:
     names = ["a/b", "a/b@main", "a_b/c", "a/b_c", "a/b@x/y", "a/b@x.y", "A/b", "a/b@x-y", "a/b-x"]
+    names += ["a/b/c.gguf", "a/b/d/c.gguf", "a/b/d--c.gguf", "a/b/c.gguf@x"]
     keys = [hub_key(name) for name in names]
     assert len(set(keys)) == len(names)
     for odd in ("..", ". .", "a--b", "..gguf", "é", "-", "x" * 300):
