@@ -44,8 +44,8 @@ MODELS = "smollm2-135m", "qwen-0.5b"
 TEMPORARY = ".part"
 GGUF = "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"
 COLOURS = {"ours": OURS, "genai": THEIRS[0], "llama.cpp": THEIRS[2]}
-PLAIN = Settings("k_quant", 32), Settings("gptq", 32)
-MINIMA = Settings("k_quant", 32, minima=True), Settings("gptq", 32, minima=True)
+ROUNDED, CALIBRATED = Settings("k_quant", 32, minima=True), Settings("gptq", 32, minima=True)
+BUDGETS = (5, 6)  # of --mixed auto
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,14 @@ def ours(subject: Subject) -> Iterator[Way]:
     for dtype in ("int4", "int8"):
         yield _ours(f"--dtype {dtype}", partial(export, subject.gguf, dtype=dtype))
     eight, four = Options(head_bits=8, embedding_bits=8), Options(head_bits=4, embedding_bits=4)
-    for settings in (*PLAIN, *MINIMA):
-        for options, what in ((four, "tables 4"), (eight, "tables 8")):
-            yield _quantized(subject, settings, options, what)
-    for budget in (4.6, 5, 5.5, 6.5):
+    yield _quantized(subject, Settings("k_quant", 128), Options(head_bits=8, embedding_bits=8), "tables 8")
+    for settings in (Settings("k_quant", 32), Settings("gptq", 32), ROUNDED, CALIBRATED):
+        yield _quantized(subject, settings, Options(head_bits=8, embedding_bits=8), "tables 8")
+    for settings in (ROUNDED, CALIBRATED):
+        yield _quantized(subject, settings, Options(head_bits=4, embedding_bits=4), "tables 4")
+    for budget in BUDGETS:
         options = Options(head_bits=8, embedding_bits=8, mixed="auto", budget=budget)
-        yield _quantized(subject, MINIMA[1], options, f"tables 8, auto {budget:g}")
+        yield _quantized(subject, CALIBRATED, options, f"tables 8, auto {budget}")
 
 
 def _quantized(subject: Subject, settings: Settings, options: Options, what: str) -> Way:
