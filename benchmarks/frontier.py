@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,14 +125,13 @@ def ours(subject: Subject) -> Iterator[Way]:
     """Yield our defaults, and methods by block, minima, bits of the tables and mix."""
     for dtype in ("int4", "int8"):
         yield _ours(f"--dtype {dtype}", partial(export, subject.gguf, dtype=dtype))
-    eight, four = Options(head_bits=8, embedding_bits=8), Options(head_bits=4, embedding_bits=4)
-    yield _quantized(subject, Settings("k_quant", 128), Options(head_bits=8, embedding_bits=8), "tables 8")
-    for settings in (Settings("k_quant", 32), Settings("gptq", 32), ROUNDED, CALIBRATED):
-        yield _quantized(subject, settings, Options(head_bits=8, embedding_bits=8), "tables 8")
+    eight = Options(head_bits=8, embedding_bits=8)
+    for settings in (Settings("k_quant", 128), Settings("k_quant", 32), Settings("gptq", 32), ROUNDED, CALIBRATED):
+        yield _quantized(subject, settings, eight, "tables 8")
     for settings in (ROUNDED, CALIBRATED):
         yield _quantized(subject, settings, Options(head_bits=4, embedding_bits=4), "tables 4")
     for budget in BUDGETS:
-        options = Options(head_bits=8, embedding_bits=8, mixed="auto", budget=budget)
+        options = replace(eight, mixed="auto", budget=budget)
         yield _quantized(subject, CALIBRATED, options, f"tables 8, auto {budget}")
 
 

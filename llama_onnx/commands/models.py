@@ -21,7 +21,8 @@ from .terminal import draw_share, wipe_bar
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1, "int4": 0.85}  # of a weight in memory, scale and all
 NAME_HELP = (
     "a model directory, a .gguf file, a Hugging Face directory, or organisation/name[/file.gguf][@revision] on the "
-    "Hugging Face hub. All but the first are exported once and kept in the cache; :int8 after the name asks for a precision"
+    "Hugging Face hub. All but the first are exported once and kept in the cache; :int8 after the name asks for a "
+    "precision"
 )
 
 
