@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import RequestError
+from .families.registry import read_spec
 from .graphs.styles import get_ops
 from .graphs.weights import Precision, Weights, least_bytes
 from .progress import report
@@ -13,6 +14,9 @@ from .quantize.settings import ROUNDED, recipe
 from .readers.open import open_checkpoint
 from .shards import checked_spec, fingerprint, is_quantized, write_shards
 from .writer import ModelWriter
+
+
+NARROWEST = 640  # columns of a model that 'fast' makes faster: in smaller ones, a token costs more than its bytes
 
 
 def export(
@@ -24,7 +28,7 @@ def export(
         source: a checkpoint in any format that `open_checkpoint` reads.
         out: the directory to make. An existing model there is replaced once the new one is complete.
         dtype: how matrices are stored: 'auto' (as the checkpoint stores them), 'fp32', 'fp16', or rounded to 'int8' or
-            'int4', or 'fast', by the `recipe` of each. Norm weights and biases are always float32. None means 'auto'
+            'int4', or 'fast' (which is 'auto' for small models), by the `recipe` of each. Norm weights and biases are always float32. None means 'auto'
             for a quantised checkpoint, else 'fp32'.
         block_size: how many weights share a scale in int8 and int4; None is the recipe's.
         ops: 'ort' for ONNX Runtime's fused operators, 'onnx' for standard operators only.
@@ -38,6 +42,9 @@ def export(
         dtype = "auto" if ops == "ort" and is_quantized(open_checkpoint(source)) else "fp32"
     if dtype == "fast" and not is_quantized(open_checkpoint(source)):
         raise RequestError(f"{source} holds floats, and 'fast' is for quantised weights; use --dtype int4")
+    if dtype == "fast" and read_spec(open_checkpoint(source).config).hidden_size < NARROWEST:
+        report("this model is so small that rounding again would not make it faster: kept as it is, as 'auto' does")
+        dtype = "auto"
     if dtype in ROUNDED:
         quantize(source, out, *recipe(dtype, block_size, ops))
         return

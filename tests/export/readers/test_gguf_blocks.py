@@ -12,10 +12,11 @@ gguf = pytest.importorskip("gguf", reason="GGUF files are written by the gguf pa
 pytest.importorskip("onnx")
 
 from checkpoint_files import GGUF_NAMES  # noqa: E402
-from helpers import random_tensors  # noqa: E402
+from helpers import files_of, random_tensors  # noqa: E402
 
 import llama_onnx  # noqa: E402
 from llama_onnx.errors import RequestError  # noqa: E402
+from llama_onnx.export import exporter  # noqa: E402
 from llama_onnx.export.exporter import export  # noqa: E402
 from llama_onnx.export.graphs import compact  # noqa: E402
 from llama_onnx.export.graphs.compact import find, products, read, write  # noqa: E402
@@ -211,7 +212,10 @@ def test_an_auto_export_streams_with_equal_results(model: Path, tmp_path: Path) 
         np.testing.assert_array_equal(lm.logits(ids), whole)
 
 
-def test_a_fast_export_has_blocks_of_128_and_never_fewer_bits_than_the_file(model: Path, tmp_path: Path) -> None:
+def test_a_fast_export_has_blocks_of_128_and_never_fewer_bits_than_the_file(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "NARROWEST", WIDE["hidden_size"])
     export(model, tmp_path / "out", dtype="fast")
     checkpoint, bits = open_checkpoint(model), set()
     for path in sorted((tmp_path / "out").glob("*.onnx")):
@@ -223,6 +227,16 @@ def test_a_fast_export_has_blocks_of_128_and_never_fewer_bits_than_the_file(mode
     assert bits == {4, 8}
     with llama_onnx.load(tmp_path / "out") as lm:
         assert np.isfinite(lm.logits(np.arange(3, 40))).all()
+
+
+def test_a_fast_export_of_a_small_model_keeps_it_and_says_so(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(model, tmp_path / "auto", dtype="auto")
+    capsys.readouterr()
+    export(model, tmp_path / "fast", dtype="fast")
+    assert "kept as it is, as 'auto' does" in capsys.readouterr().err
+    assert files_of(tmp_path / "fast") == files_of(tmp_path / "auto")
 
 
 def test_fast_is_refused_for_floats(checkpoint: Path, tmp_path: Path) -> None:
