@@ -126,7 +126,7 @@ def ours(subject: Subject) -> Iterator[Way]:
     for dtype in ("int4", "int8"):
         yield _ours(f"--dtype {dtype}", partial(export, subject.gguf, dtype=dtype))
     eight = Options(head_bits=8, embedding_bits=8)
-    for settings in (Settings("k_quant", 128), Settings("k_quant", 32), Settings("gptq", 32), ROUNDED, CALIBRATED):
+    for settings in (Settings("k_quant", 128), Settings("k_quant", 32), ROUNDED, CALIBRATED):
         yield _quantized(subject, settings, eight, "tables 8")
     for settings in (ROUNDED, CALIBRATED):
         yield _quantized(subject, settings, Options(head_bits=4, embedding_bits=4), "tables 4")

@@ -5,7 +5,7 @@
     python benchmarks/real_models.py REAL_MODELS --json docs/real_models.json
 
 Quality is the KL divergence of the next token, over four texts (prose, code, French, Chinese) in windows of 500
-tokens, from the same file dequantised to float32. Engines take turns in every round, each in its own process, and are
+tokens, from the same file dequantised to float32; that of llama.cpp is measured too. Engines take turns in every round, each in its own process, and are
 suspended while others run; figures are medians. llama.cpp is what the package xllamacpp or llama-cpp-python has, and is
 left out where neither is installed. Exports are kept in REAL_MODELS/exports.
 """
@@ -22,7 +22,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from divergence import Logits
 from engine import Engine, random_prompt
+from peer_logits import gguf_logits
 from peer_models import installed
 from report import about, save, table
 
@@ -46,27 +48,33 @@ def windows(lm: llama_onnx.LanguageModel) -> Iterator[list[int]]:
                 yield window
 
 
-def divergence(reference: Path, others: dict[str, Path]) -> dict[str, dict[str, float]]:
-    """Return the mean KL divergence in nats of each model from a reference, and the share of equal likeliest tokens."""
-    with llama_onnx.load(reference, ctx_size=WINDOW) as lm:
-        models = {name: llama_onnx.load(path, ctx_size=WINDOW) for name, path in others.items()}
-        losses: dict[str, list[np.ndarray]] = {name: [] for name in others}
-        same: dict[str, list[np.ndarray]] = {name: [] for name in others}
-        for ids in windows(lm):
-            wanted = log_softmax(lm.logits(ids))
-            for name, model in models.items():
-                found = log_softmax(model.logits(ids))
+def divergence(reference: Path, folders: dict[str, Path], file: Path) -> dict[str, dict[str, float]]:
+    """Return the mean KL divergence in nats of each model from a reference, and the share of equal likeliest tokens.
+
+    llama.cpp with the GGUF file is one of them where llama-cpp-python is installed.
+    """
+    with ExitStack() as stack:
+        expected = stack.enter_context(llama_onnx.load(reference, ctx_size=WINDOW))
+        logits: dict[str, Logits] = {
+            name: stack.enter_context(llama_onnx.load(path, ctx_size=WINDOW)).logits for name, path in folders.items()
+        }
+        if installed("llama_cpp"):
+            logits["llama_cpp"] = gguf_logits(file, WINDOW)
+        losses: dict[str, list[np.ndarray]] = {name: [] for name in logits}
+        same: dict[str, list[np.ndarray]] = {name: [] for name in logits}
+        for ids in map(np.array, windows(expected)):
+            wanted = log_softmax(expected.logits(ids))
+            for name, function in logits.items():
+                found = log_softmax(function(ids))
                 losses[name].append(kl_divergence(wanted, found))
                 same[name].append(wanted.argmax(-1) == found.argmax(-1))
-        for model in models.values():
-            model.close()
     return {
         name: {
             "kl": float(np.concatenate(losses[name]).mean()),
             "same_token": float(np.concatenate(same[name]).mean()),
             "tokens": sum(map(len, losses[name])),
         }
-        for name in others
+        for name in logits
     }
 
 
@@ -116,7 +124,9 @@ def main() -> None:
     rows = []
     for source in sorted(args.models.glob("*.gguf"), key=lambda path: path.stat().st_size):
         folders = {dtype: made(source, args.models / "exports", dtype) for dtype in args.dtypes}
-        quality = {} if args.only == "speed" else divergence(made(source, args.models / "exports", "fp32"), folders)
+        quality = (
+            {} if args.only == "speed" else divergence(made(source, args.models / "exports", "fp32"), folders, source)
+        )
         sides: dict[str, dict[str, Any]] = {d: {"engine": "ours", "path": str(f)} for d, f in folders.items()}
         sides |= {peer: {"engine": peer.replace("_", "."), "path": str(source)} for peer in PEERS if installed(peer)}
         vocabulary = read_config(next(iter(folders.values()))).vocab_size
