@@ -5,9 +5,9 @@
     python benchmarks/real_models.py REAL_MODELS --json docs/real_models.json
 
 Quality is the KL divergence of the next token, over four texts (prose, code, French, Chinese) in windows of 500
-tokens, from the same file dequantised to float32; that of llama.cpp is measured too. Engines take turns in every round, each in its own process, and are
-suspended while others run; figures are medians. llama.cpp is what the package xllamacpp or llama-cpp-python has, and is
-left out where neither is installed. Exports are kept in REAL_MODELS/exports.
+tokens, from the same file dequantised to float32; that of llama.cpp is measured too. Engines take turns in every round,
+each in its own process, and are suspended while others run; figures are medians. llama.cpp is what the packages
+xllamacpp and llama-cpp-python have; what is not installed is left out. Exports are kept in REAL_MODELS/exports.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from .readers.open import open_checkpoint
 from .shards import checked_spec, fingerprint, is_quantized, write_shards
 from .writer import ModelWriter
 
-
 NARROWEST = 640  # columns of a model that 'fast' makes faster: in smaller ones, a token costs more than its bytes
 
 
@@ -28,8 +27,8 @@ def export(
         source: a checkpoint in any format that `open_checkpoint` reads.
         out: the directory to make. An existing model there is replaced once the new one is complete.
         dtype: how matrices are stored: 'auto' (as the checkpoint stores them), 'fp32', 'fp16', or rounded to 'int8' or
-            'int4', or 'fast' (which is 'auto' for small models), by the `recipe` of each. Norm weights and biases are always float32. None means 'auto'
-            for a quantised checkpoint, else 'fp32'.
+            'int4', or 'fast' (for small models, that is 'auto'), by the `recipe` of each. Norm weights and biases are
+            always float32. None means 'auto' for a quantised checkpoint, else 'fp32'.
         block_size: how many weights share a scale in int8 and int4; None is the recipe's.
         ops: 'ort' for ONNX Runtime's fused operators, 'onnx' for standard operators only.
 
