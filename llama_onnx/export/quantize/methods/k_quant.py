@@ -16,6 +16,7 @@ from .rtn import range_of
 
 STEPS = 16  # ranges tried in addition to the full one
 SHORTEST = 0.6  # the shortest range, relative to the full one
+FLATTEST = 1e-5  # spread of a block's integers, relative to their squares, below which no line is fitted to them
 
 
 def quantize(matrix: np.ndarray, form: Format) -> NBits:
@@ -78,26 +79,42 @@ def candidates(blocks: np.ndarray, form: Format) -> Iterator[tuple[np.ndarray, n
 
 
 def _search_with_minima(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`search` for scale and minimum: both are fitted to the integers of each step size that is tried."""
+    """`search` for scale and minimum: both are fitted to the integers of each step size that is tried.
+
+    A fit is judged by these integers. Rounding with it in the end can only come closer.
+    """
     scales, zeros = range_of(blocks, form)
     best = _error(blocks, scales, zeros, form, importance)
-    importance = np.broadcast_to(importance, blocks.shape)
-    total, sums = importance.sum(-1), (importance * blocks).sum(-1)
-    low, spread = blocks.min(-1, keepdims=True), nonzero(np.ptp(blocks, -1, keepdims=True))
-    for levels in np.linspace(form.highest - 1, form.highest + 1, STEPS + 5):
-        values = np.clip(np.rint((blocks - low) * (np.float32(levels) / spread)), 0, form.highest)
-        weighted = importance * values
-        first, second = weighted.sum(-1), (weighted * values).sum(-1)
-        products = (weighted * blocks).sum(-1)
-        determinant = total * second - first * first
-        valid = determinant > 0
-        divisor = np.where(valid, determinant, 1)
-        fitted = nonzero(((total * products - first * sums) / divisor).astype(np.float32))
-        points = (-(second * sums - first * products) / divisor / fitted).astype(np.float32)
-        error = np.where(valid, _error(blocks, fitted, points, form, importance), np.inf)
-        better = error < best
-        best[better], scales[better], zeros[better] = error[better], fitted[better], points[better]
-    return scales, zeros
+    shape, lowest = best.shape, blocks.min(-1).reshape(-1)
+    # With blocks as columns, numpy adds many of them at once. Counted from its lowest value, a block is small numbers.
+    weights, above = _columns(np.broadcast_to(importance, blocks.shape)), _columns(blocks) - lowest
+    weighted = weights * above
+    total, sums, squares = weights.sum(0), weighted.sum(0), (weighted * above).sum(0)
+    above /= nonzero(above.max(0))
+    values, product = np.empty_like(above), np.empty_like(above)
+    scales, zeros, best = scales.reshape(-1), zeros.reshape(-1), best.reshape(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for levels in np.linspace(form.highest - 1, form.highest + 1, STEPS + 5, dtype=np.float32):
+            np.rint(np.multiply(above, levels, out=values), out=values)
+            if levels > form.highest:
+                np.minimum(values, form.highest, out=values)
+            products = np.multiply(weighted, values, out=product).sum(0)
+            first = np.multiply(weights, values, out=product).sum(0)
+            second = np.multiply(product, values, out=product).sum(0)
+            determinant = total * second - first * first
+            scale = (total * products - first * sums) / determinant
+            offset = (second * sums - first * products) / determinant
+            error = squares - scale * products - offset * sums  # of a least-squares fit
+            better = (error < best) & (determinant > FLATTEST * total * second)
+            np.copyto(best, error, where=better)
+            np.copyto(scales, scale, where=better)
+            np.copyto(zeros, -(offset + lowest) / scale, where=better)
+    return scales.reshape(shape), zeros.reshape(shape)
+
+
+def _columns(blocks: np.ndarray) -> np.ndarray:
+    """Return blocks [..., block_size] as float32 [block_size, all blocks]."""
+    return np.ascontiguousarray(blocks.reshape(-1, blocks.shape[-1]).T, np.float32)
 
 
 def _error(
