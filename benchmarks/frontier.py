@@ -128,8 +128,7 @@ def ours(subject: Subject) -> Iterator[Way]:
     eight = Options(head_bits=8, embedding_bits=8)
     for settings in (Settings("k_quant", 128), Settings("k_quant", 32), ROUNDED, CALIBRATED):
         yield _quantized(subject, settings, eight, "tables 8")
-    for settings in (ROUNDED, CALIBRATED):
-        yield _quantized(subject, settings, Options(head_bits=4, embedding_bits=4), "tables 4")
+    yield _quantized(subject, ROUNDED, Options(head_bits=4, embedding_bits=4), "tables 4")
     for budget in BUDGETS:
         options = replace(eight, mixed="auto", budget=budget)
         yield _quantized(subject, CALIBRATED, options, f"tables 8, auto {budget}")
