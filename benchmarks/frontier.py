@@ -156,8 +156,8 @@ def measure(subject: Subject, rounds: int) -> list[Point]:
         file = "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
         try:
             path = kept(subject.work / (file + (".gguf" if way.tool == "llama.cpp" else "")), way.make)
-        except subprocess.CalledProcessError:
-            print(f"{name}: the builder failed", file=sys.stderr)
+        except (subprocess.CalledProcessError, SystemExit) as error:
+            print(f"{name}: left out ({error})", file=sys.stderr)
             continue
         made_by[name] = way, path, subject.score(way.logits(path))
         print(f"{name}: {_size(path) / 1e6:.1f} MB, KL {made_by[name][2][0]:.5f}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,7 @@ def build_genai(checkpoint: Path, out: Path, threads: int, **options: str | int)
     if options:
         command += ["--extra_options", *(f"{name}={value}" for name, value in options.items())]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(f"{out}.cache", ignore_errors=True)
     path = out / "genai_config.json"
     config = json.loads(path.read_text())
     config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads

@@ -15,6 +15,7 @@ MANIFEST = "manifest.json"
 ASIDE = ".{}.replaced"  # the name of an old model while a new one replaces it
 FORMAT, FORMAT_VERSION = "llama_onnx", 1
 COUNTS = "hidden_size num_layers num_heads num_kv_heads head_dim intermediate_size vocab_size context_length".split()
+OPTIONAL = {"rope_switch_length"}  # counts that only some models have
 SOFT_CAPPED = {"gemma2": (1, 2)}  # `ModelConfig.copies` of architectures with a soft cap, in the fused kernel
 STANDARD_COPIES = 3, 2  # the same of standard operators, which copy keys and values too; see `pass_bytes`
 
@@ -31,7 +32,7 @@ def read_config(directory: str | Path) -> ModelConfig:
     _check_files(directory, _field(manifest, "files", dict))
     model, precision = (_field(manifest, name, dict) for name in ("model", "precision"))
     architecture = _field(manifest, "architecture", str)
-    counts: dict[str, Any] = {name: _count(model, name) for name in COUNTS}
+    counts: dict[str, Any] = {name: _count(model, name) for name in (*COUNTS, *(OPTIONAL & model.keys()))}
     shards = {shard.name: shard for shard in (_shard(directory, manifest, s) for s in _field(manifest, "shards", list))}
     wanted = ["embed", *(f"decoder-{i:02d}" for i in range(counts["num_layers"])), "head"]
     if odd := sorted(set(shards) ^ set(wanted)):
@@ -42,15 +43,14 @@ def read_config(directory: str | Path) -> ModelConfig:
             _refuse(directory / MANIFEST, f"special token id {token!r} is not in the vocabulary")
     if template not in (None, *TEMPLATES):
         _refuse(directory / MANIFEST, f"template {str(template)[:40]!r} is not one of {TEMPLATES}")
-    counts |= {name: _count(model, name) for name in ("rope_switch_length",) if name in model}
-    if unknown := set(map(str, _field({"capabilities": [], **manifest}, "capabilities", list))) - set(CAPABILITIES):
-        _refuse(directory / MANIFEST, f"capability {min(unknown)[:40]!r} is not known", "use the program that made it")
-    add_bos, weights = _field(model, "add_bos", bool), _field(precision, "weights", str)
+    for name in _field({"capabilities": [], **manifest}, "capabilities", list):
+        if name not in CAPABILITIES:
+            _refuse(directory / MANIFEST, f"capability {str(name)[:40]!r} is not known", "use the program that made it")
     copies = STANDARD_COPIES if precision.get("ops") == "onnx" else SOFT_CAPPED.get(architecture, (0, 1))
     return ModelConfig(
-        directory=directory, architecture=architecture, bos_token_id=bos, eos_token_ids=tuple(eos), add_bos=add_bos,
-        weights=weights, embed=shards["embed"], layers=tuple(shards[name] for name in wanted[1:-1]),
-        head=shards["head"], template=template, copies=copies, **counts,
+        directory=directory, architecture=architecture, bos_token_id=bos, eos_token_ids=tuple(eos), template=template,
+        add_bos=_field(model, "add_bos", bool), weights=_field(precision, "weights", str), embed=shards["embed"],
+        layers=tuple(shards[name] for name in wanted[1:-1]), head=shards["head"], copies=copies, **counts,
     )  # fmt: skip
 
 

@@ -74,8 +74,8 @@ class Session:
             options.add_initializer(name, self._given[name])
         self.runtime = open_session(path or shard.path, options, [] if fold else ["ConstantFolding"])
         self._binding = self.runtime.io_binding()
-        sides = self.runtime.get_inputs(), self.runtime.get_outputs()
-        self._inputs, self._outputs = ({value.name for value in side} for side in sides)
+        self._inputs = {value.name for value in self.runtime.get_inputs()}
+        self._outputs = {value.name for value in self.runtime.get_outputs()}
         keep_in_forks(self)
         self._bound: tuple[weakref.ref[np.ndarray], ...] = ()  # weak, so that they do not keep a KV cache in memory
 

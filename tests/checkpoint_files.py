@@ -313,6 +313,31 @@ def write_gguf_model(path: Path, folder: Path) -> None:
     writer.close()
 
 
+def split_gguf(folder: Path, tensors: Tensors, config: dict[str, Any], count: int = 3) -> list[Path]:
+    """Write a GGUF file in parts as llama-gguf-split does; the first has the metadata and no tensor."""
+    import gguf
+
+    write_gguf(folder / "whole.gguf", tensors, config, "F16")
+    whole = gguf.GGUFReader(folder / "whole.gguf")
+    paths = [folder / f"m-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+    for number, path in enumerate(paths):
+        writer = gguf.GGUFWriter(path, "llama")
+        for key, field in whole.fields.items() if number == 0 else ():
+            if not key.startswith(("GGUF.", "general.architecture")):
+                writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if field.types[1:] else None)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(whole.tensors))
+        for tensor in whole.tensors[number - 1 :: count - 1] if number else ():
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    (folder / "whole.gguf").unlink()
+    return paths
+
+
 # -- GPTQ and AWQ -----------------------------------------------------------------------------------------------------
 
 

@@ -39,11 +39,8 @@ def export(
     out, style = Path(out), get_ops(ops)
     if dtype is None:
         dtype = "auto" if ops == "ort" and is_quantized(open_checkpoint(source)) else "fp32"
-    if dtype == "fast" and not is_quantized(open_checkpoint(source)):
-        raise RequestError(f"{source} holds floats, and 'fast' is for quantised weights; use --dtype int4")
-    if dtype == "fast" and read_spec(open_checkpoint(source).config).hidden_size < NARROWEST:
-        report("this model is so small that rounding again would not make it faster: kept as it is, as 'auto' does")
-        dtype = "auto"
+    if dtype == "fast":
+        dtype = _fast_or_auto(source, ops)
     if dtype in ROUNDED:
         quantize(source, out, *recipe(dtype, block_size, ops))
         return
@@ -57,3 +54,14 @@ def export(
         weights = Weights(checkpoint, precision, report)
         model = write_shards(writer, checkpoint, spec, weights, style, spec.tied_embeddings, f"exporting {out.name}")
         writer.finish(spec.family, model, {"weights": dtype, "activations": "fp32", "kv_cache": "fp32", "ops": ops})
+
+
+def _fast_or_auto(source: str | Path, ops: str) -> str:
+    """Return 'auto' for a small model, which 'fast' would not make faster."""
+    checkpoint = open_checkpoint(source)
+    if not is_quantized(checkpoint):
+        raise RequestError(f"{source} holds floats, and 'fast' is for quantised weights; use --dtype int4")
+    if ops != "ort" or read_spec(checkpoint.config).hidden_size >= NARROWEST:
+        return "fast"
+    report("this model is so small that rounding again would not make it faster: kept as it is, as 'auto' does")
+    return "auto"

@@ -13,13 +13,13 @@ import sys
 import urllib.error
 from collections.abc import Callable
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import MissingDependencyError, ModelDirectoryError
 from ..memory import format_size
-from .names import BESIDE, PART, Name
+from .names import Name
 from .transfer import Progress, fetch
 
 FILES = (  # beside the weights
@@ -39,7 +39,7 @@ WEIGHTS = (  # the second kind is downloaded only if there is none of the first
     ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
 )
-GGUF = ("*.gguf", *BESIDE)
+TOKENIZERS = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")  # beside a GGUF file
 PROJECTOR = "mmproj"  # the images' part of a model, in a GGUF file of its own
 USUAL = "q4_k_m"  # the precision that other programs take of a repository with several GGUF files
 SHOWN = 12  # of them in a message
@@ -89,12 +89,12 @@ def download(
             for file, size in missing.items():
                 if size >= LARGE:
                     _fetch(hub, name, str(commit), file, size, progress)
-        unknown = [[*GGUF]] if name.file else [*([*FILES, *weights] for weights in WEIGHTS), [*GGUF]]
-        for wanted in unknown if files is None else [list(files)]:
-            folder = _snapshot(hub, name, wanted, offline)
-            there = files or [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-            if weights := _weights(list(there), name):
-                return folder / weights[0] if weights[0].endswith(".gguf") else folder, folder.name
+        if files is None:
+            folder, weights = _downloaded(hub, name)
+        else:
+            folder, weights = _snapshot(hub, name, list(files)), _weights(list(files), name)
+        if weights:
+            return folder / weights[0] if weights[0].endswith(".gguf") else folder, folder.name
         reason = "its weights have not been downloaded, and cannot be now: offline, or the hub is out of reach"
     except ModelDirectoryError:
         raise
@@ -146,7 +146,7 @@ def _wanted(hub: Any, name: Name) -> tuple[str | None, dict[str, int] | None]:
     api = hub.HfApi()
     try:
         commit = api.model_info(name.repository, revision=name.revision or "main").sha
-        entries = list(api.list_repo_tree(name.repository, revision=commit, recursive="/" in (name.file or "")))
+        entries = list(api.list_repo_tree(name.repository, revision=commit, recursive=True))
     except hub.errors.HfHubHTTPError as error:
         if error.response is None or error.response.status_code >= 500:
             return None, None
@@ -158,9 +158,29 @@ def _wanted(hub: Any, name: Name) -> tuple[str | None, dict[str, int] | None]:
     if not weights:
         what = "no model.safetensors, no pytorch_model.bin and no GGUF file"
         raise ModelDirectoryError(f"{name.text}: this model on the hub has {what}")
-    beside = BESIDE if weights[0].endswith(".gguf") else FILES
-    taken = [*weights, *(file for file in sizes if any(fnmatch(file, pattern) for pattern in beside))]
-    return commit, {file: size for file, size in sizes.items() if file in taken}
+    place = PurePosixPath(weights[0])
+    beside = FILES if place.suffix != ".gguf" else [str(place.with_name(file)) for file in TOKENIZERS]
+    return commit, {file: size for file, size in sizes.items() if file in beside or file in weights}
+
+
+def _downloaded(hub: Any, name: Name) -> tuple[Path, list[str]]:
+    """Return the folder of what has been downloaded before, and the weights in it; none if they are not there.
+
+    The other files of the repository are not known, so a GGUF file is taken only by name, or if it is the usual one.
+    """
+    folder = _snapshot(hub, name, [], local=True)
+    there = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    if name.file and _whole(name.file) not in map(_whole, there):
+        return folder, []
+    weights = _weights(there, name)
+    if weights and weights[0].endswith(".gguf"):
+        return folder, weights if name.file or USUAL in weights[0].lower() else []
+    for patterns in WEIGHTS if weights else ():
+        if set(patterns) & set(weights):
+            return _snapshot(
+                hub, name, [*FILES, *patterns], local=True
+            ), weights  # which raises an error if some are missing
+    return folder, []
 
 
 def _weights(there: list[str], name: Name) -> list[str]:
@@ -171,27 +191,29 @@ def _weights(there: list[str], name: Name) -> list[str]:
             not there.
     """
     for first, parts, index in WEIGHTS if not name.file else ():
-        found = [file for file in there if file in (first, index) or fnmatch(file, parts)]
+        found = [file for file in there if file in (first, index) or ("/" not in file and fnmatch(file, parts))]
         if first in found or index in found:
             return found
-    files = sorted(file for file in there if file.endswith(".gguf") and PROJECTOR not in file.lower())
-    models: dict[str, str] = {}  # all parts of a model have one name
-    for file in files:
-        models.setdefault(PART.sub(r"\1\2", file), file)
-    wanted = PART.sub(r"\1\2", name.file or "")
+    models: dict[str, list[str]] = {}  # the files of each model: one, or all its parts
+    for file in sorted(there):
+        if file.endswith(".gguf") and PROJECTOR not in file.lower():
+            models.setdefault(_whole(file), []).append(file)
     usual = [model for model in models if USUAL in model.lower()]
-    if name.file is None and len(models) > 1 and len(usual) == 1:
-        wanted = usual[0]
-    elif name.file is None and len(models) == 1:
-        wanted = next(iter(models))
-    if wanted in models:
-        return [file for file in files if PART.sub(r"\1\2", file) == wanted]
-    if name.file is None and not models:
+    chosen = [_whole(name.file)] if name.file else usual if len(models) > 1 else list(models)
+    if len(chosen) == 1 and chosen[0] in models:
+        return models[chosen[0]]
+    if not models and not name.file:
         return []
-    listed = ", ".join(list(models.values())[:SHOWN]) + ", …" * (len(models) > SHOWN)
+    listed = [files[0] for files in models.values()]
     what = f"has no file {name.file}" if name.file else "has several GGUF files"
-    example = f"{name.repository}/{next(iter(models.values()), 'FILE.gguf')}"
-    raise ModelDirectoryError(f"{name.text}: this model on the hub {what}; give one as {example} (there: {listed})")
+    example = f"; give one as {name.repository}/{listed[0]}" if listed else ""
+    shown = f" (there: {', '.join(listed[:SHOWN])}{', …' * (len(listed) > SHOWN)})" if listed else ""
+    raise ModelDirectoryError(f"{name.text}: this model on the hub {what}{example}{shown}")
+
+
+def _whole(file: str) -> str:
+    """Return the name that all parts of a GGUF file share, `model-of-00003.gguf`; another file's name is its own."""
+    return re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", file)
 
 
 def _check_room(name: Name, missing: int, whole: int, room: Path | None, report: Callable[[str], object]) -> None:
@@ -241,12 +263,11 @@ def _is_cached(hub: Any, name: Name, file: str, commit: str | None) -> bool:
     return isinstance(hub.try_to_load_from_cache(name.repository, file, revision=commit), str)
 
 
-def _snapshot(hub: Any, name: Name, files: list[str], offline: bool) -> Path:
-    return Path(
-        hub.snapshot_download(
-            name.repository, revision=name.revision, allow_patterns=files, local_files_only=offline
-        )
+def _snapshot(hub: Any, name: Name, files: list[str], local: bool = False) -> Path:
+    folder = hub.snapshot_download(
+        name.repository, revision=name.revision, allow_patterns=files, local_files_only=local
     )  # fmt: skip
+    return Path(folder)
 
 
 def _there(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from checkpoint_files import Hub, write_gguf
+from checkpoint_files import Hub, split_gguf, write_gguf
 from helpers import ROOT, make_checkpoint
 from safetensors.numpy import load_file
 
@@ -26,7 +26,9 @@ from llama_onnx.export.readers.hugging_face import AUXILIARY
 from llama_onnx.export.readers.open import open_checkpoint
 from llama_onnx.export.shards import is_quantized
 from llama_onnx.model_directory import read_config
+from llama_onnx.store import hub
 from llama_onnx.store.hub import FILES, LARGE
+from llama_onnx.store.names import parse_name
 
 SAY = ("-p", "the fox", "-n", "5", "--temp", "0")
 
@@ -158,31 +160,94 @@ def test_hub_out_of_reach_is_no_matter_for_what_was_downloaded(user: User) -> No
     assert "out of reach" in error
 
 
-def test_gguf_file_of_a_repository_is_taken_by_name_or_because_it_is_the_usual_one(user: User) -> None:
+def fill(user: User, kind: str, *files: str) -> None:
+    """Put a GGUF file, with the tokenizer beside it, into the repository some/tiny-GGUF under some names."""
     pytest.importorskip("gguf", reason="the GGUF files are written with it")
-    served = user.served.with_name("gguf")
     config = json.loads((user.served / "config.json").read_text())
     tensors = load_file(user.served / "model.safetensors")
-    write_gguf(served / "tiny-Q8_0.gguf", tensors, config, "Q8_0")
-    shutil.copy(user.served / "tokenizer.model", served)
+    for file in files:
+        path = user.served.with_name("gguf") / file
+        path.parent.mkdir(exist_ok=True)
+        write_gguf(path, tensors, config, kind)
+        shutil.copy(user.served / "tokenizer.model", path.parent)
+
+
+def test_gguf_file_of_a_repository_is_taken_by_its_name(user: User) -> None:
+    fill(user, "Q8_0", "tiny-Q8_0.gguf", "more/tiny-Q8_0.gguf")
     answer, told = user.run("generate", "some/tiny-GGUF/tiny-Q8_0.gguf", *SAY)
     assert "exporting some/tiny-GGUF/tiny-Q8_0.gguf as auto" in told
-    assert not any(name in user.asked() for name in ("F32", "mmproj"))
-    assert user.run("generate", "some/tiny-GGUF/tiny-Q8_0.gguf", *SAY, "--offline") == (answer, "")
-    shutil.move(served / "tiny-Q8_0.gguf", served / "tiny-q4_k_m.gguf")
-    user.hub.commit = "1" * 40
-    assert user.run("generate", "some/tiny-GGUF@main", *SAY)[0] == answer
-    assert user.models() == [("some/tiny-GGUF/tiny-Q8_0.gguf", "auto"), ("some/tiny-GGUF@main", "auto")]
+    assert not any(name in user.asked() for name in ("F32", "mmproj", "more"))
+    assert user.run("generate", "some/tiny-GGUF/more/tiny-Q8_0.gguf@main", *SAY)[0] == answer
+    names = ["some/tiny-GGUF/more/tiny-Q8_0.gguf@main", "some/tiny-GGUF/tiny-Q8_0.gguf"]
+    assert user.models() == [(name, "auto") for name in names]
+    user.hub.requests.clear()
+    user.run("export", names[1], "out", "--offline")
+    user.run("export", names[0], "out-too", HF_HUB_OFFLINE="1")
+    assert user.asked() == ""
+    _, error = user.run("export", "some/tiny-GGUF/tiny-F32.gguf", "out", "--offline", fails=True)
+    assert "it cannot be now: offline" in error or "has not been downloaded" in error
+    user.hub.__exit__()
+    user.run("export", names[1], "out")
 
 
-def test_gguf_file_in_parts_is_downloaded_whole(user: User) -> None:
-    served, big = user.served.with_name("gguf"), user.served.with_name("gguf") / "big"
-    big.mkdir()
-    for number in (1, 2):
-        (big / f"b-0000{number}-of-00002.gguf").write_bytes(b"GGUF")
-    user.run("pull", "some/tiny-GGUF/big/b-00001-of-00002.gguf", fails=True)  # it is no model
-    assert {"b-00001-of-00002.gguf", "b-00002-of-00002.gguf"} <= {path.name for path in user.home.rglob("*.gguf")}
-    assert not any(path.name in map(str, served.glob("*.gguf")) for path in user.home.rglob("*.gguf"))
+def test_usual_gguf_file_of_a_repository_is_taken_without_a_name(user: User) -> None:
+    fill(user, "Q8_0", "sub/tiny-Q4_K_M.gguf")
+    _, told = user.run("generate", "some/tiny-GGUF", *SAY)
+    assert "exporting some/tiny-GGUF as auto" in told
+    assert "sub/tiny-Q4_K_M.gguf" in user.asked()
+    user.run("export", "some/tiny-GGUF", "out", "--offline")
+
+
+def test_gguf_file_that_was_downloaded_by_name_is_not_taken_for_the_repository(user: User) -> None:
+    fill(user, "Q8_0", "tiny-Q8_0.gguf")
+    user.run("export", "some/tiny-GGUF/tiny-Q8_0.gguf", "out")
+    _, error = user.run("export", "some/tiny-GGUF", "out", "--offline", fails=True)
+    assert "have not been downloaded" in error
+
+
+def test_safetensors_come_before_gguf_files(user: User) -> None:
+    (user.served / "tiny-Q4_K_M.gguf").write_bytes(b"GGUF")
+    user.run("pull", "some/tiny")
+    assert ".gguf" not in user.asked()
+
+
+def test_hub_that_fails_for_a_moment_is_not_asked_for_every_gguf_file(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(user, "Q8_0", "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf")
+    for name, value in user.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(hub, "_wanted", lambda *_: (None, None))
+    with pytest.raises(ModelDirectoryError, match="not been downloaded"):
+        hub.download(parse_name("some/tiny-GGUF/tiny-Q8_0.gguf", user.home))
+    assert not list(user.home.rglob("*.gguf"))
+
+
+def test_gguf_file_in_parts_is_downloaded_with_all_of_them(user: User) -> None:
+    pytest.importorskip("gguf", reason="the GGUF files are written with it")
+    config = json.loads((user.served / "config.json").read_text())
+    shutil.copy(user.served / "tokenizer.model", user.served.with_name("gguf"))
+    parts = split_gguf(user.served.with_name("gguf"), load_file(user.served / "model.safetensors"), config)
+    answer = user.run("generate", f"some/tiny-GGUF/{parts[1].name}", *SAY)[0]  # any part stands for all of them
+    assert user.run("generate", parts[0], *SAY)[0] == answer
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "taken"),
+    [
+        (["m.gguf", "m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], "m.gguf", ["m.gguf"]),
+        (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "m-00001-of-00003.gguf"], "m-00002-of-00002.gguf",
+         ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]),
+        (["a/m-q4_k_m.gguf", "m-q8_0.gguf"], None, ["a/m-q4_k_m.gguf"]),
+        (["m-q8_0.gguf", "mmproj-m-f16.gguf"], None, ["m-q8_0.gguf"]),
+        (["model-x/y.safetensors", "m.gguf"], None, ["m.gguf"]),
+        (["model-00001-of-00002.safetensors", "model.safetensors.index.json", "m.gguf"], None,
+         ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]),
+    ],
+)  # fmt: skip
+def test_weights_are_chosen_among_the_files(there: list[str], asked: str | None, taken: list[str]) -> None:
+    text = "some/tiny" + (f"/{asked}" if asked else "")
+    assert hub._weights(there, parse_name(text, Path("none"))) == taken
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from llama_onnx.export.quantize.methods.registry import DATA_FREE
 from llama_onnx.session import session_options
 
 FORMATS = [Format(bits, 32, zero) for bits in (2, 4, 8) for zero in (False, True)]
+MINIMA = [Format(bits, 32, minima=True) for bits in (2, 4)]
 
 
 def matrix_of(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -87,7 +88,7 @@ def test_searches_start_at_the_scales_of_rtn(form: Format) -> None:
     assert np.array_equal(dequantize(begun), dequantize(plain))
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=str)
+@pytest.mark.parametrize("form", [*FORMATS, *MINIMA], ids=str)
 def test_k_quant_error_is_never_above_rtn_in_any_block(form: Format) -> None:
     blocks = to_blocks(matrix_of(20, 96), 32)
     importance = np.sqrt(np.mean(blocks**2, -1, keepdims=True)) + np.abs(blocks)
@@ -99,6 +100,25 @@ def test_k_quant_error_is_never_above_rtn_in_any_block(form: Format) -> None:
     ours, plain = error(*k_quant.search(blocks, form, importance)), error(*rtn.range_of(blocks, form))
     assert (ours <= plain).all()
     assert ours.sum() < 0.99 * plain.sum()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("largest", [0, 1, 1e3, 1e5, 1e8])
+def test_k_quant_with_minima_is_never_above_rtn_whatever_the_importance(bits: int, largest: float) -> None:
+    form, blocks = Format(bits, 32, minima=True), to_blocks(matrix_of(200, 96), 32)
+    blocks[0], blocks[1, :, 1:], blocks[2] = 3, -7, 100 + blocks[2] / 100  # constant, all but one equal, far from 0
+    importance = np.ones_like(blocks)
+    importance[..., 5] = largest
+    importance[3] = 0
+
+    def error(scales: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+        values = (integers(blocks, scales, zeros, form) - zeros[..., None]) * scales[..., None]
+        return (importance * (values - blocks) ** 2).sum(-1)
+
+    ours, plain = error(*k_quant.search(blocks, form, importance)), error(*rtn.range_of(blocks, form))
+    assert np.isfinite(ours).all()
+    assert (ours <= plain).all()
+    assert ours[4:].sum() < 0.9 * plain[4:].sum()
 
 
 def test_k_quant_comes_close_to_the_optimum_of_brute_force() -> None:

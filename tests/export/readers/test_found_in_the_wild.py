@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_files import Tensors, write_gguf
+from checkpoint_files import Tensors, split_gguf, write_gguf
 from helpers import FIXTURES, decoder_of
 from safetensors.numpy import load_file, save_file
 from tokenizer_files import train_sentencepiece
@@ -236,32 +236,8 @@ def test_gemma_2_files_without_soft_caps_have_those_of_the_published_models(tens
     assert (config["attn_logit_softcapping"], config["final_logit_softcapping"]) == (20.0, 10.0)
 
 
-def split_gguf(folder: Path, tensors: Tensors, count: int = 3) -> list[Path]:
-    """Write a GGUF file in parts as llama-gguf-split does; the first has the metadata and no tensor."""
-    gguf = pytest.importorskip("gguf", reason="GGUF files are written by the gguf package")
-    write_gguf(folder / "whole.gguf", tensors, CONFIG, "F16")
-    whole = gguf.GGUFReader(folder / "whole.gguf")
-    paths = [folder / f"m-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
-    for number, path in enumerate(paths):
-        writer = gguf.GGUFWriter(path, "llama")
-        for key, field in whole.fields.items() if number == 0 else ():
-            if not key.startswith(("GGUF.", "general.architecture")):
-                writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if field.types[1:] else None)
-        writer.add_uint16("split.no", number)
-        writer.add_uint16("split.count", count)
-        writer.add_int32("split.tensors.count", len(whole.tensors))
-        for tensor in whole.tensors[number - 1 :: count - 1] if number else ():
-            writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    (folder / "whole.gguf").unlink()
-    return paths
-
-
 def test_split_gguf_is_one_model_whichever_part_is_named(tensors: Tensors, tmp_path: Path) -> None:
-    paths = split_gguf(tmp_path, tensors)
+    paths = split_gguf(tmp_path, tensors, CONFIG)
     for source in (*paths, tmp_path):
         checkpoint = open_checkpoint(source)
         assert checkpoint.names() == set(tensors)
@@ -284,14 +260,14 @@ def test_split_gguf_is_one_model_whichever_part_is_named(tensors: Tensors, tmp_p
 def test_split_gguf_with_a_wrong_part_is_refused(
     damage: Callable[[list[Path]], Any], message: str, tensors: Tensors, tmp_path: Path
 ) -> None:
-    paths = split_gguf(tmp_path, tensors)
+    paths = split_gguf(tmp_path, tensors, CONFIG)
     damage(paths)
     with pytest.raises(ModelDirectoryError, match=message):
         open_checkpoint(paths[0])
 
 
 def test_a_renamed_part_of_a_gguf_file_is_refused(tensors: Tensors, tmp_path: Path) -> None:
-    (first, *_) = split_gguf(tmp_path, tensors)
+    (first, *_) = split_gguf(tmp_path, tensors, CONFIG)
     first.rename(tmp_path / "model.gguf")
     with pytest.raises(ModelDirectoryError, match="one of 3 parts; keep their names"):
         open_checkpoint(tmp_path / "model.gguf")

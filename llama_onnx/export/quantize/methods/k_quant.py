@@ -16,7 +16,6 @@ from .rtn import range_of
 
 STEPS = 16  # ranges tried in addition to the full one
 SHORTEST = 0.6  # the shortest range, relative to the full one
-FLATTEST = 1e-5  # spread of a block's integers, relative to their squares, below which no line is fitted to them
 
 
 def quantize(matrix: np.ndarray, form: Format) -> NBits:
@@ -79,37 +78,40 @@ def candidates(blocks: np.ndarray, form: Format) -> Iterator[tuple[np.ndarray, n
 
 
 def _search_with_minima(blocks: np.ndarray, form: Format, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`search` for scale and minimum: both are fitted to the integers of each step size that is tried.
-
-    A fit is judged by these integers. Rounding with it in the end can only come closer.
-    """
-    scales, zeros = range_of(blocks, form)
-    best = _error(blocks, scales, zeros, form, importance)
-    shape, lowest = best.shape, blocks.min(-1).reshape(-1)
-    # With blocks as columns, numpy adds many of them at once. Counted from its lowest value, a block is small numbers.
-    weights, above = _columns(np.broadcast_to(importance, blocks.shape)), _columns(blocks) - lowest
-    weighted = weights * above
-    total, sums, squares = weights.sum(0), weighted.sum(0), (weighted * above).sum(0)
-    above /= nonzero(above.max(0))
-    values, product = np.empty_like(above), np.empty_like(above)
-    scales, zeros, best = scales.reshape(-1), zeros.reshape(-1), best.reshape(-1)
+    """`search` for scale and minimum: a line is fitted to the integers of each step size that is tried."""
+    plain = range_of(blocks, form)
+    shape, lowest = plain[0].shape, blocks.min(-1).reshape(-1)
+    # With blocks as columns, numpy adds many of them at once. Weights and integers are counted from their means: with
+    # larger numbers, float32 would cancel.
+    weights, columns = _columns(np.broadcast_to(importance, blocks.shape)), _columns(blocks)
+    total = nonzero(weights.sum(0))
+    mean = (weights * columns).sum(0) / total
+    weighted = weights * (columns - mean)
+    squares = (weighted * (columns - mean)).sum(0)
+    columns -= lowest
+    columns /= nonzero(columns.max(0))
+    values, product = np.empty_like(columns), np.empty_like(columns)
+    scales, zeros = np.ones_like(mean), np.zeros_like(mean)
+    best = np.full_like(mean, np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         for levels in np.linspace(form.highest - 1, form.highest + 1, STEPS + 5, dtype=np.float32):
-            np.rint(np.multiply(above, levels, out=values), out=values)
+            np.rint(np.multiply(columns, levels, out=values), out=values)
             if levels > form.highest:
                 np.minimum(values, form.highest, out=values)
+            middle = np.multiply(weights, values, out=product).sum(0) / total
+            values -= middle
             products = np.multiply(weighted, values, out=product).sum(0)
-            first = np.multiply(weights, values, out=product).sum(0)
-            second = np.multiply(product, values, out=product).sum(0)
-            determinant = total * second - first * first
-            scale = (total * products - first * sums) / determinant
-            offset = (second * sums - first * products) / determinant
-            error = squares - scale * products - offset * sums  # of a least-squares fit
-            better = (error < best) & (determinant > FLATTEST * total * second)
+            np.multiply(weights, values, out=product)
+            variance = np.multiply(product, values, out=product).sum(0)
+            scale = products / variance
+            error = squares - scale * products
+            better = (error < best) & (scale != 0) & np.isfinite(scale)
             np.copyto(best, error, where=better)
             np.copyto(scales, scale, where=better)
-            np.copyto(zeros, -(offset + lowest) / scale, where=better)
-    return scales.reshape(shape), zeros.reshape(shape)
+            np.copyto(zeros, middle - mean / scale, where=better)
+    found = scales.reshape(shape), zeros.reshape(shape)
+    worse = _error(blocks, *found, form, importance) >= _error(blocks, *plain, form, importance)
+    return np.where(worse, plain[0], found[0]), np.where(worse, plain[1], found[1])
 
 
 def _columns(blocks: np.ndarray) -> np.ndarray:
