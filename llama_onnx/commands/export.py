@@ -31,7 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=PRECISIONS,
         help="how the matrices are stored; auto keeps the integers and scales of a quantised file, fast rounds them "
-        "once more, into larger blocks (default: auto for a quantised file or checkpoint, fp32 for floats)",
+        "once more, into larger blocks, unless the model is small (default: auto for a quantised file or checkpoint, "
+        "fp32 for floats)",
     )
     parser.add_argument(
         "--block-size", type=int, metavar="N",

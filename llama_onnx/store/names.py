@@ -90,8 +90,8 @@ def parse_name(text: str, models: Path) -> Name:
         return found
     raise ModelDirectoryError(
         f"{' '.join(text.split())[:200]}: no such directory or file, and no such model in the cache; give a model "
-        "directory, a checkpoint, organisation/name of a model on the Hugging Face hub, or a name that llama-onnx list "
-        "shows"
+        "directory, a checkpoint, organisation/name[/file.gguf] of a model on the Hugging Face hub, or a name that "
+        "llama-onnx list shows"
     )
 
 

@@ -352,6 +352,25 @@ def test_interrupted_export_leaves_nothing_and_is_resumed(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_journal_of_an_older_program_is_not_resumed(
+    checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelWriter, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            export(checkpoint, tmp_path / "out")
+    journal = tmp_path / "out.partial" / model_writer.JOURNAL
+    fields = json.loads(journal.read_text())
+    for done in fields["shards"].values():
+        del done["capabilities"]
+    journal.write_text(json.dumps(fields))
+    assert "embed" in resumed_shards(monkeypatch, checkpoint, tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(model)
+
+
 def test_partial_export_of_other_options_is_not_resumed(
     checkpoint: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

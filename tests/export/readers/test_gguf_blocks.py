@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,8 @@ def test_an_auto_export_answers_like_the_file_in_floats(model: Path, tmp_path: P
     with llama_onnx.load(tmp_path / "auto") as kept, llama_onnx.load(tmp_path / "fp32") as floats:
         found, wanted = kept.logits(ids), floats.logits(ids)
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()  # activations have 8 bits
+    manifest = json.loads((tmp_path / "auto" / "manifest.json").read_text())
+    assert manifest["capabilities"] == ["bit_planes", "block_minima", "scale_factors"]
 
 
 def test_an_auto_export_streams_with_equal_results(model: Path, tmp_path: Path) -> None:
