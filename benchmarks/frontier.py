@@ -45,7 +45,7 @@ TEMPORARY = ".part"
 GGUF = "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"
 COLOURS = {"ours": OURS, "genai": THEIRS[0], "llama.cpp": THEIRS[2]}
 ROUNDED, CALIBRATED = Settings("k_quant", 32, minima=True), Settings("gptq", 32, minima=True)
-BUDGETS = (5, 6)  # of --mixed auto
+BUDGET = 5  # of --mixed auto
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def ways(subject: Subject) -> Iterator[Way]:
             make = partial(quantize_gguf, subject.gguf, kind=kind)
             yield Way("llama.cpp", kind, make, partial(gguf_logits, length=WINDOW), "llama.cpp")
     if installed("onnxruntime_genai", "onnxruntime-genai"):
-        for algo in ("rtn", "k_quant", "k_quant_mixed"):
+        for algo in ("rtn", "k_quant"):
             make = partial(build_genai, subject.hugging_face, threads=2, algo_config=algo, block_size=32)
             yield Way("genai", f"{algo}, block 32", make, partial(_genai, spec=subject.spec), "genai")
 
@@ -126,12 +126,11 @@ def ours(subject: Subject) -> Iterator[Way]:
     for dtype in ("int4", "int8"):
         yield _ours(f"--dtype {dtype}", partial(export, subject.gguf, dtype=dtype))
     eight = Options(head_bits=8, embedding_bits=8)
-    for settings in (Settings("k_quant", 128), Settings("k_quant", 32), ROUNDED, CALIBRATED):
+    for settings in (Settings("k_quant", 128), Settings("k_quant", 32), ROUNDED):
         yield _quantized(subject, settings, eight, "tables 8")
     yield _quantized(subject, ROUNDED, Options(head_bits=4, embedding_bits=4), "tables 4")
-    for budget in BUDGETS:
-        options = replace(eight, mixed="auto", budget=budget)
-        yield _quantized(subject, CALIBRATED, options, f"tables 8, auto {budget}")
+    options = replace(eight, mixed="auto", budget=BUDGET)
+    yield _quantized(subject, CALIBRATED, options, f"tables 8, auto {BUDGET}")
 
 
 def _quantized(subject: Subject, settings: Settings, options: Options, what: str) -> Way:
