@@ -9,15 +9,14 @@ from divergence import LENGTH, Logits
 from peer_models import HEAD_SIZE
 
 from llama_onnx.export.families.spec import DecoderSpec
+from llama_onnx.session import session_options
 
 
 def genai_logits(path: Path, spec: DecoderSpec) -> Logits:
     """Return a function that runs a model made by onnxruntime-genai's builder with ONNX Runtime."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.use_per_session_threads = False  # this project's sessions share one thread pool, made before
-    session = onnxruntime.InferenceSession(str(path), options)
+    session = onnxruntime.InferenceSession(str(path), session_options(prepack=True))  # the threads of this process
     size = -(-spec.head_dim // HEAD_SIZE) * HEAD_SIZE
     empty = np.zeros((1, spec.num_kv_heads, 0, size), np.float32)
 
