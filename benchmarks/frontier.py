@@ -50,15 +50,23 @@ BUDGET = 5  # of --mixed auto
 
 @dataclass(frozen=True)
 class Point:
-    """One way to quantise a model; `loss` is its KL divergence in nats, `decode` and `prefill` are tokens a second."""
+    """One way to quantise a model.
+
+    Attributes:
+        tool, method: who does it, and how.
+        bytes: of all files.
+        loss: KL divergence from float32 in nats.
+        same_token: share of positions with the same likeliest token.
+        decode, prefill: tokens a second; 0 if the speed was not measured.
+    """
 
     tool: str
     method: str
     bytes: int
     loss: float
     same_token: float
-    decode: float
-    prefill: float
+    decode: float = 0.0
+    prefill: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,9 +169,9 @@ def measure(subject: Subject, rounds: int) -> list[Point]:
         made_by[name] = way, path, subject.score(way.logits(path))
         print(f"{name}: {_size(path) / 1e6:.1f} MB, KL {made_by[name][2][0]:.5f}", file=sys.stderr)
     sides = {name: {"engine": way.engine, "path": str(path)} for name, (way, path, _) in made_by.items()}
-    rates = speeds(sides, subject.spec.vocab_size, rounds)
+    rates = speeds(sides, subject.spec.vocab_size, rounds) if rounds else {}
     return [
-        Point(way.tool, way.method, _size(path), *score, rates[name]["decode"], rates[name]["prefill"])
+        Point(way.tool, way.method, _size(path), *score, **rates.get(name, {}))
         for name, (way, path, score) in made_by.items()
     ]
 
@@ -206,7 +214,7 @@ def plot(path: Path, results: dict[str, list[Point]]) -> None:
         ("milliseconds a token", lambda point: 1000 / point.decode),
     )
     for row, (name, points) in zip(panels, results.items(), strict=True):
-        for panel, (label, cost) in zip(row, costs, strict=True):
+        for panel, (label, cost) in zip(row, costs if points[0].decode else costs[:1], strict=False):
             for tool, colour in COLOURS.items():
                 own = [point for point in points if point.tool == tool]
                 alpha = 0.4 if tool == "ours" else 1
@@ -225,6 +233,8 @@ def plot(path: Path, results: dict[str, list[Point]]) -> None:
             panel.set_xlabel(label)
             panel.spines[["top", "right"]].set_visible(False)
             panel.grid(axis="y", which="both", alpha=0.25)
+        if not points[0].decode:
+            row[1].set_axis_off()
         row[0].set_ylabel("KL divergence from float32, nats")
     panels[0][0].legend(frameon=False)
     figure.savefig(path, dpi=130)
@@ -250,7 +260,7 @@ def _megabytes(point: Point) -> str:
 
 
 def _rates(point: Point) -> tuple[str, str]:
-    return f"{point.decode:.1f}", f"{point.prefill:.0f}"
+    return (f"{point.decode:.1f}", f"{point.prefill:.0f}") if point.decode else ("", "")
 
 
 def _cells(own: Point | None) -> tuple[str, str, str]:
@@ -262,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, metavar="REAL_MODELS", help="folder of GGUF files")
     parser.add_argument("--only", nargs="+", default=MODELS, metavar="NAME", help="models (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of the speeds; 0 leaves them out (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the figures to FILE (needs matplotlib)")
     args = parser.parse_args()
