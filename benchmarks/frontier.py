@@ -8,7 +8,8 @@ All tools start from the same float32 weights, those of the GGUF file, and are s
 of the next token from float32, in windows of 500 tokens of prose, code, French and Chinese. The methods that calibrate
 read the built-in text, which is another one. Sizes are of all files, tokenizer included. Engines take turns in every
 round, each in its own process, and are suspended while others run; speeds are medians. Models that were made before are
-kept in REAL_MODELS/exports. Peers that are not installed (llama-cpp-python, onnxruntime-genai with torch) are left out.
+kept in REAL_MODELS/exports. The files are written after every point, so that what is interrupted is not lost. Peers
+that are not installed (llama-cpp-python, onnxruntime-genai with torch) are left out.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from divergence import Logits, open_decoder
+from pareto import draw, rivals
 from peer_logits import genai_logits, gguf_logits
 from peer_models import build_genai, dequantized_gguf, installed, quantize_gguf, write_safetensors
-from real_models import WINDOW, made, size, speeds, windows
-from report import OURS, THEIRS, about, save, table
+from real_models import WINDOW, compared, made, size, speeds, windows
+from report import about, save, table
 
 import llama_onnx
-from llama_onnx.export.compare.metrics import kl_divergence, log_softmax
+from llama_onnx.export.compare.metrics import log_softmax
 from llama_onnx.export.exporter import export
 from llama_onnx.export.families.registry import read_spec
 from llama_onnx.export.quantize.quantizer import quantize
@@ -43,7 +45,6 @@ from llama_onnx.export.readers.open import open_checkpoint
 MODELS = "smollm2-135m", "qwen-0.5b"
 TEMPORARY = ".part"
 GGUF = "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"
-COLOURS = {"ours": OURS, "genai": THEIRS[0], "llama.cpp": THEIRS[2]}
 ROUNDED, CALIBRATED = Settings("k_quant", 32, minima=True), Settings("gptq", 32, minima=True)
 BUDGET = 5  # of --mixed auto
 
@@ -97,11 +98,8 @@ class Subject:
 
     def score(self, logits: Logits) -> tuple[float, float]:
         """Return the mean KL divergence of a model, and the share of positions with the same likeliest token."""
-        losses, same = [], []
-        for ids, wanted in zip(self.windows, self._wanted, strict=True):
-            found = log_softmax(logits(ids))
-            losses.append(kl_divergence(wanted, found))
-            same.append(wanted.argmax(-1) == found.argmax(-1))
+        pairs = zip(self.windows, self._wanted, strict=True)
+        losses, same = zip(*(compared(wanted, logits(ids)) for ids, wanted in pairs), strict=True)
         return float(np.concatenate(losses).mean()), float(np.concatenate(same).mean())
 
 
@@ -117,8 +115,13 @@ def kept(path: Path, make: Callable[[Path], object]) -> Path:
 
 
 def ways(subject: Subject) -> Iterator[Way]:
-    """Yield every way to quantise that is compared."""
-    yield from ours(subject)
+    """Yield every way to quantise that is compared; the one that takes longest comes last."""
+    for dtype in ("int4", "int8"):
+        yield _ours(f"--dtype {dtype}", partial(export, subject.gguf, dtype=dtype))
+    eight, four = Options(head_bits=8, embedding_bits=8), Options(head_bits=4, embedding_bits=4)
+    for settings in (Settings("k_quant", 128), Settings("k_quant", 32), ROUNDED):
+        yield _quantized(subject, settings, eight, "tables 8")
+    yield _quantized(subject, ROUNDED, four, "tables 4")
     if installed("llama_cpp", "llama.cpp"):
         for kind in GGUF:
             make = partial(quantize_gguf, subject.gguf, kind=kind)
@@ -127,18 +130,7 @@ def ways(subject: Subject) -> Iterator[Way]:
         for algo in ("rtn", "k_quant"):
             make = partial(build_genai, subject.hugging_face, threads=2, algo_config=algo, block_size=32)
             yield Way("genai", f"{algo}, block 32", make, partial(_genai, spec=subject.spec), "genai")
-
-
-def ours(subject: Subject) -> Iterator[Way]:
-    """Yield our defaults, and methods by block, minima, bits of the tables and mix."""
-    for dtype in ("int4", "int8"):
-        yield _ours(f"--dtype {dtype}", partial(export, subject.gguf, dtype=dtype))
-    eight = Options(head_bits=8, embedding_bits=8)
-    for settings in (Settings("k_quant", 128), Settings("k_quant", 32), ROUNDED):
-        yield _quantized(subject, settings, eight, "tables 8")
-    yield _quantized(subject, ROUNDED, Options(head_bits=4, embedding_bits=4), "tables 4")
-    options = replace(eight, mixed="auto", budget=BUDGET)
-    yield _quantized(subject, CALIBRATED, options, f"tables 8, auto {BUDGET}")
+    yield _quantized(subject, CALIBRATED, replace(eight, mixed="auto", budget=BUDGET), f"tables 8, auto {BUDGET}")
 
 
 def _quantized(subject: Subject, settings: Settings, options: Options, what: str) -> Way:
@@ -155,9 +147,10 @@ def _genai(path: Path, spec: Any) -> Logits:
     return genai_logits(path / "model.onnx", spec)
 
 
-def measure(subject: Subject, rounds: int) -> list[Point]:
-    """Return the points of one model."""
-    made_by: dict[str, tuple[Way, Path, tuple[float, float]]] = {}
+def measure(subject: Subject, rounds: int, keep: Callable[[list[Point]], object]) -> list[Point]:
+    """Return the points of one model. `keep` is called with those that there are whenever there is one more."""
+    points: dict[str, Point] = {}
+    sides: dict[str, dict[str, Any]] = {}
     for way in ways(subject):
         name = f"{way.tool} {way.method}"
         file = "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
@@ -166,41 +159,22 @@ def measure(subject: Subject, rounds: int) -> list[Point]:
         except (subprocess.CalledProcessError, SystemExit) as error:
             print(f"{name}: left out ({error})", file=sys.stderr)
             continue
-        made_by[name] = way, path, subject.score(way.logits(path))
-        print(f"{name}: {_size(path) / 1e6:.1f} MB, KL {made_by[name][2][0]:.5f}", file=sys.stderr)
-    sides = {name: {"engine": way.engine, "path": str(path)} for name, (way, path, _) in made_by.items()}
-    rates = speeds(sides, subject.spec.vocab_size, rounds) if rounds else {}
-    return [
-        Point(way.tool, way.method, _size(path), *score, **rates.get(name, {}))
-        for name, (way, path, score) in made_by.items()
-    ]
+        sides[name] = {"engine": way.engine, "path": str(path)}
+        points[name] = Point(way.tool, way.method, _size(path), *subject.score(way.logits(path)))
+        print(f"{name}: {_megabytes(points[name])}, KL {points[name].loss:.5f}", file=sys.stderr)
+        keep(list(points.values()))
+    if not rounds:
+        return list(points.values())
+    rates = speeds(sides, subject.spec.vocab_size, rounds)
+    return [replace(p, decode=rates[n]["decode"], prefill=rates[n]["prefill"]) for n, p in points.items()]
 
 
 def _size(path: Path) -> int:
     return size(path) if path.is_dir() else path.stat().st_size
 
 
-def rivals(points: list[Point]) -> list[tuple[Point, Point | None]]:
-    """Return each point of a peer with our best one that takes no more bytes, or None."""
-    own = [point for point in points if point.tool == "ours"]
-    return [
-        (point, min((mine for mine in own if mine.bytes <= point.bytes), key=lambda mine: mine.loss, default=None))
-        for point in points
-        if point.tool != "ours"
-    ]
-
-
-def frontier(points: list[Point], cost: Callable[[Point], float]) -> list[Point]:
-    """Return the points that no other beats in both cost and loss, in the order of their cost."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: (cost(point), point.loss)):
-        if not best or point.loss < best[-1].loss:
-            best.append(point)
-    return best
-
-
 def plot(path: Path, results: dict[str, list[Point]]) -> None:
-    """Plot KL divergence over bytes and over the time of a token, one row per model."""
+    """Plot KL divergence over bytes, and over the time of a token where it was measured, one row per model."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,33 +183,13 @@ def plot(path: Path, results: dict[str, list[Point]]) -> None:
     figure, panels = plt.subplots(
         len(results), 2, figsize=(11, 4.2 * len(results)), layout="constrained", squeeze=False
     )
-    costs: tuple[tuple[str, Callable[[Point], float]], ...] = (
-        ("megabytes, all files", lambda point: point.bytes / 1e6),
-        ("milliseconds a token", lambda point: 1000 / point.decode),
-    )
-    for row, (name, points) in zip(panels, results.items(), strict=True):
-        for panel, (label, cost) in zip(row, costs if points[0].decode else costs[:1], strict=False):
-            for tool, colour in COLOURS.items():
-                own = [point for point in points if point.tool == tool]
-                alpha = 0.4 if tool == "ours" else 1
-                panel.plot(list(map(cost, own)), [p.loss for p in own], "o", ms=5, color=colour, alpha=alpha,
-                           label=None if tool == "ours" else tool)  # fmt: skip
-            edge = frontier([point for point in points if point.tool == "ours"], cost)
-            panel.plot(
-                list(map(cost, edge)), [p.loss for p in edge], "-o", color=OURS, lw=1.5, ms=5, label="ours, best"
-            )
-            for point in points:
-                if point.tool == "llama.cpp":
-                    panel.annotate(point.method, (cost(point), point.loss), (6, 4), textcoords="offset points",
-                                   fontsize=8)  # fmt: skip
-            panel.set_yscale("log")
-            panel.set_title(name, loc="left", fontsize=11)
-            panel.set_xlabel(label)
-            panel.spines[["top", "right"]].set_visible(False)
-            panel.grid(axis="y", which="both", alpha=0.25)
-        if not points[0].decode:
-            row[1].set_axis_off()
-        row[0].set_ylabel("KL divergence from float32, nats")
+    for (size_panel, time_panel), (name, points) in zip(panels, results.items(), strict=True):
+        draw(size_panel, name, points, lambda point: point.bytes / 1e6, "megabytes, all files")
+        size_panel.set_ylabel("KL divergence from float32, nats")
+        if all(point.decode for point in points):
+            draw(time_panel, name, points, lambda point: 1000 / point.decode, "milliseconds a token")
+        else:
+            time_panel.set_axis_off()
     panels[0][0].legend(frameon=False)
     figure.savefig(path, dpi=130)
 
@@ -249,7 +203,7 @@ def report(points: list[Point]) -> str:
     text = table(["tool", "method", "on disk", "KL, nats", "same token", "decode", "prefill"], rows)
     rows = [
         [f"{p.tool} {p.method}", _megabytes(p), f"{p.loss:.2g}", *_cells(own)]
-        for p, own in sorted(rivals(points), key=lambda pair: pair[0].bytes)
+        for p, own in sorted(rivals(points, lambda point: point.bytes), key=lambda pair: pair[0].bytes)
     ]
     header = ["peer", "on disk", "KL", "ours that is no larger", "on disk", "KL"]
     return f"{text}\n\n{table(header, rows)}"
@@ -277,13 +231,17 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the figures to FILE (needs matplotlib)")
     args = parser.parse_args()
     results: dict[str, list[Point]] = {}
+
+    def keep(name: str, points: list[Point]) -> None:
+        results[name] = points
+        save(args.json, {**about(), "models": {n: [asdict(point) for point in found] for n, found in results.items()}})
+        if args.plot:
+            plot(args.plot, results)
+
     for name in args.only:
         subject = Subject(args.models / f"{name}.gguf", args.models / "exports" / f"frontier-{name}")
-        results[name] = measure(subject, args.rounds)
+        keep(name, measure(subject, args.rounds, partial(keep, name)))
         print(f"{name}\n\n{report(results[name])}\n", flush=True)
-        save(args.json, {**about(), "models": {n: [asdict(point) for point in found] for n, found in results.items()}})
-    if args.plot:
-        plot(args.plot, results)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from divergence import LENGTH, Reference, Scores, open_decoder
+from pareto import COLOURS, draw, rivals
 from peer_logits import genai_logits, gguf_logits
 from peer_models import build_genai, installed, quantize_gguf, write_gguf, write_hugging_face
-from report import OURS, THEIRS, about, save, table
+from report import about, save, table
 from stored_bits import genai_bits, gguf_bits, norm_weights, our_bits
 
 from llama_onnx.export.families.registry import read_spec
@@ -167,26 +168,6 @@ def llama_cpp(subject: Subject) -> Iterator[Point]:
 # --- results ---
 
 
-def rivals(points: list[Point]) -> list[tuple[Point, Point]]:
-    """Return each point of a peer with our best point that has no more bits."""
-    ours_ = [point for point in points if point.tool == "ours"]
-    found = []
-    for point in points:
-        fitting = [own for own in ours_ if own.bits <= point.bits + 1e-9]
-        if point.tool != "ours" and fitting:
-            found.append((point, min(fitting, key=lambda own: own.loss)))
-    return found
-
-
-def frontier(points: list[Point]) -> list[Point]:
-    """Return the Pareto-optimal points, by bits: no point with as few bits has a lower loss."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.bits, point.loss)):
-        if not best or point.loss < best[-1].loss:
-            best.append(point)
-    return best
-
-
 def plot(path: Path, results: dict[str, list[Point]]) -> None:
     """Plot KL divergence over bits per weight, with one panel per model."""
     import matplotlib
@@ -195,26 +176,11 @@ def plot(path: Path, results: dict[str, list[Point]]) -> None:
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, len(results), figsize=(5.4 * len(results), 4.4), layout="constrained")
-    colours = {"ours": OURS, "genai": THEIRS[0], "llama.cpp": THEIRS[2]}
     for panel, (name, points) in zip(np.atleast_1d(panels), results.items(), strict=True):
-        for tool, colour in colours.items():
-            own = [point for point in points if point.tool == tool]
-            if not own:
-                continue
-            panel.errorbar(
-                [p.bits for p in own], [p.loss for p in own], [2 * p.scores.error for p in own], fmt="o", ms=5, lw=1,
-                color=colour, alpha=0.35 if tool == "ours" else 1, label=None if tool == "ours" else tool,
-            )  # fmt: skip
-        edge = frontier([point for point in points if point.tool == "ours"])
-        panel.plot([p.bits for p in edge], [p.loss for p in edge], "-o", color=OURS, lw=1.5, ms=5, label="ours, best")
+        draw(panel, name, points, lambda point: point.bits, "bits per weight, everything counted")
         for point in points:
-            if point.tool == "llama.cpp":
-                panel.annotate(point.method, (point.bits, point.loss), (6, 4), textcoords="offset points", fontsize=8)
-        panel.set_yscale("log")
-        panel.set_title(name, loc="left", fontsize=11)
-        panel.set_xlabel("bits per weight, everything counted")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="y", which="both", alpha=0.25)
+            bar = 2 * point.scores.error
+            panel.errorbar(point.bits, point.loss, bar, fmt="none", lw=1, color=COLOURS[point.tool], alpha=0.5)
     first = np.atleast_1d(panels)[0]
     first.set_ylabel("KL divergence from float32, nats (bars: two standard errors)")
     first.legend(frameon=False)
@@ -229,7 +195,9 @@ def report(points: list[Point]) -> str:
     ]
     text = table(["tool", "method", "bits per weight", "KL, nats", ""], rows)
     rows = []
-    for point, own in rivals(points):
+    for point, own in rivals(points, lambda point: point.bits):
+        if own is None:
+            continue
         gap = point.scores.losses - own.scores.losses
         rows.append([
             f"{point.tool} {point.method}", f"{point.bits:.2f}", f"{point.loss:.4f}", own.method, f"{own.bits:.2f}",

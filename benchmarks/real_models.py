@@ -48,6 +48,12 @@ def windows(lm: llama_onnx.LanguageModel) -> Iterator[list[int]]:
                 yield window
 
 
+def compared(wanted: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each position, the KL divergence from log-probabilities, and whether the likeliest token is equal."""
+    found = log_softmax(logits)
+    return kl_divergence(wanted, found), wanted.argmax(-1) == found.argmax(-1)
+
+
 def divergence(reference: Path, folders: dict[str, Path], file: Path) -> dict[str, dict[str, float]]:
     """Return the mean KL divergence in nats of each model from a reference, and the share of equal likeliest tokens.
 
@@ -65,9 +71,9 @@ def divergence(reference: Path, folders: dict[str, Path], file: Path) -> dict[st
         for ids in map(np.array, windows(expected)):
             wanted = log_softmax(expected.logits(ids))
             for name, function in logits.items():
-                found = log_softmax(function(ids))
-                losses[name].append(kl_divergence(wanted, found))
-                same[name].append(wanted.argmax(-1) == found.argmax(-1))
+                loss, agreed = compared(wanted, function(ids))
+                losses[name].append(loss)
+                same[name].append(agreed)
     return {
         name: {
             "kl": float(np.concatenate(losses[name]).mean()),

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from ..errors import MissingDependencyError, ModelDirectoryError
 from ..memory import format_size
-from .names import Name
+from .names import TOKENIZERS, Name
 from .transfer import Progress, fetch
 
 FILES = (  # beside the weights
@@ -39,7 +39,6 @@ WEIGHTS = (  # the second kind is downloaded only if there is none of the first
     ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
 )
-TOKENIZERS = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")  # beside a GGUF file
 PROJECTOR = "mmproj"  # the images' part of a model, in a GGUF file of its own
 USUAL = "q4_k_m"  # the precision that other programs take of a repository with several GGUF files
 SHOWN = 12  # of them in a message
@@ -177,9 +176,8 @@ def _downloaded(hub: Any, name: Name) -> tuple[Path, list[str]]:
         return folder, weights if name.file or USUAL in weights[0].lower() else []
     for patterns in WEIGHTS if weights else ():
         if set(patterns) & set(weights):
-            return _snapshot(
-                hub, name, [*FILES, *patterns], local=True
-            ), weights  # which raises an error if some are missing
+            _snapshot(hub, name, [*FILES, *patterns], local=True)  # raises an error if some are missing
+            return folder, weights
     return folder, []
 
 

@@ -25,7 +25,8 @@ PRECISIONS = ("auto", "fast", "fp32", "fp16", "int8", "int4")
 PART = re.compile(r"(.*)-\d{5}-of-\d{5}(\.gguf)")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*.pth", "*.gguf")
 CHECKPOINT_FILES = (".gguf", ".bin")
-BESIDE = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "tok*.bin")  # what is read with a single file
+TOKENIZERS = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")  # what is read with a GGUF file
+BESIDE = (*TOKENIZERS, "tok*.bin")  # the same with any single file
 LONGEST = 200  # characters of a folder's name; file systems take 255
 
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import against
 import engine
 import limits
+import pareto
 import peer_models
 import report
 
@@ -106,3 +107,20 @@ def test_reported_command_can_be_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -
 
 def test_tables_are_markdown() -> None:
     assert report.table(("a", "b"), [(1, "x"), (2, "y")]) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
+
+
+class Way:
+    def __init__(self, tool: str, cost: float, loss: float) -> None:
+        self.tool, self.method, self.cost, self.loss = tool, tool, cost, loss
+
+
+def test_frontier_has_the_points_that_none_beats_in_both() -> None:
+    points = [Way("ours", cost, loss) for cost, loss in ((3, 1), (1, 5), (2, 5), (2, 3), (4, 1), (5, 0.5))]
+    found = [(point.cost, point.loss) for point in pareto.frontier(points, lambda point: point.cost)]
+    assert found == [(1, 5), (2, 3), (3, 1), (5, 0.5)]
+
+
+def test_rival_of_a_peer_is_our_best_point_that_costs_no_more() -> None:
+    ours = [Way("ours", 2, 3), Way("ours", 3, 1), Way("ours", 3.5, 0)]
+    peers = [Way("genai", 1, 9), Way("llama.cpp", 3, 2)]
+    assert pareto.rivals([*ours, *peers], lambda point: point.cost) == [(peers[0], None), (peers[1], ours[1])]
